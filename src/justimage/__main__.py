@@ -1,0 +1,3 @@
+from justimage.cli import main
+
+main()

@@ -1,0 +1,42 @@
+"""justimage convert."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from justimage import convert
+from justimage.cli.options import parse, writable
+
+DESCRIPTION = """The authors' checkpoints into a folder that --from and justimage.load take, and back.
+
+Strict, and no pickled code is run.
+
+examples:
+  justimage convert checkpoint-last.pth jit-b16
+  justimage sample --from jit-b16 --classes 207 --ema 0.9999
+  justimage convert runs/mine mine.pth --to official"""
+
+
+@dataclass(frozen=True)
+class Options:
+    source: Positional[Path]
+    """an official checkpoint, or (with --to official) a run or converted folder"""
+    target: Positional[Path]
+    """a new folder, or a new .pth file"""
+    to: Literal["justimage", "official"] = "justimage"
+    """the direction"""
+    context_start: int | None = None
+    """block before which class tokens enter, for a size that is not the paper's"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "convert", DESCRIPTION)
+    writable(o.target)
+    if o.to == "official":
+        print(convert.into_official(o.source, o.target))
+    else:
+        print(convert.from_official(o.source, o.target, o.context_start))
+    return 0

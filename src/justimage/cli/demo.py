@@ -1,0 +1,42 @@
+"""justimage demo."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from justimage import demo
+from justimage.cli.options import parse
+from justimage.cli.progress import bar
+from justimage.cli.train import follow
+from justimage.recipe import preset
+
+DESCRIPTION = """Learn 1,797 real handwritten digits from raw pixels, from scratch, on the CPU, and draw them.
+
+Writes samples.png (a class a column), denoising.png (from noise to digit), training.png, report.json, and the run itself.
+
+examples:
+  justimage demo
+  justimage demo --out runs/demo"""
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Path = Path("demo")
+    """where to put it; the same command goes on with what is there"""
+
+
+def main(words: Sequence[str]) -> int:
+    out = parse(Options, words, "demo", DESCRIPTION).out
+    started = time.perf_counter()
+    demo.require()
+    code = follow(preset("digits"), out / "run", torch.device("cpu"), again=" ".join(["justimage demo", *words]))
+    if code:
+        return code
+    with bar("drawing digits") as advance:
+        report = demo.report(out, advance)
+    print(demo.summary(report))
+    print(f"{time.perf_counter() - started:.0f} s in all; pictures and report.json are in {out}")
+    return 0

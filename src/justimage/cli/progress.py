@@ -1,0 +1,51 @@
+"""A progress bar with speed and time left, or plain lines where there is no terminal."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Advance(Protocol):
+    """Tell how far it is; `note` is called only when something is shown."""
+
+    def __call__(self, done: int, total: int, note: Callable[[], str] = ...) -> None: ...
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Advance]:
+    """Show progress in images while the block runs; nothing before the first call."""
+    console = Console()
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
+    )  # fmt: skip
+    task, began, first, shown = None, 0.0, 0, 0.0
+
+    def advance(done: int, total: int, note: Callable[[], str] = str) -> None:
+        nonlocal task, began, first, shown
+        now = time.perf_counter()
+        if task is None:
+            task, began, first = progress.add_task(title, total=total, completed=done, note=""), now, done
+            if console.is_terminal:
+                progress.start()
+            else:
+                shown = now
+        if now - shown < (0.5 if console.is_terminal else 10.0) and done < total:
+            return
+        shown = now
+        speed = (done - first) / (now - began) if now - began > 0.2 else 0.0
+        text = "  ".join(word for word in (note(), f"{speed:.0f} images/s" if speed else "") if word)
+        progress.update(task, completed=done, note=text)
+        if not console.is_terminal:
+            left = f"  {(total - done) / speed:.0f} s left" if speed and done < total else ""
+            print(f"{title}: {done:,} of {total:,}  {text}{left}", flush=True)
+
+    try:
+        yield advance
+    finally:
+        if console.is_terminal:
+            progress.stop()

@@ -1,0 +1,130 @@
+"""justimage sample."""
+
+import difflib
+import io
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from justimage import checkpoint, pictures, sampling
+from justimage.cli.options import checked_device, parse, writable
+from justimage.cli.progress import bar
+from justimage.recipe import Recipe
+from justimage.sampling import SolverName
+
+DESCRIPTION = """Draw images from a trained model.
+
+examples:
+  justimage sample --from runs/digits --out grid.png
+  justimage sample --from runs/digits --classes 3 7 --count 16 --guidance 2.2 --interval 0.1 1.0 --out grid.png
+  justimage sample --from runs/photos --classes cat --count 1000 --folder cats/
+  justimage sample --from runs/photos --count 1000 --npz samples.npz       images uint8 NHWC, labels
+
+Image i is drawn from seed + i, whatever the count and the batch."""
+
+
+@dataclass(frozen=True)
+class Options:
+    source: Annotated[Path, tyro.conf.arg(name="from")]
+    """a run, a converted folder, or one .safetensors file"""
+    classes: tuple[str, ...] = ()
+    """numbers or names, over and over; -1 for no class [all of up to 16]"""
+    count: int | None = None
+    """images [about 16, as many of each class]"""
+    guidance: float | None = None
+    """scale of classifier-free guidance, 1 for none [the recipe's]"""
+    interval: tuple[float, float] | None = None
+    """times between which guidance applies [the recipe's]"""
+    solver: SolverName | None = None
+    """second order or first [the recipe's]"""
+    steps: int | None = None
+    """of the solver [the recipe's]"""
+    ema: float | None = None
+    """the average of the weights, 0 for the weights themselves [the recipe's]"""
+    seed: int = 0
+    """of the first image"""
+    batch: int = 64
+    """images drawn at a time"""
+    precision: Literal["fp32", "bf16"] | None = None
+    """what the network computes in [bf16 on a GPU, fp32 on a CPU]"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 [cuda if there is one]"""
+    out: Path | None = None
+    """one picture of all [grid.png, unless a folder or npz is given]"""
+    folder: Path | None = None
+    """a new folder for one PNG an image"""
+    npz: Path | None = None
+    """one file of arrays"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "sample", DESCRIPTION)
+    recipe = checkpoint.stored_recipe(checkpoint.find(o.source))
+    chosen = {k: getattr(o, k) for k in ("guidance", "interval", "solver", "steps") if getattr(o, k) is not None}
+    s = replace(recipe.sampling, **chosen)
+    out = o.out or (None if o.folder or o.npz else Path("grid.png"))
+    for place in filter(None, (out, o.folder, o.npz)):
+        writable(place)
+    classes = numbered(o.classes, recipe)
+    count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
+    for name, value in ("count", count), ("batch", o.batch):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    labels = [classes[i % len(classes)] for i in range(count)]
+    device = checked_device(o.device)
+    precision = o.precision or ("fp32" if device.type == "cpu" else "bf16")
+    model = checkpoint.load(o.source, o.ema, device)
+    started = time.perf_counter()
+    with bar("sampling") as advance:
+        advance(0, count)
+        images = sampling.sample(
+            model, labels, o.seed, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, batch=o.batch,
+            dtype=torch.bfloat16 if precision == "bf16" else None, progress=lambda done: advance(done, count),
+        )  # fmt: skip
+    seconds = time.perf_counter() - started
+    print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {precision}")
+    if out:
+        checkpoint.write(out, pictures.png(sheet(images, labels, len(classes), recipe)))
+    if o.folder:
+        for i, image in enumerate(images):
+            checkpoint.write(o.folder / f"{i:06d}.png", pictures.png(pictures.picture(image)))
+    if o.npz:
+        buffer = io.BytesIO()
+        np.savez(buffer, images=images.permute(0, 2, 3, 1).numpy(), labels=np.array(labels))
+        checkpoint.write(o.npz, buffer.getvalue())
+    print(*filter(None, (out, o.folder, o.npz)))
+    return 0
+
+
+def numbered(words: Sequence[str], recipe: Recipe) -> list[int]:
+    """Classes given as numbers or names, as numbers; all of the first 16 where none is given."""
+    total = recipe.network.classes or 0
+    names = {name: i for i, name in enumerate(recipe.class_names)}
+    numbers = []
+    for word in words:
+        if word in names:
+            numbers.append(names[word])
+        elif re.fullmatch(r"-?\d+", word) and -1 <= int(word) < total:
+            numbers.append(int(word))
+        else:
+            near = [] if word.isdigit() else difflib.get_close_matches(word, names, n=1)
+            allowed = f"0 to {total - 1}" if total else "-1 (it has no classes)"
+            raise ValueError(
+                f"class {word!r} is not one of this model's; allowed: {allowed}" + (f"; perhaps {near[0]}" if near else "")
+            )
+    return numbers or list(range(min(total, 16))) or [-1]
+
+
+def sheet(images: Tensor, labels: Sequence[int], cycle: int, recipe: Recipe) -> pictures.Image.Image:
+    """A grid with whole cycles of the classes in each row, and their names above."""
+    columns = min(len(images), cycle * max(1, 8 // cycle) if cycle <= 16 else 8)
+    words = ["" if c < 0 else recipe.class_names[c] if recipe.class_names else str(c) for c in labels[:columns]]
+    return pictures.grid(images, columns, top=words if cycle <= columns else [])

@@ -1,0 +1,188 @@
+"""Weights from the authors' checkpoints, and back: strict, and without running pickled code.
+
+An official checkpoint is a pickled dict of `model`, `model_ema1` (decay 0.9999), `model_ema2` (0.9996), `args` and
+training state. It is read with `weights_only=True` and one allow-listed class, argparse.Namespace.
+"""
+
+import argparse
+import math
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from justimage import checkpoint
+from justimage.ema import name
+from justimage.process import Process
+from justimage.recipe import Recipe, Sampling, Training
+from justimage.transformer import SIZES, Architecture, sincos_positions
+
+EMAS = {"model_ema1": 0.9999, "model_ema2": 0.9996}
+RENAMED = [  # the authors' names, ours; applied in this order
+    ("x_embedder.proj1.", "embed.reduce."),
+    ("x_embedder.proj2.", "embed.expand."),
+    ("t_embedder.mlp.0.", "time.hidden."),
+    ("t_embedder.mlp.2.", "time.out."),
+    ("y_embedder.embedding_table.", "class_table."),
+    ("in_context_posemb", "context_positions"),
+    ("final_layer.norm_final.", "head.norm."),
+    ("final_layer.", "head."),
+    (".adaLN_modulation.1.", ".modulation."),
+    (".attn.proj.", ".attention.out."),
+    (".attn.", ".attention."),
+    (".mlp.w12.", ".mlp.gate_and_up."),
+    (".mlp.w3.", ".mlp.down."),
+]
+
+
+def to_ours(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """An official state dict in our names and layouts, without the position table, which is checked."""
+    ours = {}
+    for official, tensor in tensors.items():
+        n = official.removeprefix("net.")
+        if n == "pos_embed":
+            continue
+        for theirs, new in RENAMED:
+            n = n.replace(theirs, new)
+        if n.startswith("embed.") and n.endswith("weight"):
+            tensor = tensor.flatten(1)  # a convolution (out, c, p, q) is a linear map of (c p q)
+        elif n.startswith("head.linear."):  # the head emits (p q c); ours (c p q)
+            tensor = tensor.unflatten(0, (patch_size(tensors), patch_size(tensors), -1)).movedim(2, 0).flatten(0, 2)
+        ours[n] = tensor.float()
+    table = tensors.get("net.pos_embed")
+    if table is not None:
+        side = math.isqrt(table.shape[1])
+        if side**2 != table.shape[1] or not torch.allclose(table, sincos_positions(side, side, table.shape[2]), atol=1e-5):
+            raise ValueError(f"{where}: net.pos_embed is not the fixed table of sines and cosines")
+    return ours
+
+
+def to_official(tensors: dict[str, Tensor], a: Architecture) -> dict[str, Tensor]:
+    """Our tensors as an official state dict."""
+    official = {"net.pos_embed": sincos_positions(*a.grid, a.width)}
+    for n, tensor in tensors.items():
+        if n == "embed.reduce.weight":
+            tensor = tensor.unflatten(1, (a.channels, a.patch_size, a.patch_size))
+        elif n == "embed.expand.weight":
+            tensor = tensor[:, :, None, None]
+        elif n.startswith("head.linear."):
+            tensor = tensor.unflatten(0, (a.channels, a.patch_size, a.patch_size)).movedim(0, 2).flatten(0, 2)
+        for theirs, ours in reversed(RENAMED):
+            n = n.replace(ours, theirs)
+        official[f"net.{n}"] = tensor.contiguous()
+    return official
+
+
+def patch_size(tensors: dict[str, Tensor]) -> int:
+    return tensors["net.x_embedder.proj1.weight"].shape[-1]
+
+
+def described(tensors: dict[str, Tensor], settings: dict[str, Any], context_start: int | None, where: str) -> Architecture:
+    """The architecture, read off an official state dict's shapes. Where the class tokens enter is known by the size."""
+    try:
+        reduce = tensors["net.x_embedder.proj1.weight"]
+        rows, width = tensors["net.y_embedder.embedding_table.weight"].shape
+        heads = width // tensors["net.blocks.0.attn.q_norm.weight"].shape[0]
+        context = tensors.get("net.in_context_posemb", torch.empty(1, 0, 1)).shape[1]
+        side = math.isqrt(tensors["net.pos_embed"].shape[1]) * patch_size(tensors)
+    except KeyError as error:
+        raise ValueError(f"{where} is missing tensors: {error.args[0]}") from error
+    depth = len({m[1] for n in tensors if (m := re.match(r"net\.blocks\.(\d+)\.", n))})
+    size = next((s for s in SIZES.values() if (s["width"], s["depth"], s["heads"]) == (width, depth, heads)), None)
+    if context_start is None and size is None and context:
+        raise ValueError(
+            f"{where} is of no known size (width {width}, depth {depth}); say where class tokens enter: --context-start"
+        )
+    start = context_start if context_start is not None else size["context_start"] if size else 0
+    return Architecture(
+        image_size=side, patch_size=patch_size(tensors), channels=reduce.shape[1], classes=rows - 1, width=width, depth=depth,
+        heads=heads, bottleneck=reduce.shape[0], context_tokens=context, context_start=start,
+        dropout=float(settings.get("proj_dropout", size["dropout"] if size else 0.0)),
+    )  # fmt: skip
+
+
+def from_official(source: Path, target: Path, context_start: int | None = None) -> Path:
+    """An official checkpoint file as a folder that `justimage.load` and `--from` take, with all its averages.
+
+    Raises ValueError or OSError, in one line, for a file that is something else or whose tensors do not fit; then nothing
+    is written.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists; give a new folder")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            file = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{source} is not an official checkpoint, or holds more than tensors and settings; nothing of it was run"
+        ) from error
+    if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
+        keys = ", ".join(map(str, file)) if isinstance(file, dict) else type(file).__name__
+        raise ValueError(f"{source} has no entry 'model' with weights; it holds {keys[:100]}")
+    settings = vars(file["args"]) if isinstance(file.get("args"), argparse.Namespace) else {}
+    network = described(file["model"], settings, context_start, f"{source} (model)")
+    emas = {part: decay for part, decay in EMAS.items() if part in file}
+    recipe = Recipe(
+        network=network,
+        process=Process(
+            mu=float(settings.get("P_mean", -0.8)), sigma=float(settings.get("P_std", 0.8)),
+            noise_scale=float(settings.get("noise_scale", network.size[0] / 256)),
+            clip=float(settings.get("t_eps", 0.05)), sampling_clip=float(settings.get("t_eps", 0.05)),
+        ),
+        training=Training(ema=tuple(emas.values())),
+        sampling=Sampling(
+            guidance=float(settings.get("cfg", 2.2)), use_ema=max(emas.values(), default=0.0),
+            interval=(float(settings.get("interval_min", 0.1)), float(settings.get("interval_max", 1.0))),
+        ),
+    )  # fmt: skip
+    groups = {}
+    for part in ["model", *emas]:
+        tensors = to_ours(file[part], f"{source} ({part})")
+        with torch.device("meta"):
+            expected = dict(recipe.model().net.named_parameters())
+        checkpoint.fill(expected, {n: t.to("meta") for n, t in tensors.items()}, Path(f"{source} ({part})"))
+        groups["model" if part == "model" else f"ema-{name(emas[part])}"] = tensors
+    return checkpoint.publish(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
+
+
+def into_official(source: Path, target: Path) -> Path:
+    """A run or converted folder as one official checkpoint file.
+
+    model_ema1 becomes the average that the recipe samples with, model_ema2 the shortest. Errors as in `from_official`.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists; give a new file")
+    place = checkpoint.find(source)
+    if place.is_file():
+        raise ValueError(f"{source} is one set of weights; an official checkpoint is made from a run or a converted folder")
+    recipe = checkpoint.stored_recipe(place)
+    a, p = recipe.network, recipe.process
+    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", classifier=False)
+    if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
+        raise ValueError(
+            f"{source} uses parts that the authors' network does not have; only the full JiT on square images converts"
+        )
+    checkpoint.verify(place)
+    emas = sorted(recipe.training.ema)
+    averages = {"model_ema1": recipe.sampling.use_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
+    file: dict[str, Any] = {"model": to_official(checkpoint.read(place, "model"), a)}
+    for part, value in averages.items():
+        file[part] = to_official(checkpoint.read(place, f"ema-{name(value)}" if value else "model"), a)
+    size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
+    s = recipe.sampling
+    file["args"] = argparse.Namespace(
+        model=f"JiT-{size}/{a.patch_size}", img_size=a.image_size, class_num=a.classes, proj_dropout=a.dropout,
+        attn_dropout=0.0, P_mean=p.mu, P_std=p.sigma, noise_scale=p.noise_scale, t_eps=p.clip, label_drop_prob=p.label_drop,
+        ema_decay1=averages["model_ema1"], ema_decay2=averages["model_ema2"], sampling_method=s.solver,
+        num_sampling_steps=s.steps, cfg=s.guidance, interval_min=s.interval[0], interval_max=s.interval[1],
+    )  # fmt: skip
+    file["epoch"] = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".tmp-{target.name}")
+    torch.save(file, aside)
+    aside.replace(target)
+    return target

@@ -1,0 +1,96 @@
+"""The demo: what a model trained on handwritten digits draws, judged by a classifier that has seen only real ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from justimage import checkpoint, data, pictures, sampling
+
+COUNT = 1000
+MOMENTS = 9
+
+
+def require() -> None:
+    """ValueError, before any work, where the demo's extra packages are missing."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ValueError("the demo needs scikit-learn: pip install 'justimage[demo]'") from error
+
+
+def features(images: Tensor) -> Any:
+    """Digits (n, 1, 32, 32) uint8 averaged down to their native 8 x 8, with 16 levels, as the classifier reads them."""
+    return (F.adaptive_avg_pool2d(images.float(), 8) / 255 * 16).flatten(1).numpy()
+
+
+def readers(seed: int = 0) -> tuple[Any, float]:
+    """A classifier trained on two thirds of the real digits, and how many of the held-out third it reads correctly."""
+    from sklearn.svm import SVC
+
+    real = data.digits()
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+    x, y = features(real.images[order]), real.labels[order].numpy()
+    split = len(real) * 2 // 3
+    classifier = SVC(gamma=0.001, C=10).fit(x[:split], y[:split])  # pyright: ignore[reportArgumentType]
+    return classifier, float(classifier.score(x[split:], y[split:]))
+
+
+def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
+    """Draw COUNT digits with the run in out/run, write the pictures and report.json, and return the report."""
+    run = out / "run"
+    recipe, model = checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run)
+    s = recipe.sampling
+    settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver)
+    labels = [i % 10 for i in range(COUNT)]
+    images = sampling.sample(model, labels, 0, **settings, batch=100, progress=lambda done: advance(done, COUNT))
+    classifier, held_out = readers()
+    agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
+    names = [str(i) for i in range(10)]
+    checkpoint.write(out / "samples.png", pictures.png(pictures.grid(images[:100], 10, top=names)))
+    checkpoint.write(out / "denoising.png", pictures.png(denoising(model, settings)))
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    if course := pictures.course(metrics, previews(run / "samples")):
+        checkpoint.write(out / "training.png", course)
+    facts = {
+        "digits_drawn": COUNT,
+        "read_as_asked_for": agreement,
+        "held_out_real_digits_read_correctly": held_out,
+        "images_seen": metrics[-1]["images_seen"],
+        "final_loss": metrics[-1]["loss"],
+        "sampling": settings | {"ema": s.use_ema, "seeds": [0, COUNT - 1]},
+        "torch": torch.__version__,
+    }
+    checkpoint.write(out / "report.json", json.dumps(facts, indent=1).encode())
+    return facts
+
+
+def denoising(model: sampling.Model, settings: dict[str, Any]) -> Image.Image:
+    """Four digits on their way from noise: the sample above, and below it the clean image predicted from it."""
+    digits = [2, 3, 5, 8]
+    noise = torch.stack([sampling.randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.process.noise_scale
+    points = list(sampling.trajectory(model, noise, torch.tensor(digits), **settings))
+    shown = [points[round(i * (len(points) - 1) / (MOMENTS - 1))] for i in range(MOMENTS)]
+    rows = [row for i in range(len(digits)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]
+    images = sampling.to_uint8(torch.stack([image for row in rows for image in row]))
+    return pictures.grid(images, MOMENTS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(digits))
+
+
+def previews(folder: Path) -> list[tuple[str, Image.Image]]:
+    """Up to four of a run's previews, evenly spaced."""
+    files = sorted(folder.glob("*-grid.png"))
+    chosen = files if len(files) <= 4 else [files[round(i * (len(files) - 1) / 3)] for i in range(4)]
+    return [(f"after {int(f.name.split('-')[0]):,} images", Image.open(f)) for f in chosen]
+
+
+def summary(facts: dict[str, Any]) -> str:
+    return (
+        f"of {facts['digits_drawn']:,} generated digits, a classifier that saw only real ones reads "
+        f"{facts['read_as_asked_for']:.1%} as asked for;\n"
+        f"of the real digits held out from it, it reads {facts['held_out_real_digits_read_correctly']:.1%} correctly"
+    )

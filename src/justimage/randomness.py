@@ -1,0 +1,82 @@
+"""Every random draw as a function of (seed, stream, position), so that nothing about randomness need be saved.
+
+A draw's address is hashed to 64 bits; per-image numbers (order, flip, t, label drop) are made from the hash itself, and
+large tensors (noise) by PyTorch's generator seeded with it. Position is the number of images seen before this one, so a
+resumed, regrouped or redistributed training draws what the uninterrupted one would have drawn.
+
+The hash, in arithmetic modulo 2^64: h = mix(seed); h = mix(h ^ fnv(stream)); h = mix(h ^ p) for each position p in turn,
+where mix is the finaliser of SplitMix64 after adding its increment, and fnv is FNV-1a of the stream's UTF-8 name.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+UNIT = 32
+"""Images whose noise is drawn together; any batch is cut from whole units."""
+
+
+def mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's step and finaliser (Steele, Lea and Flood 2014)."""
+    h = h + np.uint64(0x9E3779B97F4A7C15)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+def fnv(text: str) -> int:
+    """FNV-1a, 64 bits."""
+    h = 0xCBF29CE484222325
+    for byte in text.encode():
+        h = (h ^ byte) * 0x100000001B3 % 2**64
+    return h
+
+
+def keys(seed: int, stream: str, *positions: ArrayLike) -> NDArray[np.uint64]:
+    """The hash of each address; positions broadcast against each other. At least one-dimensional."""
+    h = mix(np.atleast_1d(np.uint64(seed % 2**64)))
+    h = mix(h ^ np.uint64(fnv(stream)))
+    for position in positions:
+        h = mix(h ^ np.asarray(position).astype(np.uint64))
+    return h
+
+
+def key(seed: int, stream: str, *positions: int) -> int:
+    """One address's hash, as a seed that PyTorch takes (63 bits)."""
+    return int(keys(seed, stream, *positions)[0] >> np.uint64(1))
+
+
+def uniform(seed: int, stream: str, *positions: ArrayLike) -> NDArray[np.float64]:
+    """Numbers in (0, 1), one an address: the hash's upper 53 bits."""
+    return ((keys(seed, stream, *positions) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def normal(seed: int, stream: str, *positions: ArrayLike) -> Tensor:
+    """Standard normal numbers (float64), one an address: the inverse of the normal distribution function at `uniform`."""
+    return torch.special.ndtri(torch.from_numpy(uniform(seed, stream, *positions)))
+
+
+@lru_cache(maxsize=4)
+def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of an epoch, a permutation of range(count): the indices sorted by their hash."""
+    return np.argsort(keys(seed, "order", epoch, np.arange(count)), kind="stable")
+
+
+def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise (count, *shape) of the images at positions start, start + 1, ..., drawn on the device."""
+    first, last = start // UNIT, (start + count - 1) // UNIT
+    generator = torch.Generator(device)
+    units = []
+    for unit in range(first, last + 1):
+        generator.manual_seed(key(seed, "noise", unit))
+        units.append(torch.randn(UNIT, *shape, generator=generator, device=device))
+    return torch.cat(units)[start - first * UNIT :][:count]
+
+
+def image_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise of the image with this seed; drawn on the CPU, so that every device draws the same image."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(key(seed, "sample")))

@@ -1,0 +1,294 @@
+"""A recipe: everything that decides what a training computes, as plain data. Table 9, and the presets.
+
+A preset is a value, made by `preset(name)`; to change one thing, `dataclasses.replace` it. A recipe is stored as JSON with
+every run and every file of weights. All amounts of training are counted in images, the only progress there is.
+"""
+
+import difflib
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import Suppress
+
+from justimage.data import Source
+from justimage.ema import half_life
+from justimage.process import Model, Process
+from justimage.sampling import SOLVERS, SolverName
+from justimage.transformer import Architecture, JiT, architecture
+
+IMAGENET = 1_281_167
+"""Images of an epoch in the paper."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights are found (Table 9, "training")."""
+
+    images: int = 600 * IMAGENET
+    """images to train on, counted with repetition"""
+    batch: int = 1024
+    """images a step"""
+    accumulate: int = 1
+    """parts in which a batch is computed, one after the other, to save memory; divides it"""
+    learning_rate: float = 2e-4
+    """after warm-up"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """of the learning rate after warm-up; cosine ends at 0"""
+    warmup: int = 5 * IMAGENET
+    """images over which the rate rises from 0"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's"""
+    gradient_clip: float | None = None
+    """largest norm of the gradient; None for any"""
+    ema: tuple[float, ...] = (0.9996, 0.9998, 0.9999)
+    """averages of the weights: decays at batch 1024 (below 1), or half-lives in images"""
+    ema_ramp: float = 0.0
+    """an average's half-life is at most this times the images seen; 0 for no such bound"""
+    flip: bool = True
+    """mirror half of the images"""
+    enlarge: bool = True
+    """scale up images that are smaller than the model's; otherwise they are an error"""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """what the network computes in; weights and the sample stay fp32"""
+    compile: bool = True
+    """compile the blocks (torch.compile): slow to start, faster after"""
+    seed: int = 0
+    """of all randomness in training"""
+
+    def __post_init__(self) -> None:
+        for name in "images", "batch", "accumulate":
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}, which does not divide the batch of {self.batch}")
+        if self.learning_rate <= 0 or self.warmup < 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
+            raise ValueError("learning_rate and gradient_clip must be above 0, warmup at least 0")
+        for value in self.ema:
+            half_life(value)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn unless one says otherwise (Table 9, "sampling"), previews among them."""
+
+    solver: SolverName = "heun"
+    """heun (second order) or euler"""
+    steps: int = 50
+    """steps of the solver, at linear times"""
+    guidance: float = 2.2
+    """scale of classifier-free guidance; 1 for none"""
+    interval: tuple[float, float] = (0.1, 1.0)
+    """times between which guidance applies"""
+    use_ema: float = 0.9999
+    """the average to sample with; 0 for the weights themselves"""
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"no solver is called {self.solver!r}; allowed: {', '.join(SOLVERS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What happens beside the training; nothing here changes a weight."""
+
+    preview_every: int = 2_000_000
+    """images between two pictures of how far it is"""
+    save_every: int = 2_000_000
+    """images between two checkpoints"""
+    log_every: int = 20
+    """steps between two lines of metrics"""
+    preview_count: int = 32
+    """images in a preview"""
+    keep: int = 2
+    """checkpoints to keep"""
+    workers: int = 4
+    """processes that read images; 0 to read in the training process (small sets are held in memory instead)"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("preview_every", 1),
+            ("save_every", 1),
+            ("log_every", 1),
+            ("preview_count", 1),
+            ("keep", 1),
+            ("workers", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, whole. The default is JiT-B/16 on ImageNet 256 x 256 (Table 9)."""
+
+    data: str = ""
+    """a folder of images (one sub-folder a class, or flat), the same in a .zip, or "digits\""""
+    network: Architecture = field(default_factory=lambda: architecture("B/16", classes=None))
+    process: Process = Process()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    upkeep: Upkeep = Upkeep()
+    class_names: Suppress[tuple[str, ...]] = ()
+    """the data's classes by number; filled in when the data is read"""
+
+    def __post_init__(self) -> None:
+        ema, known = self.sampling.use_ema, self.training.ema
+        if ema and ema not in known:
+            raise ValueError(
+                f"use_ema is {ema:g}, which training does not keep; allowed: 0, {', '.join(map('{:g}'.format, known))}"
+            )
+        if self.process.classification and not self.network.classifier:
+            raise ValueError("a classification loss needs a network with a classifier: --classifier")
+
+    def model(self) -> Model:
+        """A new model, its weights freshly initialised from PyTorch's generator."""
+        return Model(JiT(self.network), self.process)
+
+    def complete(self, source: Source) -> "Recipe":
+        """This recipe with what only the data knows: the number of classes and their names."""
+        found = len(source.class_names)
+        classes = found if self.network.classes is None else self.network.classes
+        if classes not in (0, found):
+            raise ValueError(f"classes is {classes}, but the data has {found}; leave it out, or 0 to ignore them")
+        guidance = self.sampling.guidance if classes else 1.0
+        return replace(
+            self,
+            network=replace(self.network, classes=classes),
+            sampling=replace(self.sampling, guidance=guidance),
+            class_names=tuple(source.class_names) if classes else (),
+        )
+
+
+def jit(name: str, epochs: int = 600, guidance: float = 2.2) -> Recipe:
+    """The paper's recipe for a network such as "B/16": patch = image size / 16, noise scale = image size / 256 (Table 9)."""
+    network = architecture(name, classes=None)
+    return Recipe(
+        network=network,
+        process=Process(noise_scale=network.size[0] / 256),
+        training=Training(images=epochs * IMAGENET),
+        sampling=Sampling(guidance=guidance),
+    )
+
+
+def folder(size: str, image_size: int, batch: int, images: int) -> Recipe:
+    """Ours, for a folder of some hundreds to some hundred thousands of images, on one GPU."""
+    return Recipe(
+        network=architecture(f"{size}/{max(1, image_size // 16)}", image_size=image_size, classes=None),
+        process=Process(noise_scale=image_size / 256),
+        training=Training(
+            images=images, batch=batch, learning_rate=2e-4, warmup=50_000, gradient_clip=1.0,
+            ema=(100_000, 500_000), ema_ramp=0.1, enlarge=False,
+        ),
+        sampling=Sampling(guidance=1.5, use_ema=500_000),
+        upkeep=Upkeep(preview_every=200_000, save_every=200_000),
+    )  # fmt: skip
+
+
+def digits() -> Recipe:
+    """Ours: handwritten digits from scratch on two CPU cores, in minutes."""
+    return Recipe(
+        data="digits",
+        network=architecture("T/8", image_size=32, channels=1, classes=None),
+        process=Process(noise_scale=1.0),
+        training=Training(
+            images=50_000, batch=64, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
+            ema=(2_000, 5_000, 10_000), ema_ramp=0.1, flip=False, precision="fp32", compile=False,
+        ),
+        sampling=Sampling(steps=15, guidance=1.5, use_ema=5_000),
+        upkeep=Upkeep(preview_every=10_000, save_every=10_000, preview_count=20, workers=0),
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {
+    "digits": digits,
+    "folder-32": lambda: folder("S", 32, batch=256, images=20_000_000),
+    "folder-64": lambda: folder("S", 64, batch=256, images=20_000_000),
+    "folder-128": lambda: folder("B", 128, batch=256, images=20_000_000),
+    **{
+        f"jit-{size.lower()}{patch}-{16 * patch}": lambda size=size, patch=patch: jit(
+            f"{size}/{patch}", guidance=2.9 if size == "B" else 2.2
+        )
+        for patch in (16, 32, 64)
+        for size in "BLHG"
+    },
+    "jit-b4-64": lambda: jit("B/4", epochs=200, guidance=2.9),
+}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name; ValueError with the nearest names where there is none."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3)
+        hint = f"perhaps {' or '.join(near)}" if near else f"there are {', '.join(PRESETS)}"
+        raise ValueError(f"no preset is called {name!r}; {hint}")
+    return PRESETS[name]()
+
+
+def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
+    """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    factor = min(height, width) / min(recipe.network.size)
+    patch = max(1, round(recipe.network.patch_size * factor))
+    return replace(
+        recipe,
+        network=replace(recipe.network, image_size=image_size, patch_size=patch),
+        process=replace(recipe.process, noise_scale=recipe.process.noise_scale * factor),
+    )
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    return asdict(recipe)
+
+
+def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
+    """A recipe from its JSON. Every name and type is checked; ValueError says which one is wrong."""
+    if is_dataclass(kind):
+        if not isinstance(values, dict):
+            raise ValueError(f"{place} is {values!r}; it must be an object")
+        hints = get_type_hints(kind)
+        for name in values:
+            if name not in hints:
+                near = difflib.get_close_matches(name, hints, n=1)
+                raise ValueError(f"{place} has an unknown entry {name!r}" + (f"; perhaps {near[0]}" if near else ""))
+        return kind(**{n: from_json(v, hints[n], f"{place}.{n}") for n, v in values.items()})  # pyright: ignore[reportCallIssue]
+    if get_origin(kind) in (Union, types.UnionType):
+        for option in get_args(kind):
+            try:
+                return from_json(values, option, place)
+            except ValueError:
+                continue
+    elif get_origin(kind) is tuple and isinstance(values, list | tuple):
+        inner = get_args(kind)
+        inner = [inner[0]] * len(values) if inner[-1] is ... else inner
+        if len(inner) == len(values):
+            return tuple(from_json(v, k, place) for v, k in zip(values, inner, strict=True))
+    elif get_origin(kind) is Literal and values in get_args(kind):
+        return values
+    elif kind is float and isinstance(values, int | float) and not isinstance(values, bool):
+        return float(values)
+    elif isinstance(kind, type) and type(values) is kind:
+        return values
+    raise ValueError(f"{place} is {values!r}, which is not allowed there")
+
+
+def contradictions(new: Recipe, old: Recipe) -> list[str]:
+    """How a recipe differs from the one that a run was begun with, where that would change the training so far."""
+    free = {"data", "sampling", "upkeep", "class_names"}
+    if new.training.schedule == "constant":
+        free.add("training.images")
+
+    def compare(a: Any, b: Any, place: str) -> Iterator[str]:
+        for f in fields(a):
+            here = f"{place}{f.name}"
+            if here in free:
+                continue
+            if is_dataclass(getattr(a, f.name)):
+                yield from compare(getattr(a, f.name), getattr(b, f.name), f"{here}.")
+            elif getattr(a, f.name) != getattr(b, f.name):
+                yield f"{f.name} is {getattr(a, f.name)}, was {getattr(b, f.name)}"
+
+    return list(compare(new, old, ""))
