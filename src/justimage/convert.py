@@ -6,7 +6,6 @@ training state. It is read with `weights_only=True` and one allow-listed class, 
 
 import argparse
 import math
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from justimage.recipe import Recipe, Sampling, Training
 from justimage.transformer import SIZES, Architecture, sincos_positions
 
 EMAS = {"model_ema1": 0.9999, "model_ema2": 0.9996}
-RENAMED = [  # the authors' names, ours; applied in this order
+RENAMED = [  # the authors' names, ours; the special before the general, in both directions
     ("x_embedder.proj1.", "embed.reduce."),
     ("x_embedder.proj2.", "embed.expand."),
     ("t_embedder.mlp.0.", "time.hidden."),
@@ -71,7 +70,7 @@ def to_official(tensors: dict[str, Tensor], a: Architecture) -> dict[str, Tensor
             tensor = tensor[:, :, None, None]
         elif n.startswith("head.linear."):
             tensor = tensor.unflatten(0, (a.channels, a.patch_size, a.patch_size)).movedim(0, 2).flatten(0, 2)
-        for theirs, ours in reversed(RENAMED):
+        for theirs, ours in RENAMED:
             n = n.replace(ours, theirs)
         official[f"net.{n}"] = tensor.contiguous()
     return official
@@ -116,7 +115,9 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             file = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a file that is something else makes the unpickler fail in many ways
         raise ValueError(
             f"{source} is not an official checkpoint, or holds more than tensors and settings; nothing of it was run"
         ) from error

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from justimage.transformer import Architecture, JiT
 
@@ -19,16 +19,28 @@ class Cost(NamedTuple):
 
 
 def cost(a: Architecture) -> Cost:
-    """Counted on PyTorch's meta device: nothing is computed or stored."""
-    a = replace(a, classes=a.classes if a.classes is not None else 1000)
+    """Counted from the shapes of the weights, on PyTorch's meta device: nothing is computed or stored."""
     with torch.device("meta"):
-        net = JiT(a).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            net(torch.empty(1, *net.shape), torch.empty(1), torch.zeros(1, dtype=torch.int64))
-    rows, columns = a.grid
-    parameters = sum(p.numel() for p in net.parameters())
-    return Cost(parameters, counter.get_total_flops() // 2, rows * columns, a.patch_dimension)
+        net = JiT(replace(a, classes=a.classes if a.classes is not None else 1000))
+    patches = a.grid[0] * a.grid[1]
+    multiply_adds = 0
+    for name, module in net.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        if name.startswith(("embed", "head.linear")):
+            positions = patches
+        elif name.startswith("blocks") and "modulation" not in name:
+            positions = tokens(a, int(name.split(".")[1]))
+        else:
+            positions = 1  # of the condition, or of the mean of all tokens
+        multiply_adds += positions * module.weight.numel()
+    multiply_adds += sum(2 * tokens(a, block) ** 2 * a.width for block in range(a.depth))  # q k and p v
+    return Cost(sum(p.numel() for p in net.parameters()), multiply_adds, patches, a.patch_dimension)
+
+
+def tokens(a: Architecture, block: int) -> int:
+    """Length of the sequence in a block: the patches, and from the start block on the class tokens."""
+    return a.grid[0] * a.grid[1] + (a.context_tokens if block >= a.context_start else 0)
 
 
 def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -> tuple[int, int]:
@@ -42,7 +54,6 @@ def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -
     c = cost(a)
     state = 4 * c.parameters * (4 + emas)
     hidden = int(4 * a.width * 2 / 3) if a.mlp == "swiglu" else 4 * a.width
-    late = a.depth - a.context_start
-    tokens = c.tokens * a.depth + a.context_tokens * late
-    activations = batch * tokens * (14 * a.width + 3 * hidden) * (2 if bf16 else 4)
+    sequence = sum(tokens(a, block) for block in range(a.depth))
+    activations = batch * sequence * (14 * a.width + 3 * hidden) * (2 if bf16 else 4)
     return state, activations

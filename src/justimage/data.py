@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from justimage import randomness
 
 FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jpe", ".jfif"}
-PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 SPLITS = {"train", "training", "test", "val", "valid", "validation"}

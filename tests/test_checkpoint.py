@@ -1,0 +1,120 @@
+"""Checkpoints: complete or absent, verified, and loaded by anyone who has one file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import justimage
+from justimage import checkpoint
+from justimage.checkpoint import Damaged
+from tests.test_training import small
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    recipe = small(images=32)
+    for step in justimage.train(recipe, run, "cpu"):
+        if step.images_seen == 16:
+            break
+    for _ in justimage.train(recipe, run, "cpu"):
+        pass
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_the_directory_is_laid_out_as_documented(run: Path) -> None:
+    assert {p.name for p in run.iterdir()} >= {"recipe.json", "metrics.jsonl", "events.jsonl", "checkpoints"}
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["000000016", "000000032"]
+    names = {p.name for p in (run / "checkpoints" / "000000032").iterdir()}
+    groups = ["model", "adam", "ema-100", "ema-200", "ema-400"]
+    assert names == {"MANIFEST.json", "state.json", *(f"{g}-00001-of-00001.safetensors" for g in groups)}
+
+
+@pytest.mark.parametrize(
+    "file", ["model-00001-of-00001.safetensors", "adam-00001-of-00001.safetensors", "state.json", "MANIFEST.json"]
+)
+@pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
+def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, run: Path) -> None:
+    path = run / "checkpoints" / "000000032" / file
+    content = bytearray(path.read_bytes())
+    match how:
+        case "flip":
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        case "truncate":
+            path.write_bytes(content[: len(content) // 2])
+        case "remove":
+            path.unlink()
+    with pytest.raises(Damaged) as caught:
+        checkpoint.verify(run / "checkpoints" / "000000032")
+    assert file in str(caught.value) and "\n" not in str(caught.value)
+    assert checkpoint.newest(run) == run / "checkpoints" / "000000016"
+    assert (run / "checkpoints" / ".bad-000000032").is_dir()
+
+
+def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "MANIFEST.json").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(Damaged, match="no intact checkpoint"):
+            next(justimage.train(small(images=64), run, "cpu"))
+
+
+def test_a_half_written_checkpoint_is_never_read(run: Path) -> None:
+    (run / "checkpoints" / "000000032").rename(run / "checkpoints" / ".tmp-000000048")
+    assert checkpoint.newest(run) == run / "checkpoints" / "000000016"
+
+
+def test_a_run_a_folder_and_a_file_load_alike(run: Path, tmp_path: Path) -> None:
+    folder = run / "checkpoints" / "000000032"
+    file = shutil.copy(folder / "ema-200-00001-of-00001.safetensors", tmp_path / "alone.safetensors")
+    models = [justimage.load(run, ema=200), justimage.load(folder, ema=200), justimage.load(file)]
+    images = [justimage.sample(m, classes=[3, 7], seeds=[0, 1], guidance=2.0, interval=(0.1, 1.0), steps=3) for m in models]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
+    assert not torch.equal(justimage.load(run, ema=0).net.head.linear.weight, models[0].net.head.linear.weight)
+    assert torch.equal(justimage.load(run).net.head.linear.weight, justimage.load(run, ema=100).net.head.linear.weight)
+    with pytest.raises(ValueError, match=r"no ema 0\.9999.*100, 200, 400"):
+        justimage.load(run, ema=0.9999)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen"])
+def test_one_file_loads_strictly(fault: str, run: Path, tmp_path: Path) -> None:
+    file = run / "checkpoints" / "000000032" / "model-00001-of-00001.safetensors"
+    tensors, recipe = load_file(file), json.dumps(json.loads((run / "recipe.json").read_text()))
+    match fault:
+        case "missing":
+            del tensors["head.linear.bias"]
+        case "extra":
+            tensors["head.more"] = torch.zeros(2)
+        case "misshapen":
+            tensors["head.linear.bias"] = torch.zeros(2)
+    save_file(tensors, tmp_path / "bad.safetensors", metadata={"justimage": recipe})
+    with pytest.raises(ValueError, match=f"{fault} tensors: head"):
+        justimage.load(tmp_path / "bad.safetensors")
+
+
+def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weights.pth").touch()
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    for name, words in [("missing", "does not exist"), ("empty", "holds no checkpoint"), ("weights.pth", "justimage convert"),
+                        ("junk.safetensors", "not a readable"), ("foreign.safetensors", "carries no recipe")]:  # fmt: skip
+        with pytest.raises((ValueError, OSError), match=words) as caught:
+            justimage.load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "a" / "file", b"one")
+    checkpoint.write(tmp_path / "a" / "file", b"two")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"] and (tmp_path / "a" / "file").read_bytes() == b"two"

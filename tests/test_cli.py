@@ -1,0 +1,186 @@
+"""The command line as a person meets it: what it writes, and that every mistake is one line and exit code 2."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY_TRAINING = [
+    "--width",
+    "16",
+    "--depth",
+    "2",
+    "--heads",
+    "2",
+    "--bottleneck",
+    "4",
+    "--context-start",
+    "1",
+    "--batch",
+    "8",
+    "--warmup",
+    "8",
+    "--steps",
+    "2",
+    "--preview-count",
+    "4",
+]
+
+
+def justimage(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "justimage", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with a trained run of digits in it, and a few bad things."""
+    home = tmp_path_factory.mktemp("home")
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    for i, colour in enumerate(["red", "green", "blue", "white"]):
+        (home / "photos" / "abcd"[i // 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), colour).save(home / "photos" / "abcd"[i // 2] / f"{i}.jpg", quality=95)
+    return home
+
+
+def test_help_is_there_without_pytorch(home: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['justimage', '--help']\nfrom justimage.cli import main\nmain()\n"
+        "assert not {'torch', 'numpy', 'tyro', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "sample", "info", "convert"])
+def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
+    done = justimage(command, "--help", cwd=home)
+    assert done.returncode == 0 and f"justimage {command}" in done.stdout and "examples:" in done.stdout
+
+
+def test_the_run_tells_what_to_do_next_and_is_complete(home: Path) -> None:
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    assert done.returncode == 0 and "complete" in done.stdout and "justimage sample --from run" in done.stdout
+
+
+def test_samples_come_as_a_grid_a_folder_and_arrays(home: Path) -> None:
+    done = justimage("sample", "--from", "run", "--classes", "3", "7", "--count", "6", "--guidance", "2.2", "--interval", "0.1", "1.0",
+                     "--solver", "heun", "--steps", "3", "--ema", "2000", "--seed", "5", "--out", "o/grid.png", "--folder", "o/each",
+                     "--npz", "o/all.npz", cwd=home)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    arrays = np.load(home / "o" / "all.npz")
+    assert arrays["images"].shape == (6, 32, 32, 1) and arrays["images"].dtype == np.uint8
+    assert arrays["labels"].tolist() == [3, 7, 3, 7, 3, 7]
+    singles = [np.asarray(Image.open(p)) for p in sorted((home / "o" / "each").iterdir())]
+    assert np.array_equal(np.stack(singles), arrays["images"][..., 0])
+    assert Image.open(home / "o" / "grid.png").size[0] > 6 * 32
+
+
+def test_an_rgb_folder_trains_previews_and_resumes(home: Path) -> None:
+    words = ["train", "--preset", "folder-32", "--data", "photos", *TINY_TRAINING, "--image-size", "32", "--patch-size", "8", "--no-compile",
+             "--precision", "fp32", "--preview-every", "16"]  # fmt: skip
+    first = justimage(*words, "--images", "16", cwd=home)
+    assert first.returncode == 0, first.stderr
+    assert "4 images, 2 classes" in first.stdout and (home / "runs/folder-32-photos/samples/000000016-grid.png").exists()
+    second = justimage(*words, "--images", "32", cwd=home)
+    assert second.returncode == 0 and "going on from 16 of 32" in second.stdout, second.stderr
+    named = justimage("sample", "--from", "runs/folder-32-photos", "--classes", "b", "--count", "2", "--steps", "2", cwd=home)
+    assert named.returncode == 0 and (home / "grid.png").exists(), named.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--images", "1000000", "--out", "long"]
+    process = subprocess.Popen([sys.executable, "-m", "justimage", *words], cwd=home, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (home / "long" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "stopped and saved" in output and "go on with:  justimage train --preset digits" in output
+    assert len(list((home / "long" / "checkpoints").iterdir())) == 1
+
+
+def test_info_prints_the_table_beside_the_papers(home: Path) -> None:
+    done = justimage("info", cwd=home)
+    assert done.returncode == 0
+    row = next(line for line in done.stdout.splitlines() if "L/32" in line)
+    assert [float(w) for w in row.replace("│", " ").split()[1:9]] == [512, 256, 3072, 1024, 461.5, 462, 88.6, 89]
+    assert '"prediction": "x"' in justimage("info", "--from", "run", cwd=home).stdout
+
+
+def bad(home: Path, name: str, content: bytes | None) -> Path:
+    folder = home / f"bad-{name}"
+    if not folder.exists():
+        (folder / "a").mkdir(parents=True)
+        if content is not None:
+            Image.new("RGB", (40, 40)).save(folder / "a" / "good.png")
+            (folder / "a" / name).write_bytes(content)
+    return folder
+
+
+MISTAKES = {
+    "misspelt command": ("trian", "perhaps train"),
+    "misspelt preset": ("train --preset digit", "perhaps digits"),
+    "misspelt option": ("train --preset digits --bach 3", "perhaps --batch"),
+    "not a number": ("train --preset digits --batch many", "--batch"),
+    "out of range": ("train --preset digits --batch 0", "batch is 0; it must be 1 or more"),
+    "not a choice": ("train --preset digits --prediction w", "'w'"),
+    "no data": ("train --preset folder-64", "--data"),
+    "missing data": ("train --preset folder-64 --data nowhere", "nowhere does not exist"),
+    "empty folder": ("train --preset folder-64 --data empty", "empty holds no images"),
+    "text among images": ("train --preset folder-32 --data {text}", "notes.txt is not an image"),
+    "text with an image's name": ("train --preset folder-32 --data {fake}", "fake.jpg: not a readable image"),
+    "truncated jpeg": ("train --preset folder-32 --data {truncated}", "cut.jpg"),
+    "small image": ("train --preset folder-64 --data photos", "40 x 40 pixels, smaller than the model's 64 x 64"),
+    "indivisible": ("train --preset digits --patch-size 7", "not divisible by patch_size 7"),
+    "contradiction": ("train --preset digits --out run --batch 16", "another recipe"),
+    "occupied": ("train --preset digits --out photos", "holds no run"),
+    "no device": ("train --preset digits --device cuda:99", "cuda:99"),
+    "missing run": ("sample --from nowhere", "nowhere does not exist"),
+    "class out of range": ("sample --from run --classes 10", "allowed: 0 to 9"),
+    "missing ema": ("sample --from run --ema 0.9999", "no ema 0.9999"),
+    "no images": ("sample --from run --count 0", "count is 0"),
+    "wrong steps": ("sample --from run --steps 0", "steps is 0"),
+    "wrong interval": ("sample --from run --interval 0.9 0.1", "interval is 0.9 0.1"),
+    "occupied folder": ("sample --from run --folder photos", "photos exists"),
+    "a pickle": ("sample --from photos/a/0.jpg", "justimage convert"),
+    "missing checkpoint": ("convert nowhere.pth new", "nowhere.pth"),
+    "no checkpoint": ("convert photos/a/0.jpg new", "not an official checkpoint"),
+    "missing argument": ("convert one.pth", "a new folder"),
+    "wrong batch": ("info --batch 0", "batch is 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, home: Path) -> None:
+    (home / "empty").mkdir(exist_ok=True)
+    jpeg = (home / "photos" / "a" / "0.jpg").read_bytes()
+    places = {
+        "text": bad(home, "notes.txt", b"hi"),
+        "fake": bad(home, "fake.jpg", b"hi"),
+        "truncated": bad(home, "cut.jpg", jpeg[:400]),
+    }
+    command, words = MISTAKES[mistake]
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("*")}
+    done = justimage(*command.format(**places).split(), cwd=home)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1 and words.lower() in done.stderr.lower(), done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in home.rglob("*")}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions work otherwise there")
+def test_no_permission_is_one_line(home: Path) -> None:
+    """As another user than root, whom nothing is forbidden."""
+    place = "/proc/justimage"  # no user may write there
+    for words in (["sample", "--from", "run", "--out", f"{place}/grid.png"], ["train", "--preset", "digits", "--out", place]):
+        done = justimage(*words, cwd=home)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and place in done.stderr, done.stderr

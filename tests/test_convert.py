@@ -1,0 +1,122 @@
+"""The authors' checkpoints: the same numbers through conversion, strict, and no pickled code."""
+
+import argparse
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import justimage
+from justimage import checkpoint, convert
+from justimage.sampling import trajectory
+from tests.reference import SHARED, TINY, TINY_ARRAYS, needs_shared, noise, official_weights, relative_error
+
+
+def official_file(path: Path, shapes: dict[str, list[int]], scale: float, **args) -> Path:
+    model = official_weights(shapes, scale)
+    file = {"model": model, "model_ema1": {n: w * 0.9 if n != "net.pos_embed" else w for n, w in model.items()}}
+    file["model_ema2"] = {n: w * 0.8 if n != "net.pos_embed" else w for n, w in model.items()}
+    torch.save(file | {"optimizer": {}, "epoch": 3, "args": argparse.Namespace(**args)}, path)
+    return path
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    return official_file(tmp_path / "tiny.pth", TINY["state_dict_shapes"], 0.2, img_size=32, noise_scale=1.0)
+
+
+def test_a_checkpoint_converts_with_its_averages_and_back(tiny_file: Path, tmp_path: Path) -> None:
+    folder = convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
+    model = justimage.load(folder, ema=0)
+    out = model.net(noise(1, (4, 3, 32, 32)), torch.from_numpy(TINY_ARRAYS["t"]), torch.from_numpy(TINY_ARRAYS["y"]))
+    assert relative_error(out, TINY_ARRAYS["forward"]) < 1e-5
+    for ema, factor in (0.9999, 0.9), (0.9996, 0.8):
+        weight = justimage.load(folder, ema=ema).net.time.hidden.weight
+        torch.testing.assert_close(weight, model.net.time.hidden.weight * factor)
+    back = convert.into_official(folder, tmp_path / "back.pth")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        theirs, ours = (torch.load(p, weights_only=True) for p in (tiny_file, back))
+    for part in "model", "model_ema1", "model_ema2":
+        assert theirs[part].keys() == ours[part].keys()
+        assert all(torch.equal(theirs[part][n], ours[part][n]) for n in theirs[part])
+
+
+def test_one_file_of_a_converted_folder_loads_alone(tiny_file: Path, tmp_path: Path) -> None:
+    folder = convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
+    alone = folder / "ema-0.9999-00001-of-00001.safetensors"
+    moved = alone.rename(tmp_path / "weights.safetensors")
+    assert torch.equal(justimage.load(moved).net.head.linear.weight, justimage.load(moved).net.head.linear.weight)
+    assert justimage.load(moved).process.noise_scale == 1.0
+
+
+@needs_shared
+def test_b16_is_the_references_forward_and_generation(tmp_path: Path) -> None:
+    shapes = json.loads((SHARED / "reference" / "official_state_dict_jit_b_16_256.json").read_text())
+    torch.save({"model": official_weights(shapes, 0.02), "args": argparse.Namespace()}, tmp_path / "b16.pth")
+    model = justimage.load(convert.from_official(tmp_path / "b16.pth", tmp_path / "b16"), ema=0)
+    assert set(convert.to_official(dict(model.net.named_parameters()), model.net.architecture)) == set(shapes)
+    forward = np.load(SHARED / "reference" / "forward_jit_b_16_256.npz")
+    with torch.no_grad():
+        out = model.net(noise(256, (2, 3, 256, 256)), torch.from_numpy(forward["t"]), torch.from_numpy(forward["y"]))
+    assert relative_error(out, forward["out"]) < 1e-5
+    generated = np.load(SHARED / "reference" / "generate_jit_b_16_256_heun6.npz")
+    *_, last = trajectory(model, noise(11, (1, 3, 256, 256)), torch.tensor([207]), steps=6, guidance=2.9, interval=(0.1, 1.0))
+    assert relative_error(last.z, generated["out"]) < 1e-5
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    for write in (lambda o, p: torch.save(o, p), lambda o, p: p.write_bytes(pickle.dumps(o))):
+        write({"model": {}, "args": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
+        with pytest.raises(ValueError, match="nothing of it was run"):
+            convert.from_official(tmp_path / "evil.pth", tmp_path / "ours")
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "positions", "empty", "text"])
+def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: Path, tmp_path: Path) -> None:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        file = torch.load(tiny_file, weights_only=True)
+    name, weights = "net.blocks.1.mlp.w3.bias", file["model_ema2"]
+    match fault:
+        case "missing":
+            del weights[name]
+        case "extra":
+            weights["net.more"] = torch.zeros(1)
+        case "misshapen":
+            weights[name] = torch.zeros(3)
+        case "positions":
+            file["model"]["net.pos_embed"] += 0.1
+        case "empty":
+            del file["model"]
+    torch.save(file, tiny_file)
+    if fault == "text":
+        tiny_file.write_text("hello")
+    words = {"missing": "missing tensors: blocks.1.mlp.down.bias", "extra": "extra tensors: more", "misshapen": r"\[3\], not \[64\]",
+             "positions": "pos_embed", "empty": "no entry 'model'", "text": "not an official checkpoint"}  # fmt: skip
+    with pytest.raises(ValueError, match=words[fault]):
+        convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
+    assert not list(tmp_path.glob("*ours*"))
+
+
+def test_an_unknown_size_asks_where_class_tokens_enter(tiny_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--context-start"):
+        convert.from_official(tiny_file, tmp_path / "ours")
+
+
+def test_nothing_is_overwritten(tiny_file: Path, tmp_path: Path) -> None:
+    folder = convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
+    for again in (lambda: convert.from_official(tiny_file, folder, 2), lambda: convert.into_official(folder, tiny_file)):
+        with pytest.raises(FileExistsError):
+            again()
+    assert checkpoint.verify(folder)

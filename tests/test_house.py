@@ -1,0 +1,66 @@
+"""The house: imports point one way, and heavy or fragile packages are not imported at the top."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parents[1] / "src" / "justimage"
+MAY_IMPORT = {
+    "process": set(),
+    "transformer": set(),
+    "mlp": set(),
+    "ema": set(),
+    "randomness": set(),
+    "data": {"randomness"},
+    "sampling": {"process", "randomness"},
+    "recipe": {"process", "transformer", "data", "ema", "sampling"},
+    "cost": {"transformer"},
+    "checkpoint": {"recipe", "process", "ema"},
+    "training": {"recipe", "process", "ema", "data", "randomness", "sampling"},
+    "convert": {"transformer", "recipe", "checkpoint", "process", "ema"},
+    "pictures": set(),
+}
+"""A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
+CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}
+
+
+def top_imports(file: Path) -> list[tuple[str, list[str]]]:
+    """Modules imported when the file is, with the names taken from each; what stands inside functions is left out."""
+    found = []
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            found += [(alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, [alias.name for alias in node.names]))
+    return found
+
+
+def rooms(file: Path) -> set[str]:
+    """The rooms of this house that a file imports at its top."""
+    found = set()
+    for module, names in top_imports(file):
+        if module == "justimage":
+            found |= set(names)
+        elif module.startswith("justimage."):
+            found.add(module.split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_one_way(room: str) -> None:
+    assert rooms(HOUSE / f"{room}.py") <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("file", sorted(HOUSE.rglob("*.py")), ids=lambda f: str(f.relative_to(HOUSE)))
+def test_only_the_core_is_imported_at_the_top(file: Path) -> None:
+    import sys
+
+    roots = {module.split(".")[0] for module, _ in top_imports(file)}
+    assert roots - set(sys.stdlib_module_names) <= CORE
+    assert "tests" not in roots and "benchmarks" not in roots
+
+
+def test_pickles_are_loaded_in_one_place_only() -> None:
+    callers = [f.name for f in HOUSE.rglob("*.py") if "torch.load(" in f.read_text()]
+    assert callers == ["convert.py"]

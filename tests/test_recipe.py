@@ -1,0 +1,88 @@
+"""Recipes: Table 9, and that a recipe survives being stored."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from justimage import recipe as recipes
+from justimage.recipe import IMAGENET, PRESETS, Recipe, contradictions, from_json, preset, resized, to_json
+
+TABLE_9 = {  # depth, hidden dim, heads, bottleneck, dropout, in-context start block
+    "b": (12, 768, 12, 128, 0.0, 4),
+    "l": (24, 1024, 16, 128, 0.0, 8),
+    "h": (32, 1280, 16, 256, 0.2, 10),
+    "g": (40, 1664, 16, 256, 0.2, 10),
+}
+
+
+@pytest.mark.parametrize("size", TABLE_9)
+@pytest.mark.parametrize(("patch", "image"), [(16, 256), (32, 512), (64, 1024)])
+def test_the_papers_presets_are_table_9(size: str, patch: int, image: int) -> None:
+    r = preset(f"jit-{size}{patch}-{image}")
+    a, p, t, s = r.network, r.process, r.training, r.sampling
+    assert (a.depth, a.width, a.heads, a.bottleneck, a.dropout, a.context_start) == TABLE_9[size]
+    assert (a.size, a.patch_size, a.context_tokens, a.channels) == ((image, image), image // 16, 32, 3)
+    assert (t.images, t.warmup, t.batch) == (600 * IMAGENET, 5 * IMAGENET, 1024)
+    assert (t.learning_rate, t.betas, t.schedule, t.gradient_clip) == (2e-4, (0.9, 0.95), "constant", None)
+    assert t.ema == (0.9996, 0.9998, 0.9999) and t.ema_ramp == 0
+    assert (p.prediction, p.loss, p.path, p.mu, p.sigma) == ("x", "v", "linear", -0.8, 0.8)
+    assert (p.noise_scale, p.clip, p.sampling_clip, p.label_drop) == (image / 256, 0.05, 0.05, 0.1)
+    assert (s.solver, s.steps, s.interval) == ("heun", 50, (0.1, 1.0))
+
+
+def test_the_default_recipe_is_b16() -> None:
+    assert replace(preset("jit-b16-256"), sampling=Recipe().sampling) == Recipe()
+
+
+def test_b4_at_64_has_the_same_sequence() -> None:
+    a = preset("jit-b4-64").network
+    assert (a.size, a.patch_size, a.grid, a.width) == ((64, 64), 4, (16, 16), 768)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_survives_json(name: str) -> None:
+    assert from_json(json.loads(json.dumps(to_json(preset(name))))) == preset(name)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("training", "bach"), 3, "unknown entry 'bach'; perhaps batch"),
+        (("training", "batch"), "many", "recipe.training.batch is 'many'"),
+        (("process", "prediction"), "noise", "recipe.process.prediction is 'noise'"),
+        (("network", "rope"), 1, "recipe.network.rope is 1"),
+        (("training", "betas"), [0.9], "recipe.training.betas"),
+        (("process", "sigma"), -1.0, "sigma is -1.0"),
+    ],
+)
+def test_a_wrong_entry_is_named(place, value, message) -> None:
+    stored = to_json(preset("digits"))
+    stored[place[0]][place[1]] = value
+    with pytest.raises(ValueError) as caught:
+        from_json(stored)
+    assert message in str(caught.value)
+
+
+def test_a_misspelt_preset_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="perhaps jit-b16-256"):
+        preset("jit-b16-255")
+
+
+def test_another_image_size_keeps_the_papers_proportions() -> None:
+    assert resized(preset("jit-l16-256"), 512).network == preset("jit-l32-512").network
+    assert resized(preset("jit-l16-256"), 512).process == preset("jit-l32-512").process
+
+
+def test_only_what_changes_the_training_contradicts_it() -> None:
+    r = preset("jit-b16-256")
+    harmless = replace(r, data="elsewhere", training=replace(r.training, images=7), upkeep=replace(r.upkeep, keep=9))
+    assert contradictions(harmless, r) == []
+    assert contradictions(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
+    d = preset("digits")  # a cosine rate depends on the end
+    assert contradictions(replace(d, training=replace(d.training, images=7)), d) == ["images is 7, was 70000"]
+
+
+def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:
+    with pytest.raises(ValueError, match=r"0\.9999"):
+        recipes.Recipe(training=recipes.Training(ema=(0.9996,)))

@@ -1,0 +1,235 @@
+"""Training: what a step computes, and that an interrupted training is the uninterrupted one, bit for bit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import justimage
+from justimage import checkpoint, data, randomness, run as runs, training
+from justimage.data import Arrays
+from justimage.recipe import Recipe, Training, Upkeep, preset
+from justimage.sampling import from_uint8
+from justimage.training import learning_rate
+
+
+def small(images: int = 48 * 8, **changes) -> Recipe:
+    """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
+    r = preset("digits")
+    network = replace(r.network, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
+    options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), schedule="constant", flip=True) | changes
+    upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6, workers=0)
+    sampling = replace(r.sampling, use_ema=100, steps=2)
+    return replace(r, network=network, training=replace(r.training, **options), upkeep=upkeep, sampling=sampling)
+
+
+def digest(state: training.State) -> list[torch.Tensor]:
+    adam = [t for p in state.model.net.parameters() for t in state.optimizer.state[p].values()]
+    averages = [t for average in state.ema.averages.values() for t in average]
+    return [t.detach().clone() for t in [*state.model.net.parameters(), *adam, *averages]]
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+def losses(directory: Path) -> list[tuple[int, float]]:
+    return [(m["images_seen"], m["loss"]) for m in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path) -> None:
+    recipe = small(accumulate=accumulate)
+    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=24 * 8))
+    straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
+    for _ in runs.steps(straight):
+        pass
+    killed = runs.open_run(recipe, tmp_path / "killed", "cpu")
+    for step in runs.steps(killed):
+        if step.images_seen == 24 * 8 + 40:  # five steps after the save, never to be seen again
+            break
+    del killed
+    folders = sorted((tmp_path / "killed" / "checkpoints").iterdir())
+    for late in folders[1:]:  # leaving the loop saved; a kill would not have
+        for file in late.iterdir():
+            file.unlink()
+        late.rmdir()
+    torch.manual_seed(123)  # a new process has another generator state
+    resumed = runs.open_run(recipe, tmp_path / "killed", "cpu")
+    assert resumed.resumed and resumed.state.images_seen == 24 * 8
+    for _ in runs.steps(resumed):
+        pass
+    assert equal(digest(straight.state), digest(resumed.state))
+    assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
+
+
+def test_stopping_anywhere_saves_that_step(tmp_path: Path) -> None:
+    recipe = small(images=10 * 8)
+    straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
+    for _ in runs.steps(straight):
+        pass
+    for _ in range(10):  # one step at a time
+        for _ in justimage.train(recipe, tmp_path / "stopped", "cpu"):
+            break
+    stopped = runs.open_run(recipe, tmp_path / "stopped", "cpu")
+    assert stopped.state.images_seen == 80 and equal(digest(straight.state), digest(stopped.state))
+    assert len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == recipe.upkeep.keep
+
+
+def final(recipe: Recipe) -> tuple[list[torch.Tensor], float]:
+    source = data.digits()
+    recipe = recipe.complete(source)
+    state = training.begin(recipe)
+    loss = [step.loss.item() for step in training.train(recipe, source, state)][-1]
+    return digest(state), loss
+
+
+def test_accumulation_draws_the_same_and_computes_the_same() -> None:
+    whole, parts = (small(images=40, accumulate=n) for n in (1, 4))
+    whole, parts = (replace(r, network=replace(r.network, dropout=0.0)) for r in (whole, parts))
+    (a, loss_a), (b, loss_b) = final(whole), final(parts)
+    assert abs(loss_a / loss_b - 1) < 1e-5
+    assert all(torch.allclose(p, q, rtol=1e-3, atol=1e-4) for p, q in zip(a, b, strict=True))
+
+
+def test_the_first_weights_are_the_seeds_and_drawing_them_leaves_the_generator_alone() -> None:
+    recipe = small().complete(data.digits())
+    torch.manual_seed(1)
+    a = training.begin(recipe)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    assert equal(list(a.model.net.parameters()), list(training.begin(recipe).model.net.parameters()))
+    other = replace(recipe, training=replace(recipe.training, seed=1))
+    assert not equal(list(a.model.net.parameters()), list(training.begin(other).model.net.parameters()))
+
+
+def test_the_rate_warms_up_and_then_stays_or_falls() -> None:
+    constant = Training(images=1000, batch=10, warmup=100, learning_rate=1.0)
+    assert [learning_rate(constant, n) for n in (0, 40, 90, 500, 990)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    cosine = replace(constant, schedule="cosine")
+    assert learning_rate(cosine, 40) == 0.5
+    assert abs(learning_rate(cosine, 540) - 0.5) < 1e-12 and learning_rate(cosine, 990) < 1e-12
+
+
+@pytest.mark.parametrize("prediction", ["x", "eps", "v", "edm", "linear"])
+@pytest.mark.parametrize("loss", ["x", "eps", "v"])
+def test_every_formulation_learns(prediction, loss) -> None:
+    source = data.digits()
+    recipe = small(images=40 * 8, learning_rate=3e-3, ema=(), schedule="cosine")
+    process = replace(recipe.process, prediction=prediction, loss=loss)
+    recipe = replace(recipe, process=process, sampling=replace(recipe.sampling, use_ema=0.0)).complete(source)
+    state = training.begin(recipe)
+    x, y = from_uint8(source.images[:256]), source.labels[:256]
+    t, eps = process.time(randomness.normal(9, "t", range(256))).float(), randomness.noise(9, 0, 256, x.shape[1:])
+
+    def validation() -> float:
+        state.model.net.eval()
+        with torch.no_grad():
+            value = process.objective(state.model.net, x, y, t, eps, torch.zeros(256, dtype=torch.bool)).mean().item()
+        state.model.net.train()
+        return value
+
+    before = validation()
+    for _ in training.train(recipe, source, state):
+        pass
+    assert validation() < 0.98 * before
+
+
+def test_a_classifier_and_no_classes_train_too() -> None:
+    recipe = small(images=24)
+    with_head = replace(
+        recipe, network=replace(recipe.network, classifier=True), process=replace(recipe.process, classification=100.0)
+    )
+    unconditional = replace(recipe, network=replace(recipe.network, classes=0))
+    for r in with_head, unconditional:
+        values, loss = final(r)
+        assert loss > 0 and all(t.isfinite().all() for t in values)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_path: Path) -> None:
+    recipe = small(images=80)
+    run = runs.open_run(recipe, tmp_path / "run", "cpu")
+    with pytest.raises(ValueError, match="the loss became nan"):
+        for step in runs.steps(run):
+            if step.images_seen == 16:
+                with torch.no_grad():
+                    run.state.model.net.head.linear.weight.fill_(float("nan"))  # pyright: ignore
+    assert checkpoint.newest(tmp_path / "run") is None
+
+
+def test_a_run_refuses_what_contradicts_it(tmp_path: Path) -> None:
+    recipe = small(images=16)
+    for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
+        pass
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
+    with pytest.raises(ValueError, match=r"batch is 4, was 8"):
+        next(justimage.train(replace(recipe, training=replace(recipe.training, batch=4)), tmp_path / "run", "cpu"))
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(ValueError, match="holds no run"):
+        next(justimage.train(recipe, tmp_path / "other", "cpu"))
+
+
+def test_other_data_under_the_same_name_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small(images=16)
+    for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
+        pass
+    real = data.digits()
+    fewer = Arrays(real.images[:-1], real.labels[:-1], real.class_names, "another")
+    monkeypatch.setattr(data, "open_source", lambda *_: fewer)
+    with pytest.raises(ValueError, match="is not the data"):
+        next(justimage.train(replace(recipe, training=replace(recipe.training, images=32)), tmp_path / "run", "cpu"))
+
+
+def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
+    recipe = small(images=48)
+    with_previews = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=8, preview_count=4))
+    a = runs.open_run(recipe, tmp_path / "a", "cpu")
+    b = runs.open_run(with_previews, tmp_path / "b", "cpu")
+    for run in a, b:
+        for _ in runs.steps(run):
+            pass
+    assert equal(digest(a.state), digest(b.state))
+    assert (
+        len(list((tmp_path / "b" / "samples").glob("*-grid.png")))
+        == 6
+        == len(list((tmp_path / "b" / "samples").glob("*-denoised.png")))
+    )
+    again, _ = runs.preview(b.recipe, b.source, b.state)
+    assert again.tobytes() == runs.preview(b.recipe, b.source, b.state)[0].tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_resumes_exactly_and_starts_like_the_cpu(precision: str, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    recipe = small(images=160, precision=precision)
+    straight = runs.open_run(recipe, tmp_path / "straight", "cuda")
+    first = next(iter(runs.steps(straight))).loss.item()
+    for _ in justimage.train(recipe, tmp_path / "stopped", "cuda"):
+        break
+    resumed = runs.open_run(recipe, tmp_path / "stopped", "cuda")
+    whole = runs.open_run(recipe, tmp_path / "whole", "cuda")
+    for run in resumed, whole:
+        for _ in runs.steps(run):
+            pass
+    assert equal(digest(resumed.state), digest(whole.state)) and first > 0
+
+
+@pytest.mark.gpu
+def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    recipe = small(images=80, precision="fp32").complete(data.digits())
+    recipe = replace(recipe, network=replace(recipe.network, dropout=0.0))
+    ends = []
+    for compiled in False, True:
+        r = replace(recipe, training=replace(recipe.training, compile=compiled))
+        state = training.begin(r, "cuda")
+        ends.append([step.loss.item() for step in training.train(r, data.digits(), state)][-1])
+    assert abs(ends[0] / ends[1] - 1) < 1e-3
