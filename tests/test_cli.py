@@ -72,9 +72,11 @@ def test_the_run_tells_what_to_do_next_and_is_complete(home: Path) -> None:
 
 
 def test_samples_come_as_a_grid_a_folder_and_arrays(home: Path) -> None:
-    done = justimage("sample", "--from", "run", "--classes", "3", "7", "--count", "6", "--guidance", "2.2", "--interval", "0.1", "1.0",
-                     "--solver", "heun", "--steps", "3", "--ema", "2000", "--seed", "5", "--out", "o/grid.png", "--folder", "o/each",
-                     "--npz", "o/all.npz", cwd=home)  # fmt: skip
+    words = (
+        "sample --from run --classes 3 7 --count 6 --guidance 2.2 --interval 0.1 1.0 --solver heun --steps 3 --ema 2000 "
+        "--seed 5 --out o/grid.png --folder o/each --npz o/all.npz"
+    )
+    done = justimage(*words.split(), cwd=home)
     assert done.returncode == 0, done.stderr
     arrays = np.load(home / "o" / "all.npz")
     assert arrays["images"].shape == (6, 32, 32, 1) and arrays["images"].dtype == np.uint8
@@ -85,8 +87,8 @@ def test_samples_come_as_a_grid_a_folder_and_arrays(home: Path) -> None:
 
 
 def test_an_rgb_folder_trains_previews_and_resumes(home: Path) -> None:
-    words = ["train", "--preset", "folder-32", "--data", "photos", *TINY_TRAINING, "--image-size", "32", "--patch-size", "8", "--no-compile",
-             "--precision", "fp32", "--preview-every", "16"]  # fmt: skip
+    options = "--preset folder-32 --data photos --image-size 32 --patch-size 8 --no-compile --precision fp32 --preview-every 16"
+    words = ["train", *options.split(), *TINY_TRAINING]
     first = justimage(*words, "--images", "16", cwd=home)
     assert first.returncode == 0, first.stderr
     assert "4 images, 2 classes" in first.stdout and (home / "runs/folder-32-photos/samples/000000016-grid.png").exists()

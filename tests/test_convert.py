@@ -102,8 +102,14 @@ def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: P
     torch.save(file, tiny_file)
     if fault == "text":
         tiny_file.write_text("hello")
-    words = {"missing": "missing tensors: blocks.1.mlp.down.bias", "extra": "extra tensors: more", "misshapen": r"\[3\], not \[64\]",
-             "positions": "pos_embed", "empty": "no entry 'model'", "text": "not an official checkpoint"}  # fmt: skip
+    words = {
+        "missing": "missing tensors: blocks.1.mlp.down.bias",
+        "extra": "extra tensors: more",
+        "misshapen": r"\[3\], not \[64\]",
+        "positions": "pos_embed",
+        "empty": "no entry 'model'",
+        "text": "not an official checkpoint",
+    }
     with pytest.raises(ValueError, match=words[fault]):
         convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
     assert not list(tmp_path.glob("*ours*"))

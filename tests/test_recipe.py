@@ -80,7 +80,7 @@ def test_only_what_changes_the_training_contradicts_it() -> None:
     assert contradictions(harmless, r) == []
     assert contradictions(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
     d = preset("digits")  # a cosine rate depends on the end
-    assert contradictions(replace(d, training=replace(d.training, images=7)), d) == ["images is 7, was 70000"]
+    assert contradictions(replace(d, training=replace(d.training, images=7)), d) == ["images is 7, was 50000"]
 
 
 def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:

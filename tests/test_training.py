@@ -118,9 +118,9 @@ def test_the_rate_warms_up_and_then_stays_or_falls() -> None:
 @pytest.mark.parametrize("loss", ["x", "eps", "v"])
 def test_every_formulation_learns(prediction, loss) -> None:
     source = data.digits()
-    recipe = small(images=40 * 8, learning_rate=3e-3, ema=(), schedule="cosine")
+    recipe = small(images=40 * 8, learning_rate=3e-3, schedule="cosine")
     process = replace(recipe.process, prediction=prediction, loss=loss)
-    recipe = replace(recipe, process=process, sampling=replace(recipe.sampling, use_ema=0.0)).complete(source)
+    recipe = replace(recipe, process=process).complete(source)
     state = training.begin(recipe)
     x, y = from_uint8(source.images[:256]), source.labels[:256]
     t, eps = process.time(randomness.normal(9, "t", range(256))).float(), randomness.noise(9, 0, 256, x.shape[1:])

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from justimage.cost import cost
+from justimage.cost import cost, training_memory
 from justimage.mlp import MLP
 from justimage.process import Process
 from justimage.transformer import Architecture, JiT, architecture, rotate, rotations
 from tests.reference import TINY, TINY_ARRAYS, noise, relative_error, tiny
 
-SMALL = Architecture(image_size=16, patch_size=4, channels=3, classes=5, width=32, depth=4, heads=2, bottleneck=8, context_tokens=3, context_start=2)  # fmt: skip
+SMALL = Architecture(
+    image_size=16, patch_size=4, channels=3, classes=5,
+    width=32, depth=4, heads=2, bottleneck=8, context_tokens=3, context_start=2,
+)  # fmt: skip
 
 
 def awake(a: Architecture = SMALL, **changes) -> JiT:
@@ -65,6 +68,21 @@ def test_multiply_adds_are_those_of_pytorchs_counter(change) -> None:
         net = JiT(a)
         net(torch.empty(1, *net.shape), torch.empty(1))
     assert cost(a).multiply_adds == counter.get_total_flops() / 2
+
+
+def test_the_memory_of_activations_is_what_autograd_keeps() -> None:
+    net, kept = JiT("S/4"), {}
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        if t.untyped_storage().data_ptr() not in weights:
+            kept[t.untyped_storage().data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        net(torch.zeros(2, *net.shape), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    counted = sum(t.untyped_storage().nbytes() for t in kept.values())
+    assert abs(counted / training_memory(net.architecture, batch=2, emas=0, bf16=False)[1] - 1) < 0.03
 
 
 def test_a_new_network_outputs_zero_and_its_blocks_do_nothing() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -90,6 +90,9 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"archive": {}}  # an opened file is not passed on to worker processes
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         name = self.names[index]
@@ -274,11 +277,23 @@ class Stream:
     flip: bool
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        epoch, place = divmod(position, len(self.source))
-        image, label = self.source[int(randomness.order(self.seed, epoch, len(self.source))[place])]
-        if self.flip and randomness.uniform(self.seed, "flip", position)[0] < 0.5:
-            image = image.flip(-1)
-        return image, label
+        images, labels = self.batch(position, 1)
+        return images[0], int(labels[0])
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """The images (size, channels, height, width) and labels (size,) at positions start, start + 1, ..."""
+        count = len(self.source)
+        positions = range(start, start + size)
+        indices = [int(randomness.order(self.seed, p // count, count)[p % count]) for p in positions]
+        if isinstance(self.source, Arrays):
+            images, labels = self.source.images[indices], self.source.labels[indices]
+        else:
+            images, labels = zip(*(self.source[i] for i in indices), strict=True)
+            images, labels = torch.stack(images), torch.tensor(labels)
+        if self.flip:
+            turned = torch.from_numpy(randomness.uniform(self.seed, "flip", positions) < 0.5)
+            images = torch.where(turned[:, None, None, None], images.flip(-1), images)
+        return images, labels
 
 
 @dataclass(frozen=True)
@@ -291,16 +306,21 @@ class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
 
     def __getitem__(self, start: int) -> tuple[Tensor, Tensor] | Exception:
         try:
-            images, labels = zip(*(self.stream[p] for p in range(start, start + self.size)), strict=True)
+            return self.stream.batch(start, self.size)
         except (ValueError, OSError) as error:
             return error
-        return torch.stack(images), torch.tensor(labels)
 
 
 def batches(stream: Stream, start: int, stop: int, size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (size, c, h, w) uint8 and labels (size,) at positions start up to stop, prepared ahead by worker processes."""
+    """Images (size, channels, height, width) uint8 and labels (size,) at positions start up to stop, in order.
+
+    Worker processes prepare them ahead; a source in memory needs none.
+    """
+    workers = 0 if isinstance(stream.source, Arrays) else workers
     in_order = range(start, stop, size)
-    loader = DataLoader(Batches(stream, size), batch_size=None, sampler=in_order, num_workers=workers)  # pyright: ignore[reportArgumentType]
+    ahead = Batches(stream, size)
+    pinned = torch.cuda.is_available()
+    loader = DataLoader(ahead, batch_size=None, sampler=in_order, num_workers=workers, pin_memory=pinned)
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch

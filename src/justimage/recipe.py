@@ -195,10 +195,10 @@ def digits() -> Recipe:
         network=architecture("T/8", image_size=32, channels=1, classes=None),
         process=Process(mu=-0.4, noise_scale=1.0),
         training=Training(
-            images=70_000, batch=64, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
+            images=50_000, batch=32, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
             ema=(2_000, 5_000, 10_000), ema_ramp=0.1, flip=False, precision="fp32", compile=False,
         ),
-        sampling=Sampling(steps=15, guidance=1.5, use_ema=5_000),
+        sampling=Sampling(steps=12, guidance=1.5, use_ema=5_000),
         upkeep=Upkeep(preview_every=10_000, save_every=10_000, preview_count=20, workers=0),
     )  # fmt: skip
 
