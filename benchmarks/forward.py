@@ -37,17 +37,16 @@ def products(net: JiT, batch: int, device: str, dtype: torch.dtype) -> Callable[
         linear(batch, layer.weight)
     for i, block in enumerate(net.blocks):
         tokens = rows * columns + (a.context_tokens if i >= a.context_start else 0)
-        linear(batch, block.modulation.weight)
         for name, weight in block.named_parameters():
-            if weight.ndim == 2 and not name.startswith("modulation"):
-                linear(batch * tokens, weight)
+            if weight.ndim == 2:
+                linear(batch if name.startswith("modulation") else batch * tokens, weight)
         q = torch.randn(batch * a.heads, tokens, a.width // a.heads, device=device, dtype=dtype)
         p = torch.randn(batch * a.heads, tokens, tokens, device=device, dtype=dtype)
         work += [(q, q.transpose(1, 2)), (p, q)]
 
     def run() -> None:
         for x, w in work:
-            x @ w
+            torch.matmul(x, w)
 
     return run
 

@@ -16,7 +16,7 @@ interior = st.floats(0.06, 0.94)
 
 def draw(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    x, eps = torch.randn(2, 3, 1, 4, 4, generator=generator, dtype=torch.float64)
+    x, eps = torch.randn(2, 3, 1, 4, 4, generator=generator, dtype=torch.float64).unbind()
     return x, eps
 
 
@@ -61,8 +61,7 @@ def test_v_is_the_time_derivative_of_z(name: str, t: float) -> None:
     def z(t: torch.Tensor) -> torch.Tensor:
         return PATHS[name](t).a * x + PATHS[name](t).b * eps
 
-    time = torch.tensor(t, dtype=torch.float64)
-    _, derivative = torch.func.jvp(z, (time,), (torch.ones_like(time),))
+    derivative = torch.func.jacfwd(z)(torch.tensor(t, dtype=torch.float64))
     torch.testing.assert_close(derivative, quantities(name, t, x, eps)[2]["v"])
 
 
