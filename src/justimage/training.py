@@ -15,7 +15,7 @@ from torch import Tensor
 from justimage import data, randomness
 from justimage.data import Source
 from justimage.ema import EMA
-from justimage.process import Model
+from justimage.process import Model, Process
 from justimage.recipe import Recipe, Training
 from justimage.sampling import from_uint8
 
@@ -60,6 +60,15 @@ def learning_rate(training: Training, images_seen: int) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
+def draw(process: Process, seed: int, position: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times (b,), noise like x, and which labels are dropped (b,), for the images x at position, position + 1, ..."""
+    positions = range(position, position + len(x))
+    t = process.time(randomness.normal(seed, "t", positions)).float()
+    eps = randomness.noise(seed, position, len(x), x.shape[1:], x.device) * process.noise_scale
+    drop = torch.from_numpy(randomness.uniform(seed, "drop", positions) < process.label_drop)
+    return t.to(x.device, non_blocking=True), eps, drop.to(x.device, non_blocking=True)
+
+
 def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
     """Train from state.images_seen up to recipe.training.images, a whole batch a step; `state` is up to date at each yield."""
     r, net, process = recipe.training, state.model.net, state.model.process
@@ -79,10 +88,7 @@ def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
         for position in range(state.images_seen, state.images_seen + r.batch, part):
             images, labels = (q.to(device, non_blocking=True) for q in next(parts))
             x, y = from_uint8(images), labels if recipe.network.classes else torch.full_like(labels, -1)
-            positions = range(position, position + part)
-            t = process.time(randomness.normal(r.seed, "t", positions)).float().to(device)
-            drop = torch.from_numpy(randomness.uniform(r.seed, "drop", positions) < process.label_drop).to(device)
-            eps = randomness.noise(r.seed, position, part, x.shape[1:], device) * process.noise_scale
+            t, eps, drop = draw(process, r.seed, position, x)
             if recipe.network.dropout:
                 torch.manual_seed(randomness.key(r.seed, "dropout", position))
             with autocast:

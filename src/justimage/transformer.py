@@ -211,18 +211,17 @@ class PatchEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """t in [0, 1], unscaled, as 128 cosines and sines, then a two-layer MLP."""
+    """t in [0, 1], unscaled, as 128 cosines and sines, then a two-layer MLP. The angles are fp32 whatever the weights are."""
 
     def __init__(self, width: int, frequencies: int = 128) -> None:
         super().__init__()
+        self.frequencies = frequencies
         self.hidden = nn.Linear(2 * frequencies, width)
         self.out = nn.Linear(width, width)
-        self.frequencies: Tensor
-        exponents = torch.arange(frequencies, dtype=torch.float32) / frequencies
-        self.register_buffer("frequencies", torch.exp(-math.log(10000) * exponents), persistent=False)
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        angles = t.to(self.frequencies.dtype)[:, None] * self.frequencies
+        exponents = torch.arange(self.frequencies, device=t.device) / self.frequencies
+        angles = t.float()[:, None] * torch.exp(-math.log(10000) * exponents)
         return self.out(F.silu(self.hidden(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))))
 
 
