@@ -58,6 +58,8 @@ def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, ru
         checkpoint.verify(run / "checkpoints" / "000000032")
     assert file in str(caught.value) and "\n" not in str(caught.value)
     assert checkpoint.newest(run) == run / "checkpoints" / "000000016"
+    assert (run / "checkpoints" / "000000032").is_dir()  # reading changes nothing
+    assert checkpoint.newest(run, set_aside=True) == run / "checkpoints" / "000000016"
     assert (run / "checkpoints" / ".bad-000000032").is_dir()
 
 

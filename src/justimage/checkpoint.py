@@ -115,18 +115,26 @@ def verify(folder: Path, group: str | None = None) -> dict[str, Any]:
     return manifest
 
 
-def newest(run: Path) -> Path | None:
-    """The newest intact checkpoint of a run; damaged ones are set aside. None where there is none; `Damaged` where all are."""
-    folders = sorted((p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name)), reverse=True)
+def published(run: Path) -> list[Path]:
+    """A run's checkpoints, oldest first, intact or not."""
+    return sorted(p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name))
+
+
+def newest(run: Path, group: str | None = None, set_aside: bool = False) -> Path | None:
+    """The newest checkpoint of a run that is intact (in one group, or whole); None where there never was one.
+
+    Damaged ones are passed over, or set aside as `.bad-`. `Damaged` where all are.
+    """
     damage = []
-    for folder in folders:
+    for folder in reversed(published(run)):
         try:
-            verify(folder)
+            verify(folder, group)
         except Damaged as error:
             damage.append(str(error))
-            aside = folder.with_name(f".bad-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            if set_aside:
+                aside = folder.with_name(f".bad-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
         else:
             return folder
     if damage or any((run / "checkpoints").glob(".bad-*")):
@@ -136,8 +144,7 @@ def newest(run: Path) -> Path | None:
 
 def retain(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    folders = sorted(p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name))
-    for folder in folders[:-keep]:
+    for folder in published(run)[:-keep]:
         shutil.rmtree(folder)
 
 
@@ -189,8 +196,11 @@ def fill(into: Mapping[str, Tensor], tensors: Tensors, where: Path) -> None:
             t.copy_(tensors[n])
 
 
-def find(path: str | Path) -> Path:
-    """The checkpoint folder, or the one file of weights, that a path stands for; a run stands for its newest checkpoint."""
+def find(path: str | Path, group: str = "state.json") -> Path:
+    """The checkpoint folder, or the one file of weights, that a path stands for.
+
+    A run stands for its newest checkpoint in which `group` is intact. Reading changes nothing in it.
+    """
     place = Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run, a converted folder, or a .safetensors file of weights")
@@ -202,7 +212,7 @@ def find(path: str | Path) -> Path:
         )
     if (place / MANIFEST).exists():
         return place
-    folder = newest(place)
+    folder = newest(place, group)
     if folder is None:
         raise ValueError(f"{path} holds no checkpoint; give a run, a converted folder, or a .safetensors file of weights")
     return folder
@@ -236,6 +246,7 @@ def load(path: str | Path, ema: float | None = None, device: str | torch.device 
     if place.is_dir():
         ema = recipe.sampling.use_ema if ema is None else ema
         group = f"ema-{name(ema)}" if ema else "model"
+        place = find(path, group)
         groups = list(verify(place, group)["tensors"])
         if group not in groups:
             there = [g.removeprefix("ema-") for g in groups if g.startswith("ema-")]

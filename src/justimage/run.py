@@ -157,7 +157,7 @@ def open_run(
             )
     elif directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty and holds no run; give another --out")
-    newest = checkpoint.newest(directory)
+    newest = checkpoint.newest(directory, set_aside=True)
     total = len(source)
     source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
     state = training.begin(recipe, device or default_device())

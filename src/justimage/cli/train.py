@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from justimage import recipe as recipes, run as runs
-from justimage.checkpoint import newest
 from justimage.cli.options import checked_device, given, parse
 from justimage.cli.progress import bar
 from justimage.recipe import Recipe
@@ -74,7 +73,7 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
                 steps.close()
                 stopped = True
                 break
-    print(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images: {newest(out)}")
+    print(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images, in {out}")
     print(f"go on with:  {again}" if stopped else f"now try:  justimage sample --from {out} --out grid.png")
     return 75 if stopped else 0
 
