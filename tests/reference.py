@@ -24,6 +24,10 @@ TINY_ARCHITECTURE = Architecture(
 )  # fmt: skip
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+"""To parametrise a test with; `pytest -m gpu` runs it on the second."""
+
+
 def noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
@@ -42,13 +46,13 @@ def official_weights(shapes: dict[str, list[int]], scale: float) -> dict[str, Te
     return weights
 
 
-def tiny(**process: Any) -> Model:
+def tiny(device: str = "cpu", **process: Any) -> Model:
     """The tiny reference network, ready to compare."""
     net = JiT(TINY_ARCHITECTURE)
-    net.load_state_dict(convert.to_ours(official_weights(TINY["state_dict_shapes"], 0.2), "tiny"))
-    return Model(net.eval(), Process(**process))
+    net.load_state_dict(convert.to_ours(official_weights(TINY["state_dict_shapes"], 0.2), TINY_ARCHITECTURE))
+    return Model(net.eval().to(device), Process(**process))
 
 
 def relative_error(ours: Tensor, theirs: Tensor | np.ndarray) -> float:
-    theirs = torch.as_tensor(theirs)
+    ours, theirs = ours.detach().cpu(), torch.as_tensor(theirs)
     return ((ours - theirs).norm() / theirs.norm()).item()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import justimage
-from justimage import checkpoint
+from justimage import checkpoint, run as runs
 from justimage.checkpoint import Damaged
 from tests.test_training import small
 
@@ -59,8 +59,10 @@ def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, ru
     assert file in str(caught.value) and "\n" not in str(caught.value)
     assert checkpoint.newest(run) == run / "checkpoints" / "000000016"
     assert (run / "checkpoints" / "000000032").is_dir()  # reading changes nothing
-    assert checkpoint.newest(run, set_aside=True) == run / "checkpoints" / "000000016"
+    opened = runs.open_run(small(images=32), run, "cpu")
+    assert opened.state.images_seen == 16 and file in opened.warnings[0]
     assert (run / "checkpoints" / ".bad-000000032").is_dir()
+    assert '"damaged"' in (run / "events.jsonl").read_text()
 
 
 def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
@@ -69,6 +71,29 @@ def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
     for _ in range(2):
         with pytest.raises(Damaged, match="no intact checkpoint"):
             next(justimage.train(small(images=64), run, "cpu"))
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    metrics = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="had a checkpoint at 32 images, and has none now"):
+        next(justimage.train(small(images=64), run, "cpu"))
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
+    """Also where the number outgrows its padding: 800 epochs of ImageNet are more than 10^9 images."""
+    (run / "checkpoints" / "000000016").rename(run / "checkpoints" / "999999999")
+    (run / "checkpoints" / "000000032").rename(run / "checkpoints" / "1000000000")
+    assert checkpoint.newest(run) == run / "checkpoints" / "1000000000"
+    checkpoint.retain(run, 1)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["1000000000"]
+
+
+def test_a_first_write_cut_short_does_not_block_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".tmp-recipe.json").write_text("{")
+    next(justimage.train(small(images=16), tmp_path / "run", "cpu"))
 
 
 def test_a_half_written_checkpoint_is_never_read(run: Path) -> None:
@@ -91,7 +116,7 @@ def test_a_run_a_folder_and_a_file_load_alike(run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("fault", ["missing", "extra", "misshapen"])
 def test_one_file_loads_strictly(fault: str, run: Path, tmp_path: Path) -> None:
     file = run / "checkpoints" / "000000032" / "model-00001-of-00001.safetensors"
-    tensors, recipe = load_file(file), json.dumps(json.loads((run / "recipe.json").read_text()))
+    tensors, recipe = load_file(file), json.loads((run / "recipe.json").read_text())
     match fault:
         case "missing":
             del tensors["head.linear.bias"]
@@ -99,7 +124,7 @@ def test_one_file_loads_strictly(fault: str, run: Path, tmp_path: Path) -> None:
             tensors["head.more"] = torch.zeros(2)
         case "misshapen":
             tensors["head.linear.bias"] = torch.zeros(2)
-    save_file(tensors, tmp_path / "bad.safetensors", metadata={"justimage": recipe})
+    save_file(tensors, tmp_path / "bad.safetensors", metadata={"justimage": json.dumps({"group": "model", "recipe": recipe})})
     with pytest.raises(ValueError, match=f"{fault} tensors: head"):
         justimage.load(tmp_path / "bad.safetensors")
 

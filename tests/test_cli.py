@@ -1,5 +1,6 @@
 """The command line as a person meets it: what it writes, and that every mistake is one line and exit code 2."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -111,6 +112,38 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
     assert len(list((home / "long" / "checkpoints").iterdir())) == 1
 
 
+def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
+    """SIGKILL at some moment after the first checkpoint; the resumed run's last checkpoint is that of the uninterrupted."""
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--dropout", "0.2", "--images", "4000", "--save-every", "400"]
+    assert justimage(*words, "--out", "straight", cwd=home).returncode == 0
+    process = subprocess.Popen([sys.executable, "-m", "justimage", *words, "--out", "killed"], cwd=home, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list((home / "killed" / "checkpoints").glob("0*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    resumed = justimage(*words, "--out", "killed", cwd=home)
+    assert resumed.returncode == 0 and "going on from" in resumed.stdout, resumed.stdout + resumed.stderr
+    ends = [
+        json.loads((home / run / "checkpoints" / "000004000" / "MANIFEST.json").read_text())["files"]
+        for run in ("straight", "killed")
+    ]
+    weights = [{n: f["sha256"] for n, f in end.items() if n != "state.json"} for end in ends]
+    assert len(weights[0]) == 5 and weights[0] == weights[1]
+
+
+def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
+    for name in "1", "2", "10":
+        (home / "numbered" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), "red").save(home / "numbered" / name / "a.png")
+    words = "train --data numbered --image-size 16 --patch-size 8 --no-compile --precision fp32 --images 8 --out nums"
+    assert justimage(*words.split(), *TINY_TRAINING, cwd=home).returncode == 0
+    drawn = justimage(*["sample", "--from", "nums", "--classes", "1", "2", "10", "--count", "3", "--npz", "nums.npz"], cwd=home)
+    assert drawn.returncode == 0 and np.load(home / "nums.npz")["labels"].tolist() == [0, 2, 1]
+    wrong = justimage(*["sample", "--from", "nums", "--classes", "0"], cwd=home)
+    assert wrong.returncode == 2 and "names are 1, 10, 2" in wrong.stderr
+
+
 def test_info_prints_the_table_beside_the_papers(home: Path) -> None:
     done = justimage("info", cwd=home)
     assert done.returncode == 0
@@ -148,7 +181,7 @@ MISTAKES = {
     "occupied": ("train --preset digits --out photos", "holds no run"),
     "no device": ("train --preset digits --device cuda:99", "cuda:99"),
     "missing run": ("sample --from nowhere", "nowhere does not exist"),
-    "class out of range": ("sample --from run --classes 10", "allowed: 0 to 9"),
+    "class out of range": ("sample --from run --classes 10", "whose names are 0, 1, 2"),
     "missing ema": ("sample --from run --ema 0.9999", "no ema 0.9999"),
     "no images": ("sample --from run --count 0", "count is 0"),
     "wrong steps": ("sample --from run --steps 0", "steps is 0"),
@@ -159,12 +192,23 @@ MISTAKES = {
     "no checkpoint": ("convert photos/a/0.jpg new", "not an official checkpoint"),
     "missing argument": ("convert one.pth", "a new folder"),
     "wrong batch": ("info --batch 0", "batch is 0"),
+    "not finite": ("train --preset digits --learning-rate inf", "learning_rate is inf"),
+    "sampling of a training": ("train --preset digits --interval 0.9 0.1", "interval is 0.9 0.1"),
+    "half an interval": ("sample --from run --interval 0.5", "interval"),
+    "no such device kind": ("train --preset digits --device meta", "meta"),
+    "unknown picture": ("sample --from run --out grid.xyz", "grid.xyz has no picture's name"),
+    "one place for two": ("sample --from run --out same.png --npz same.png", "different places"),
+    "a file as parent": ("sample --from run --out photos/a/0.jpg/x.png", "0.jpg is a file"),
+    "a folder converted": ("convert run new", "--to official"),
+    "broken recipe": ("train --preset digits --out broken", "recipe.json is not a recipe"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, home: Path) -> None:
     (home / "empty").mkdir(exist_ok=True)
+    (home / "broken" / "checkpoints" / "000000064").mkdir(parents=True, exist_ok=True)
+    (home / "broken" / "recipe.json").write_text("{")
     jpeg = (home / "photos" / "a" / "0.jpg").read_bytes()
     places = {
         "text": bad(home, "notes.txt", b"hi"),

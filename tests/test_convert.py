@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,36 @@ def test_a_checkpoint_converts_with_its_averages_and_back(tiny_file: Path, tmp_p
 
 def test_one_file_of_a_converted_folder_loads_alone(tiny_file: Path, tmp_path: Path) -> None:
     folder = convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
-    alone = folder / "ema-0.9999-00001-of-00001.safetensors"
-    moved = alone.rename(tmp_path / "weights.safetensors")
-    assert torch.equal(justimage.load(moved).net.head.linear.weight, justimage.load(moved).net.head.linear.weight)
-    assert justimage.load(moved).process.noise_scale == 1.0
+    whole = justimage.load(folder, ema=0.9996)
+    moved = (folder / "ema-0.9996-00001-of-00001.safetensors").rename(tmp_path / "weights.safetensors")
+    for alone in justimage.load(moved), justimage.load(moved, ema=0.9996):
+        assert all(torch.equal(p, q) for p, q in zip(whole.net.parameters(), alone.net.parameters(), strict=True))
+        assert alone.process == whole.process
+    with pytest.raises(ValueError, match=r"holds ema 0\.9996, not ema 0\.9999"):
+        justimage.load(moved, ema=0.9999)
+
+
+def test_settings_survive_the_way_there_and_back(tmp_path: Path) -> None:
+    file = official_file(
+        tmp_path / "a.pth", TINY["state_dict_shapes"], 0.2, num_sampling_steps=7, sampling_method="euler", cfg=3.0,
+        ema_decay1=0.99, ema_decay2=0.9, noise_scale=2.0, t_eps=0.04, label_drop_prob=0.2, interval_min=0.2,
+    )  # fmt: skip
+    first = convert.from_official(file, tmp_path / "ours", context_start=2)
+    again = convert.from_official(convert.into_official(first, tmp_path / "b.pth"), tmp_path / "more", context_start=2)
+    recipe = checkpoint.stored_recipe(first)
+    assert recipe == checkpoint.stored_recipe(again)
+    assert (recipe.sampling.steps, recipe.sampling.solver, recipe.training.ema) == (7, "euler", (0.99, 0.9))
+    assert (recipe.process.noise_scale, recipe.process.clip, recipe.process.label_drop) == (2.0, 0.04, 0.2)
+
+
+def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tmp_path: Path) -> None:
+    folder = convert.from_official(tiny_file, tmp_path / "ours", context_start=2)
+    recipe = checkpoint.stored_recipe(folder)
+    recipe = replace(recipe, process=replace(recipe.process, prediction="v"))
+    groups = {g: checkpoint.read(folder, g) for g in ("model", "ema-0.9999", "ema-0.9996")}
+    checkpoint.publish(tmp_path / "v", groups, recipe, {})
+    with pytest.raises(ValueError, match="x-prediction"):
+        convert.into_official(tmp_path / "v", tmp_path / "v.pth")
 
 
 @needs_shared
@@ -83,7 +110,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists() and not (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "positions", "empty", "text"])
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen", "head", "vector", "positions", "empty", "text"])
 def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: Path, tmp_path: Path) -> None:
     with torch.serialization.safe_globals([argparse.Namespace]):
         file = torch.load(tiny_file, weights_only=True)
@@ -95,6 +122,10 @@ def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: P
             weights["net.more"] = torch.zeros(1)
         case "misshapen":
             weights[name] = torch.zeros(3)
+        case "head":
+            file["model"]["net.final_layer.linear.bias"] = torch.zeros(3)
+        case "vector":
+            file["model"]["net.x_embedder.proj1.weight"] = torch.zeros(3)
         case "positions":
             file["model"]["net.pos_embed"] += 0.1
         case "empty":
@@ -103,9 +134,11 @@ def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: P
     if fault == "text":
         tiny_file.write_text("hello")
     words = {
-        "missing": "missing tensors: blocks.1.mlp.down.bias",
-        "extra": "extra tensors: more",
+        "missing": "missing tensors: net.blocks.1.mlp.w3.bias",
+        "extra": "extra tensors: net.more",
         "misshapen": r"\[3\], not \[64\]",
+        "head": "net.final_layer.linear.bias is",
+        "vector": "not an official network",
         "positions": "pos_embed",
         "empty": "no entry 'model'",
         "text": "not an official checkpoint",

@@ -207,6 +207,17 @@ def test_what_is_not_a_set_of_images_is_said_in_one_line(folder: Path, tmp_path:
         open_source(str(folder), (8, 8), 3)
 
 
+def test_a_damaged_archive_and_a_circle_of_links(folder: Path) -> None:
+    archive = zipped(folder)
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"PK\x01\x02")] ^= 255
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged zip"):
+        open_source(str(archive), (8, 8), 3)
+    (folder / "cat" / "again").symlink_to(folder)
+    assert len(open_source(str(folder), (8, 8), 3)) == 5
+
+
 def test_a_small_image_is_refused_unless_it_may_be_enlarged(folder: Path) -> None:
     with pytest.raises(ValueError, match="16 x 16 pixels, smaller than the model's 32 x 32"):
         open_source(str(folder), (32, 32), 3)[0]

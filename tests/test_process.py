@@ -129,7 +129,18 @@ def test_any_prediction_generates_through_v(prediction) -> None:
     truth = (x - c[0] * z) / c[1] if c else {"x": x, "eps": eps, "v": x - eps}[prediction]
     torch.testing.assert_close(process.velocity(truth, z, t), x - eps)
     torch.testing.assert_close(process.denoised(truth, z, t), x)
-    torch.testing.assert_close(process.ahead(x - eps, z, t), x)
+    torch.testing.assert_close(process.behind(x - eps, z, t), x)
+
+
+@pytest.mark.parametrize("prediction", [*SPACES, "edm", "linear"])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("t", [0.01, 0.5, 0.99])
+def test_behind_a_velocity_stands_what_the_network_said_clip_or_no_clip(prediction, path, t: float) -> None:
+    x, eps = draw()
+    process = Process(prediction=prediction, path=path)
+    z = process.noisy(x, eps, t)
+    output = x.roll(1)  # anything
+    torch.testing.assert_close(process.behind(process.velocity(output, z, t), z, t), process.denoised(output, z, t))
 
 
 def test_training_and_sampling_clips_are_apart() -> None:

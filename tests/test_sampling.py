@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchdiffeq import odeint
 
 from justimage.process import Model, Process
 from justimage.sampling import SOLVERS, euler, from_uint8, heun, sample, to_uint8, trajectory, velocity
-from tests.reference import TINY_ARRAYS, noise, relative_error, tiny
+from tests.reference import DEVICES, TINY_ARRAYS, noise, relative_error, tiny
 
 
 @pytest.mark.parametrize(
@@ -20,9 +21,11 @@ from tests.reference import TINY_ARRAYS, noise, relative_error, tiny
         ("heun8_cfg3_interval0.3_0.8_noise2", dict(solver="heun", steps=8, guidance=3.0, interval=(0.3, 0.8), scale=2.0)),
     ],
 )
-def test_samples_are_the_references(name, settings) -> None:
-    model, start = tiny(), noise(2, (2, 3, 32, 32)) * settings.pop("scale", 1.0)
-    *_, last = trajectory(model, start, torch.tensor([3, 7]), **settings)
+@pytest.mark.parametrize("device", DEVICES)
+def test_samples_are_the_references(device, name, settings) -> None:
+    settings = dict(settings)
+    model, start = tiny(device), noise(2, (2, 3, 32, 32)) * settings.pop("scale", 1.0)
+    *_, last = trajectory(model, start.to(device), torch.tensor([3, 7], device=device), **settings)
     assert relative_error(last.z, TINY_ARRAYS[name]) < 1e-5
 
 
@@ -125,8 +128,10 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     straight = sample(model, classes=[1, 2, 3, 4, 5], seeds=[10, 11, 12, 13, 14], steps=4, guidance=2.0)
     for batch in 1, 2, 3:
         assert torch.equal(sample(model, [1, 2, 3, 4, 5], 10, steps=4, guidance=2.0, batch=batch), straight)
+    fp32 = [sample(tiny(), [1, 2, 3, 4, 5], 10, steps=4, guidance=2.0, batch=b).int() for b in (1, 5)]
+    assert (fp32[0] - fp32[1]).abs().max() <= 1  # rounding may differ in the last bits, and a pixel by a level
     order = [3, 0, 4, 2, 1]
-    shuffled = sample(model, [order_i + 1 for order_i in order], [10 + i for i in order], steps=4, guidance=2.0)
+    shuffled = sample(model, [i + 1 for i in order], [10 + i for i in order], steps=4, guidance=2.0)
     assert torch.equal(shuffled, straight[order])
 
 
@@ -136,6 +141,20 @@ def test_the_sample_stays_fp32_while_the_network_computes_in_bf16() -> None:
     half = list(trajectory(model, start, torch.tensor([3, 7]), steps=4, dtype=torch.bfloat16))
     assert all(p.z.dtype == p.x.dtype == torch.float32 for p in half)
     assert 0 < relative_error(half[-1].z, exact[-1].z) < 0.1
+
+
+def test_classes_and_seeds_may_be_arrays() -> None:
+    model = tiny()
+    plain = sample(model, [1, 2], [5, 6], steps=2)
+    for kind in (np.array, torch.tensor, tuple):
+        assert torch.equal(sample(model, kind([1, 2]), kind([5, 6]), steps=2), plain)
+    assert torch.equal(sample(model, np.int64(1), np.int64(5), steps=2), plain[:1])
+
+
+def test_a_trajectory_refuses_what_a_sample_would() -> None:
+    for y, settings in ([0, 10], {}), ([0, -2], {}), ([0, 1], dict(steps=0)), ([0, 1], dict(solver="x")):
+        with pytest.raises(ValueError):
+            next(trajectory(tiny(), noise(0, (2, 3, 32, 32)), torch.tensor(y), **settings))
 
 
 def test_given_noise_is_used() -> None:
@@ -167,6 +186,11 @@ def test_an_interrupted_solver_costs_nothing_more() -> None:
         (dict(classes=[1], interval=(0.5, 0.1)), "interval"),
         (dict(classes=[1], solver="rk4"), "heun, euler"),
         (dict(classes=[1], noise=torch.zeros(1, 1, 4, 4)), "noise"),
+        (dict(classes=[1], guidance=float("nan")), "guidance"),
+        (dict(classes=[1], batch=0), "batch"),
+        (dict(classes=["cat"]), "classes"),
+        (dict(classes=[1.5]), "classes"),
+        (dict(classes=[]), "classes"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(settings, word) -> None:

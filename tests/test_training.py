@@ -185,6 +185,29 @@ def test_other_data_under_the_same_name_is_noticed(tmp_path: Path, monkeypatch: 
         next(justimage.train(replace(recipe, training=replace(recipe.training, images=32)), tmp_path / "run", "cpu"))
 
 
+def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spoiling:
+        class_names, fingerprint = data.digits().class_names, "spoiling"
+        good = data.digits()
+
+        def __len__(self) -> int:
+            return len(self.good)
+
+        def __getitem__(self, index: int):
+            if len(list((tmp_path / "run").glob("metrics.jsonl"))) and index % 7 == 0:
+                raise ValueError(f"image {index} cannot be read")
+            return self.good[index]
+
+    monkeypatch.setattr(data, "open_source", lambda *_: Spoiling())
+    monkeypatch.setattr(data, "in_memory", lambda source, _: source)
+    recipe, seen = small(images=800), 0
+    with pytest.raises(ValueError, match="cannot be read"):
+        for step in justimage.train(recipe, tmp_path / "run", "cpu"):
+            seen = step.images_seen
+    saved = checkpoint.newest(tmp_path / "run")
+    assert saved is not None and int(saved.name) == seen >= 48
+
+
 def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
     recipe = small(images=48)
     with_previews = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=8, preview_count=4))
@@ -205,12 +228,10 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gpu_resumes_exactly_and_starts_like_the_cpu(precision: str, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
+    """With 260 tokens, so that attention's backward pass works in several blocks."""
     recipe = small(images=160, precision=precision)
-    straight = runs.open_run(recipe, tmp_path / "straight", "cuda")
-    first = next(iter(runs.steps(straight))).loss.item()
+    recipe = replace(recipe, network=replace(recipe.network, patch_size=2))
     for _ in justimage.train(recipe, tmp_path / "stopped", "cuda"):
         break
     resumed = runs.open_run(recipe, tmp_path / "stopped", "cuda")
@@ -218,13 +239,11 @@ def test_a_gpu_resumes_exactly_and_starts_like_the_cpu(precision: str, tmp_path:
     for run in resumed, whole:
         for _ in runs.steps(run):
             pass
-    assert equal(digest(resumed.state), digest(whole.state)) and first > 0
+    assert equal(digest(resumed.state), digest(whole.state))
 
 
 @pytest.mark.gpu
 def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     recipe = small(images=80, precision="fp32").complete(data.digits())
     recipe = replace(recipe, network=replace(recipe.network, dropout=0.0))
     ends = []

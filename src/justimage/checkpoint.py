@@ -14,13 +14,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save as serialised
 from torch import Tensor, nn
 
 from justimage import recipe as recipes
@@ -30,46 +31,75 @@ from justimage.recipe import Recipe
 
 Tensors = dict[str, Tensor]
 MANIFEST = "MANIFEST.json"
+ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Damaged(ValueError):
     """A checkpoint that is not what was written."""
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replace a file whole: readers see the old one or the new one, after a crash too."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file aside; on leaving, it becomes `path` whole. After an error or a crash `path` is what it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".tmp-{path.name}")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        yield aside
+        fsync(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    fsync(path.parent)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file whole: readers see the old one or the new one, after a crash too."""
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+def writable(place: Path) -> None:
+    """OSError in one line now, rather than after the work, where a file or folder could not be written at `place`."""
+    parent = next(p for p in place.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{place} cannot be written: {parent} is a file")
+    if not os.access(parent, os.W_OK) or (place.exists() and not os.access(place, os.W_OK)):
+        raise PermissionError(f"{place} cannot be written: no permission in {parent}")
 
 
 def publish(folder: Path, groups: Mapping[str, Tensors], recipe: Recipe, state: dict[str, Any]) -> Path:
-    """Write a checkpoint: aside first, then verified on the disk, then renamed to `folder`, the moment it begins to exist."""
+    """Write a checkpoint aside and rename it to `folder`, the moment it begins to exist.
+
+    The manifest's hashes are of the bytes in memory, so what a disk did to them is noticed when they are read.
+    """
     aside = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    files = {f"{group}-00001-of-00001.safetensors": group for group in groups}
-    text = json.dumps(recipes.to_json(recipe))
-    for file, group in files.items():
-        tensors = {n: t.detach().contiguous() for n, t in groups[group].items()}
-        save_file(tensors, aside / file, metadata={"format": "pt", "group": group, "justimage": text})
-    (aside / "state.json").write_text(json.dumps(state | {"recipe": recipes.to_json(recipe)}, indent=1))
-    manifest: dict[str, Any] = {
-        "files": {f: {"size": (aside / f).stat().st_size, "sha256": sha256(aside / f)} for f in [*files, "state.json"]},
-        "tensors": {group: {n: described(t, file) for n, t in groups[group].items()} for file, group in files.items()},
-    }
-    (aside / MANIFEST).write_text(json.dumps(manifest | {"sha256": own_hash(manifest)}, indent=1))
-    for place in [*(aside / f for f in [*files, "state.json", MANIFEST]), aside]:
-        fsync(place)
-    if folder.exists():
-        shutil.rmtree(folder)
+    stored = recipes.to_json(recipe)
+    files: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, dict[str, Any]] = {}
+
+    def put(file: str, content: bytes) -> None:
+        (aside / file).write_bytes(content)
+        fsync(aside / file)
+        files[file] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    for group, named in groups.items():
+        metadata = {"justimage": json.dumps({"group": group, "recipe": stored})}  # one entry: several come in random order
+        put(file_of(group), serialised({n: t.detach().cpu().contiguous() for n, t in named.items()}, metadata))
+        tensors[group] = {n: described(t, file_of(group)) for n, t in named.items()}
+    put("state.json", json.dumps(state | {"recipe": stored}, indent=1).encode())
+    manifest = {"files": files, "tensors": tensors}
+    put(MANIFEST, json.dumps(manifest | {"sha256": own_hash(manifest)}, indent=1).encode())
+    fsync(aside)
     aside.rename(folder)
     fsync(folder.parent)
+    fsync(folder.parent.parent)
     return folder
+
+
+def file_of(group: str) -> str:
+    return f"{group}-00001-of-00001.safetensors"
 
 
 def described(tensor: Tensor, file: str) -> dict[str, Any]:
@@ -94,17 +124,16 @@ def own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def verify(folder: Path, group: str | None = None) -> dict[str, Any]:
-    """The manifest, after checking it and the files (of one group, or all); `Damaged` says in one line what is wrong."""
+def verify(folder: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
+    """The manifest, after checking it, state.json, and the files of some groups or of all; `Damaged` says what is wrong."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files, digest = manifest["files"], manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / MANIFEST} is missing or not a manifest ({error})") from error
     if digest != own_hash(manifest):
         raise Damaged(f"{folder / MANIFEST} was changed: its hash of itself does not match")
-    wanted = files if group is None else [f for f in files if f == "state.json" or f.startswith(f"{group}-0")]
-    for file in wanted:
+    for file in files if groups is None else ["state.json", *(file_of(g) for g in groups if file_of(g) in files)]:
         path = folder / file
         if not path.is_file():
             raise Damaged(f"{path} is missing")
@@ -117,24 +146,24 @@ def verify(folder: Path, group: str | None = None) -> dict[str, Any]:
 
 def published(run: Path) -> list[Path]:
     """A run's checkpoints, oldest first, intact or not."""
-    return sorted(p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name))
+    folders = (p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name))
+    return sorted(folders, key=lambda p: int(p.name))
 
 
-def newest(run: Path, group: str | None = None, set_aside: bool = False) -> Path | None:
-    """The newest checkpoint of a run that is intact (in one group, or whole); None where there never was one.
+def newest(
+    run: Path, groups: Collection[str] | None = None, damaged: Callable[[Path, Damaged], object] = lambda folder, error: None
+) -> Path | None:
+    """The newest checkpoint of a run that is intact (in some groups, or whole); None where there never was one.
 
-    Damaged ones are passed over, or set aside as `.bad-`. `Damaged` where all are.
+    `damaged` is called with each that is not. Raises `Damaged` where none is intact.
     """
     damage = []
     for folder in reversed(published(run)):
         try:
-            verify(folder, group)
+            verify(folder, groups)
         except Damaged as error:
             damage.append(str(error))
-            if set_aside:
-                aside = folder.with_name(f".bad-{folder.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
+            damaged(folder, error)
         else:
             return folder
     if damage or any((run / "checkpoints").glob(".bad-*")):
@@ -142,14 +171,23 @@ def newest(run: Path, group: str | None = None, set_aside: bool = False) -> Path
     return None
 
 
+def set_aside(folder: Path) -> None:
+    """Keep a damaged checkpoint for a person, under a name that is never read."""
+    name, count = f".bad-{folder.name}", 1
+    while folder.with_name(name).exists():
+        count += 1
+        name = f".bad-{folder.name}-{count}"
+    folder.rename(folder.with_name(name))
+
+
 def retain(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for folder in published(run)[:-keep]:
+    """Remove all but the newest `keep` checkpoints, and what a crash left half-written."""
+    for folder in [*published(run)[:-keep], *(run / "checkpoints").glob(".tmp-*")]:
         shutil.rmtree(folder)
 
 
 def read(folder: Path, group: str) -> Tensors:
-    return load_file(folder / f"{group}-00001-of-00001.safetensors")
+    return load_file(folder / file_of(group))
 
 
 def save(
@@ -166,17 +204,19 @@ def save(
     return folder
 
 
-def restore(folder: Path, net: nn.Module, optimizer: torch.optim.Adam, ema: EMA) -> dict[str, Any]:
-    """Put a verified checkpoint's tensors into a training's state; returns its state.json."""
-    fill(dict(net.named_parameters()), read(folder, "model"), folder / "model")
+def restore(folder: Path, net: nn.Module, optimizer: torch.optim.Adam, ema: EMA) -> None:
+    """Put a verified checkpoint's tensors into a training's state, strictly."""
+    weights = dict(net.named_parameters())
+    fill(weights, read(folder, "model"), folder / "model")
     for n, average in ema.averages.items():
-        names = [p for p, _ in net.named_parameters()]
-        fill(dict(zip(names, average, strict=True)), read(folder, f"ema-{n}"), folder / f"ema-{n}")
+        fill(dict(zip(weights, average, strict=True)), read(folder, f"ema-{n}"), folder / f"ema-{n}")
     adam = read(folder, "adam")
-    for n, p in net.named_parameters():
-        state = {key: adam[f"{key}.{n}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{n}" in adam}
-        optimizer.state[p] = {key: t.to(p.device) for key, t in state.items()}
-    return json.loads((folder / "state.json").read_text())
+    moments = {n: {key: adam.pop(f"{key}.{n}") for key in ADAM if f"{key}.{n}" in adam} for n in weights}
+    torn = [n for n, found in moments.items() if len(found) not in (0, len(ADAM))]  # none: it never had a gradient
+    if adam or torn:
+        raise ValueError(f"{folder / 'adam'} does not fit the network: {', '.join([*adam, *torn][:3])}")
+    for n, p in weights.items():
+        optimizer.state[p] = {key: t.to(p.device) for key, t in moments[n].items()}
 
 
 def fill(into: Mapping[str, Tensor], tensors: Tensors, where: Path) -> None:
@@ -196,10 +236,10 @@ def fill(into: Mapping[str, Tensor], tensors: Tensors, where: Path) -> None:
             t.copy_(tensors[n])
 
 
-def find(path: str | Path, group: str = "state.json") -> Path:
+def find(path: str | Path, groups: Collection[str] = ()) -> Path:
     """The checkpoint folder, or the one file of weights, that a path stands for.
 
-    A run stands for its newest checkpoint in which `group` is intact. Reading changes nothing in it.
+    A run stands for its newest checkpoint in which `groups` are intact. Reading changes nothing in it.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -207,54 +247,59 @@ def find(path: str | Path, group: str = "state.json") -> Path:
     if place.is_file():
         if place.suffix == ".safetensors":
             return place
-        raise ValueError(
-            f"{path} is not a .safetensors file; an official checkpoint is first made one by: justimage convert {path} FOLDER"
-        )
+        raise ValueError(f"{path} is no .safetensors file; an official checkpoint is first: justimage convert {path} FOLDER")
     if (place / MANIFEST).exists():
+        verify(place, groups)
         return place
-    folder = newest(place, group)
+    folder = newest(place, groups)
     if folder is None:
         raise ValueError(f"{path} holds no checkpoint; give a run, a converted folder, or a .safetensors file of weights")
     return folder
 
 
-def stored_recipe(place: Path) -> Recipe:
-    """The recipe that a checkpoint folder or a file of weights carries."""
-    if place.is_dir():
-        verify(place, group="state.json")
-        return recipes.from_json(json.loads((place / "state.json").read_text())["recipe"])
+def metadata_of(file: Path) -> dict[str, Any]:
+    """What a file of weights says of itself: its group, and its recipe."""
     try:
-        with safe_open(place, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{place} is not a readable safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
     if "justimage" not in metadata:
-        raise ValueError(f"{place} carries no recipe, so its network is unknown; it was not written by justimage")
-    return recipes.from_json(json.loads(metadata["justimage"]))
+        raise ValueError(f"{file} carries no recipe, so its network is unknown; it was not written by justimage")
+    return json.loads(metadata["justimage"])
+
+
+def stored_recipe(place: Path) -> Recipe:
+    """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
+    if place.is_dir():
+        return recipes.from_json(json.loads((place / "state.json").read_text())["recipe"])
+    return recipes.from_json(metadata_of(place)["recipe"])
 
 
 def load(path: str | Path, ema: float | None = None, device: str | torch.device = "cpu") -> Model:
     """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 
     ema: the average to take (0.9999, or a half-life in images), 0 for the weights themselves; by default what the recipe
-    samples with. Raises ValueError or OSError, in one line, for what is missing, damaged or does not fit.
+    samples with, or what the one file is. Raises ValueError or OSError, in one line, for what is missing, damaged or does
+    not fit.
     """
     place = find(path)
     recipe = stored_recipe(place)
     with torch.random.fork_rng(devices=[]):
         model = recipe.model()
+    wanted = recipe.sampling.use_ema if ema is None else ema
+    group = f"ema-{name(wanted)}" if wanted else "model"
     if place.is_dir():
-        ema = recipe.sampling.use_ema if ema is None else ema
-        group = f"ema-{name(ema)}" if ema else "model"
-        place = find(path, group)
-        groups = list(verify(place, group)["tensors"])
+        place = find(path, [group])
+        groups = list(verify(place, ())["tensors"])
         if group not in groups:
-            there = [g.removeprefix("ema-") for g in groups if g.startswith("ema-")]
-            raise ValueError(
-                f"there is no ema {name(ema)} in {place}; it has {', '.join(there) or 'none'} (0: the weights themselves)"
-            )
+            there = ", ".join(g.removeprefix("ema-") for g in groups if g.startswith("ema-"))
+            raise ValueError(f"there is no ema {name(wanted)} in {place}; it has {there or 'none'} (0: the weights themselves)")
         tensors, place = read(place, group), place / group
     else:
+        found = metadata_of(place)["group"]
+        if ema is not None and found != group:
+            raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
         tensors = load_file(place)
     fill(dict(model.net.named_parameters()), tensors, place)
     return Model(model.net.to(device).eval(), model.process)

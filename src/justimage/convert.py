@@ -7,6 +7,7 @@ training state. It is read with `weights_only=True` and one allow-listed class, 
 import argparse
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from justimage import checkpoint
-from justimage.ema import name
+from justimage.ema import REFERENCE_BATCH, name
 from justimage.process import Process
 from justimage.recipe import Recipe, Sampling, Training
-from justimage.transformer import SIZES, Architecture, sincos_positions
+from justimage.transformer import SIZES, Architecture, JiT, sincos_positions
 
-EMAS = {"model_ema1": 0.9999, "model_ema2": 0.9996}
+EMAS = {"model_ema1": ("ema_decay1", 0.9999), "model_ema2": ("ema_decay2", 0.9996)}
+"""The averages in an official checkpoint, where its settings say their decays, and what they are otherwise."""
 RENAMED = [  # the authors' names, ours; the special before the general, in both directions
     ("x_embedder.proj1.", "embed.reduce."),
     ("x_embedder.proj2.", "embed.expand."),
@@ -38,29 +40,34 @@ RENAMED = [  # the authors' names, ours; the special before the general, in both
 ]
 
 
-def to_ours(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """An official state dict in our names and layouts, without the position table, which is checked."""
+def to_ours(tensors: Mapping[str, Tensor], a: Architecture, where: str = "official weights") -> dict[str, Tensor]:
+    """An official state dict in our names and layouts, without the position table, which is checked. Strict."""
+    shapes = {n: t.to("meta") if isinstance(t, Tensor) else torch.empty(0, device="meta") for n, t in tensors.items()}
+    checkpoint.fill(expected_official(a), shapes, Path(where))
     ours = {}
     for official, tensor in tensors.items():
         n = official.removeprefix("net.")
         if n == "pos_embed":
+            if not torch.allclose(tensor, sincos_positions(*a.grid, a.width), atol=1e-5):
+                raise ValueError(f"{where}: net.pos_embed is not the fixed table of sines and cosines")
             continue
         for theirs, new in RENAMED:
             n = n.replace(theirs, new)
         if n.startswith("embed.") and n.endswith("weight"):
             tensor = tensor.flatten(1)  # a convolution (out, c, p, q) is a linear map of (c p q)
         elif n.startswith("head.linear."):  # the head emits (p q c); ours (c p q)
-            tensor = tensor.unflatten(0, (patch_size(tensors), patch_size(tensors), -1)).movedim(2, 0).flatten(0, 2)
+            tensor = tensor.unflatten(0, (a.patch_size, a.patch_size, a.channels)).movedim(2, 0).flatten(0, 2)
         ours[n] = tensor.float()
-    table = tensors.get("net.pos_embed")
-    if table is not None:
-        side = math.isqrt(table.shape[1])
-        if side**2 != table.shape[1] or not torch.allclose(table, sincos_positions(side, side, table.shape[2]), atol=1e-5):
-            raise ValueError(f"{where}: net.pos_embed is not the fixed table of sines and cosines")
     return ours
 
 
-def to_official(tensors: dict[str, Tensor], a: Architecture) -> dict[str, Tensor]:
+def expected_official(a: Architecture) -> dict[str, Tensor]:
+    """The official state dict of an architecture, on the meta device: names and shapes."""
+    with torch.device("meta"):
+        return to_official(dict(JiT(a).named_parameters()), a)
+
+
+def to_official(tensors: Mapping[str, Tensor], a: Architecture) -> dict[str, Tensor]:
     """Our tensors as an official state dict."""
     official = {"net.pos_embed": sincos_positions(*a.grid, a.width)}
     for n, tensor in tensors.items():
@@ -76,20 +83,20 @@ def to_official(tensors: dict[str, Tensor], a: Architecture) -> dict[str, Tensor
     return official
 
 
-def patch_size(tensors: dict[str, Tensor]) -> int:
-    return tensors["net.x_embedder.proj1.weight"].shape[-1]
-
-
-def described(tensors: dict[str, Tensor], settings: dict[str, Any], context_start: int | None, where: str) -> Architecture:
+def described(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], context_start: int | None, where: str
+) -> Architecture:
     """The architecture, read off an official state dict's shapes. Where the class tokens enter is known by the size."""
     try:
-        reduce = tensors["net.x_embedder.proj1.weight"]
+        bottleneck, channels, patch_size, _ = tensors["net.x_embedder.proj1.weight"].shape
         rows, width = tensors["net.y_embedder.embedding_table.weight"].shape
         heads = width // tensors["net.blocks.0.attn.q_norm.weight"].shape[0]
-        context = tensors.get("net.in_context_posemb", torch.empty(1, 0, 1)).shape[1]
-        side = math.isqrt(tensors["net.pos_embed"].shape[1]) * patch_size(tensors)
+        context = tensors["net.in_context_posemb"].shape[1] if "net.in_context_posemb" in tensors else 0
+        side = math.isqrt(tensors["net.pos_embed"].shape[1]) * patch_size
     except KeyError as error:
         raise ValueError(f"{where} is missing tensors: {error.args[0]}") from error
+    except (ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{where} is not an official network: its first tensors have other shapes") from error
     depth = len({m[1] for n in tensors if (m := re.match(r"net\.blocks\.(\d+)\.", n))})
     size = next((s for s in SIZES.values() if (s["width"], s["depth"], s["heads"]) == (width, depth, heads)), None)
     if context_start is None and size is None and context:
@@ -98,8 +105,8 @@ def described(tensors: dict[str, Tensor], settings: dict[str, Any], context_star
         )
     start = context_start if context_start is not None else size["context_start"] if size else 0
     return Architecture(
-        image_size=side, patch_size=patch_size(tensors), channels=reduce.shape[1], classes=rows - 1, width=width, depth=depth,
-        heads=heads, bottleneck=reduce.shape[0], context_tokens=context, context_start=start,
+        image_size=side, patch_size=patch_size, channels=channels, classes=rows - 1, width=width, depth=depth, heads=heads,
+        bottleneck=bottleneck, context_tokens=context, context_start=start,
         dropout=float(settings.get("proj_dropout", size["dropout"] if size else 0.0)),
     )  # fmt: skip
 
@@ -112,6 +119,8 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new folder")
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder, not an official checkpoint file; to write one from it, add: --to official")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             file = torch.load(source, map_location="cpu", weights_only=True)
@@ -126,27 +135,25 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
         raise ValueError(f"{source} has no entry 'model' with weights; it holds {keys[:100]}")
     settings = vars(file["args"]) if isinstance(file.get("args"), argparse.Namespace) else {}
     network = described(file["model"], settings, context_start, f"{source} (model)")
-    emas = {part: decay for part, decay in EMAS.items() if part in file}
+    emas = {part: float(settings.get(key, decay)) for part, (key, decay) in EMAS.items() if part in file}
+    clip = float(settings.get("t_eps", 0.05))
     recipe = Recipe(
         network=network,
         process=Process(
-            mu=float(settings.get("P_mean", -0.8)), sigma=float(settings.get("P_std", 0.8)),
+            mu=float(settings.get("P_mean", -0.8)), sigma=float(settings.get("P_std", 0.8)), clip=clip, sampling_clip=clip,
             noise_scale=float(settings.get("noise_scale", network.size[0] / 256)),
-            clip=float(settings.get("t_eps", 0.05)), sampling_clip=float(settings.get("t_eps", 0.05)),
+            label_drop=float(settings.get("label_drop_prob", 0.1)),
         ),
         training=Training(ema=tuple(emas.values())),
         sampling=Sampling(
-            guidance=float(settings.get("cfg", 2.2)), use_ema=max(emas.values(), default=0.0),
+            solver=settings.get("sampling_method", "heun"), steps=int(settings.get("num_sampling_steps", 50)),
+            guidance=float(settings.get("cfg", 2.2)) if network.classes else 1.0, use_ema=max(emas.values(), default=0.0),
             interval=(float(settings.get("interval_min", 0.1)), float(settings.get("interval_max", 1.0))),
         ),
     )  # fmt: skip
-    groups = {}
-    for part in ["model", *emas]:
-        tensors = to_ours(file[part], f"{source} ({part})")
-        with torch.device("meta"):
-            expected = dict(recipe.model().net.named_parameters())
-        checkpoint.fill(expected, {n: t.to("meta") for n, t in tensors.items()}, Path(f"{source} ({part})"))
-        groups["model" if part == "model" else f"ema-{name(emas[part])}"] = tensors
+    groups = {"model": to_ours(file["model"], network, f"{source} (model)")}
+    for part, value in emas.items():
+        groups[f"ema-{name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
     return checkpoint.publish(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
 
 
@@ -164,9 +171,9 @@ def into_official(source: Path, target: Path) -> Path:
     a, p = recipe.network, recipe.process
     plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", classifier=False)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
-        raise ValueError(
-            f"{source} uses parts that the authors' network does not have; only the full JiT on square images converts"
-        )
+        raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
+    if p != replace(p, prediction="x", path="linear", sampling_clip=p.clip):
+        raise ValueError(f"{source} is read otherwise than the authors' code would: it knows x-prediction, linear, one clip")
     checkpoint.verify(place)
     emas = sorted(recipe.training.ema)
     averages = {"model_ema1": recipe.sampling.use_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
@@ -178,12 +185,15 @@ def into_official(source: Path, target: Path) -> Path:
     file["args"] = argparse.Namespace(
         model=f"JiT-{size}/{a.patch_size}", img_size=a.image_size, class_num=a.classes, proj_dropout=a.dropout,
         attn_dropout=0.0, P_mean=p.mu, P_std=p.sigma, noise_scale=p.noise_scale, t_eps=p.clip, label_drop_prob=p.label_drop,
-        ema_decay1=averages["model_ema1"], ema_decay2=averages["model_ema2"], sampling_method=s.solver,
+        ema_decay1=decay(averages["model_ema1"]), ema_decay2=decay(averages["model_ema2"]), sampling_method=s.solver,
         num_sampling_steps=s.steps, cfg=s.guidance, interval_min=s.interval[0], interval_max=s.interval[1],
     )  # fmt: skip
     file["epoch"] = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".tmp-{target.name}")
-    torch.save(file, aside)
-    aside.replace(target)
+    with checkpoint.replacing(target) as aside:
+        torch.save(file, aside)
     return target
+
+
+def decay(value: float) -> float:
+    """An average's decay at batch 1024, of a decay or of a half-life in images."""
+    return value if value < 1 else 0.5 ** (REFERENCE_BATCH / value)

@@ -7,6 +7,7 @@ whose every position is a function of the seed. Images are uint8, (channels, hei
 import hashlib
 import io
 import os
+import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,7 @@ class Files:
     channels: int
     enlarge: bool
     fingerprint: str
+    """of names, sizes in bytes, and classes"""
     archive: dict[int, zipfile.ZipFile] = field(default_factory=dict, repr=False)
     """the opened archive, one a process: a shared one would share its file position"""
 
@@ -130,7 +132,8 @@ def open_source(path: str, size: tuple[int, int], channels: int, enlarge: bool =
     if channels not in MODES:
         raise ValueError(f"channels is {channels}; image files have {', '.join(map(str, MODES))}")
     root, inside = split_archive(Path(path).expanduser())
-    names = sorted(list_archive(root) if root.is_file() else list_folder(root))
+    sizes = list_archive(root) if root.is_file() else list_folder(root)
+    names = sorted(sizes)
     names = [n for n in names if n.startswith(inside) and not is_litter(n[len(inside) :])]
     if not names:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
@@ -150,7 +153,7 @@ def open_source(path: str, size: tuple[int, int], channels: int, enlarge: bool =
         )
     number = {name: i for i, name in enumerate(class_names)} | {"": -1}
     labels = [number[f] for f in folders]
-    text = "\n".join([*class_names, *(f"{n[len(prefix) :]} {label}" for n, label in zip(names, labels, strict=True))])
+    text = "\n".join([*class_names, *(f"{n[len(prefix) :]} {sizes[n]}" for n in names)])
     return Files(root, names, labels, class_names, size, channels, enlarge, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -167,16 +170,25 @@ def split_archive(path: Path) -> tuple[Path, str]:
     raise FileNotFoundError(f"{path} does not exist; data is a folder, a .zip, or digits")
 
 
-def list_archive(archive: Path) -> list[str]:
-    with zipfile.ZipFile(archive) as opened:
-        return [n for n in opened.namelist() if not n.endswith("/")]
+def list_archive(archive: Path) -> dict[str, int]:
+    """Path in the archive and size in bytes of every file."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is a damaged zip archive: {error}") from error
 
 
-def list_folder(folder: Path) -> list[str]:
-    found = []
-    for place, _, names in os.walk(folder, followlinks=True):
+def list_folder(folder: Path) -> dict[str, int]:
+    """Path below the folder and size in bytes of every file."""
+    found, visited = {}, set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(real)
         below = Path(place).relative_to(folder)
-        found += [(below / n).as_posix() for n in names]
+        found |= {(below / n).as_posix(): (folder / below / n).stat().st_size for n in names}
     return found
 
 
@@ -208,7 +220,7 @@ def decode(file: io.BytesIO, size: tuple[int, int], channels: int, enlarge: bool
             f"{image.width} x {image.height} pixels, smaller than the model's {size[1]} x {size[0]} (allowed with --enlarge)"
         )
     image = center_crop(in_mode(image, MODES[channels]), size)
-    return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.atleast_3d(np.array(image)).transpose(2, 0, 1))
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -311,16 +323,25 @@ class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
             return error
 
 
-def batches(stream: Stream, start: int, stop: int, size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def undisturbed(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the step in hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def batches(
+    stream: Stream, start: int, stop: int, size: int, workers: int = 0, pinned: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (size, channels, height, width) uint8 and labels (size,) at positions start up to stop, in order.
 
-    Worker processes prepare them ahead; a source in memory needs none.
+    Worker processes prepare them ahead (a source in memory needs none), in pinned memory for a GPU.
     """
     workers = 0 if isinstance(stream.source, Arrays) else workers
     in_order = range(start, stop, size)
     ahead = Batches(stream, size)
-    pinned = torch.cuda.is_available()
-    loader = DataLoader(ahead, batch_size=None, sampler=in_order, num_workers=workers, pin_memory=pinned)
+    loader = DataLoader(
+        ahead, batch_size=None, sampler=in_order, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
+    )  # fmt: skip
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch

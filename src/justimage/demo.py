@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from justimage import checkpoint, data, pictures, sampling
+from justimage import checkpoint, data, pictures, randomness, sampling
+from justimage.process import Model
 
 COUNT = 1000
 MOMENTS = 9
@@ -48,7 +49,11 @@ def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
     s = recipe.sampling
     settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver)
     labels = [i % 10 for i in range(COUNT)]
-    images = sampling.sample(model, labels, 0, **settings, batch=100, progress=lambda done: advance(done, COUNT))
+    parts = []
+    for part in sampling.draw(model, labels, 0, **settings, batch=100):
+        parts.append(part)
+        advance(sum(map(len, parts)), COUNT)
+    images = torch.cat(parts)
     classifier, held_out = readers()
     agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
@@ -70,10 +75,10 @@ def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
     return facts
 
 
-def denoising(model: sampling.Model, settings: dict[str, Any]) -> Image.Image:
+def denoising(model: Model, settings: dict[str, Any]) -> Image.Image:
     """Four digits on their way from noise: the sample above, and below it the clean image predicted from it."""
     digits = [2, 3, 5, 8]
-    noise = torch.stack([sampling.randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.process.noise_scale
+    noise = torch.stack([randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.process.noise_scale
     points = list(sampling.trajectory(model, noise, torch.tensor(digits), **settings))
     shown = [points[round(i * (len(points) - 1) / (MOMENTS - 1))] for i in range(MOMENTS)]
     rows = [row for i in range(len(digits)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
@@ -49,10 +50,15 @@ def shortened(word: str, width: float, font: Any) -> str:
     return word
 
 
-def png(sheet: Image.Image) -> bytes:
+def encoded(sheet: Image.Image, suffix: str) -> bytes:
+    """A picture in the format of a file name's suffix, one of FORMATS."""
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    sheet.save(buffer, FORMATS[suffix.lower()], quality=95)
     return buffer.getvalue()
+
+
+def png(sheet: Image.Image) -> bytes:
+    return encoded(sheet, ".png")
 
 
 def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Image.Image]] = ()) -> bytes | None:

@@ -10,9 +10,9 @@ A network is any function `net(z, t, y) -> tensor like z`; this file reads its o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import pi
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, fields
+from math import isfinite, pi
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,15 @@ def convert(q: Tensor, source: Space, target: Space, z: Tensor, path: Path, clip
     # fmt: on
 
 
+def finite(numbers: Any) -> None:
+    """ValueError for a dataclass in which a float is infinite or not a number."""
+    for f in fields(numbers):
+        value = getattr(numbers, f.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not isfinite(number):
+                raise ValueError(f"{f.name} is {value}; it must be finite")
+
+
 @dataclass(frozen=True)
 class Process:
     """A formulation: what the network predicts, where its error is measured, and how t and noise are drawn (Table 9).
@@ -96,6 +105,7 @@ class Process:
     """lambda of the classification loss (App. B.3; the paper tries 100); 0 for none"""
 
     def __post_init__(self) -> None:
+        finite(self)
         for name, kind in ("prediction", Prediction), ("loss", Space), ("path", PathName):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(kind))}")
@@ -175,9 +185,16 @@ class Process:
         space, q = self.read(output, z, path)
         return convert(q, space, "x", z, path, self.sampling_clip)
 
-    def ahead(self, v: Tensor, z: Tensor, t: float) -> Tensor:
-        """The clean image towards which a velocity at z points (Table 1, cell (1)(c))."""
-        return convert(v, "v", "x", z, self.at(t, z))
+    def behind(self, v: Tensor, z: Tensor, t: Tensor | float) -> Tensor:
+        """The clean image that stands behind a velocity: `velocity` undone, clip and all. Guidance commutes with it."""
+        a, b, da, db = path = self.at(t, z)
+        w = da * b - a * db
+        if self.prediction == "v":
+            return convert(v, "v", "x", z, path)
+        if self.prediction == "eps":
+            eps = (da * z - a.clamp(min=self.sampling_clip) * v) / w
+            return convert(eps, "eps", "x", z, path, self.sampling_clip)
+        return (b.clamp(min=self.sampling_clip) * v - db * z) / w
 
 
 def edm(path: Path, noise_scale: float = 1.0, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:

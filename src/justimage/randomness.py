@@ -2,7 +2,8 @@
 
 A draw's address is hashed to 64 bits; per-image numbers (order, flip, t, label drop) are made from the hash itself, and
 large tensors (noise) by PyTorch's generator seeded with it. Position is the number of images seen before this one, so a
-resumed, regrouped or redistributed training draws what the uninterrupted one would have drawn.
+resumed, regrouped or redistributed training draws what the uninterrupted one would have drawn (noise, on devices of one kind:
+PyTorch's generators differ between CPU and GPU).
 
 The hash, in arithmetic modulo 2^64: h = mix(seed); h = mix(h ^ fnv(stream)); h = mix(h ^ p) for each position p in turn,
 where mix is the finaliser of SplitMix64 after adding its increment, and fnv is FNV-1a of the stream's UTF-8 name.
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-UNIT = 32
+UNIT = 8
 """Images whose noise is drawn together; any batch is cut from whole units."""
 
 
@@ -74,7 +75,8 @@ def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch
     for unit in range(first, last + 1):
         generator.manual_seed(key(seed, "noise", unit))
         units.append(torch.randn(UNIT, *shape, generator=generator, device=device))
-    return torch.cat(units)[start - first * UNIT :][:count]
+    whole = torch.cat(units) if len(units) > 1 else units[0]
+    return whole[start - first * UNIT :][:count]
 
 
 def image_noise(seed: int, shape: Sequence[int]) -> Tensor:

@@ -14,8 +14,8 @@ from tyro.conf import Suppress
 
 from justimage.data import Source
 from justimage.ema import half_life
-from justimage.process import Model, Process
-from justimage.sampling import SOLVERS, SolverName
+from justimage.process import Model, Process, finite
+from justimage.sampling import SolverName, check_settings
 from justimage.transformer import Architecture, JiT, architecture
 
 IMAGENET = 1_281_167
@@ -58,6 +58,7 @@ class Training:
     """of all randomness in training"""
 
     def __post_init__(self) -> None:
+        finite(self)
         for name in "images", "batch", "accumulate":
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -65,6 +66,8 @@ class Training:
             raise ValueError(f"accumulate is {self.accumulate}, which does not divide the batch of {self.batch}")
         if self.learning_rate <= 0 or self.warmup < 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
             raise ValueError("learning_rate and gradient_clip must be above 0, warmup at least 0")
+        if not self.ema_ramp >= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("ema_ramp must be at least 0, betas at least 0 and below 1")
         for value in self.ema:
             half_life(value)
 
@@ -85,10 +88,8 @@ class Sampling:
     """the average to sample with; 0 for the weights themselves"""
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"no solver is called {self.solver!r}; allowed: {', '.join(SOLVERS)}")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be 1 or more")
+        finite(self)
+        check_settings(self.guidance, self.interval, self.steps, self.solver)
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,8 @@ def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
         if not isinstance(values, dict):
             raise ValueError(f"{place} is {values!r}; it must be an object")
         hints = get_type_hints(kind)
+        if place == "recipe" and (missing := hints.keys() - values.keys()):
+            raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
         for name in values:
             if name not in hints:
                 near = difflib.get_close_matches(name, hints, n=1)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from justimage import checkpoint, data, pictures, randomness, recipe as recipes, sampling, training
 from justimage.data import Source
+from justimage.process import Model
 from justimage.recipe import Recipe
 from justimage.training import State, Step
 
@@ -28,12 +30,19 @@ class Run:
     recipe: Recipe
     source: Source
     state: State
-    resumed: bool
     window: list[Step] = field(default_factory=list)
     """steps since the last line of metrics"""
     clock: float = field(default_factory=time.perf_counter)
     saved_at: int = -1
+    """images seen at the newest checkpoint; -1 where there is none"""
+    previewed_at: int = -1
     board: Any = None
+    warnings: list[str] = field(default_factory=list)
+    """what a person should be told before it goes on"""
+
+    @property
+    def resumed(self) -> bool:
+        return self.saved_at >= 0
 
     def event(self, kind: str, **facts: Any) -> None:
         append(
@@ -48,10 +57,12 @@ class Run:
         loss = torch.stack([s.loss for s in self.window]).double().mean().item()
         norm = self.window[-1].gradient_norm.item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = f"the last checkpoint is at {self.saved_at} images" if self.saved_at > 0 else "no checkpoint was made yet"
+            another = (
+                f" (with another --out: the checkpoint at {self.saved_at} images keeps its recipe)" if self.resumed else ""
+            )
             raise ValueError(
-                f"the loss became {loss:g} (gradient norm {norm:g}) before {self.state.images_seen} images; {kept}. "
-                f"Lower --learning-rate, or set --gradient-clip 1"
+                f"the loss became {loss:g} (gradient norm {norm:g}) before {self.state.images_seen} images; "
+                f"lower --learning-rate, or set --gradient-clip 1{another}"
             )
         elapsed = time.perf_counter() - self.clock
         line = {
@@ -72,6 +83,8 @@ class Run:
         self.log()
         if self.saved_at != self.state.images_seen:
             s, start = self.state, time.perf_counter()
+            if not all(p.isfinite().all() for p in s.model.net.parameters()):
+                raise ValueError(f"weights are not finite after {s.images_seen} images; nothing was saved of them")
             checkpoint.save(
                 self.directory, self.recipe, s.model.net, s.optimizer, s.ema, s.images_seen, self.source.fingerprint
             )
@@ -81,11 +94,14 @@ class Run:
 
     def preview(self) -> None:
         """Pictures from the same seeds and images every time, drawn with the average that the recipe samples with."""
-        start = time.perf_counter()
+        self.previewed_at, start = self.state.images_seen, time.perf_counter()
         sheet, denoised = preview(self.recipe, self.source, self.state)
         folder = self.directory / "samples"
         checkpoint.write(folder / f"{self.state.images_seen:09d}-grid.png", pictures.png(sheet))
         checkpoint.write(folder / f"{self.state.images_seen:09d}-denoised.png", pictures.png(denoised))
+        if self.board:
+            for name, picture in ("samples", sheet), ("denoised", denoised):
+                self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
         self.clock += time.perf_counter() - start
 
 
@@ -103,27 +119,26 @@ def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
     columns = min(count, classes or 8, 10)
     shown = [i * (classes // columns) for i in range(columns)] if classes else [-1] * columns
     labels = [shown[i % columns] for i in range(count)]
-    shown_first = [source[i * len(source) // 8][0] for i in range(8)]
-    clean = torch.stack(shown_first)
-    with state.ema.lend(net, s.use_ema):
+    clean = torch.stack([source[i * len(source) // 8][0] for i in range(8)])
+    with state.ema.lend(net, s.use_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
         images = sampling.sample(
             model, labels, 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, dtype=dtype,
         )  # fmt: skip
-        noisy, predicted = denoise(model, clean.to(device), PREVIEW_TIME)
+        noisy, predicted = denoise(model, clean.to(device), PREVIEW_TIME, dtype)
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
     return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME)
 
 
 @torch.no_grad()
-def denoise(model: sampling.Model, clean: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def denoise(model: Model, clean: Tensor, t: float, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """uint8 images with noise at t, and what the network, told no class, takes them for."""
     x = sampling.from_uint8(clean)
     eps = torch.stack([randomness.image_noise(i, model.shape) for i in range(len(x))]).to(x.device) * model.process.noise_scale
     z = model.process.noisy(x, eps, t)
-    training = model.net.training
-    output = model.net.eval()(z, torch.full((len(z),), t, device=z.device), None)
-    model.net.train(training)
-    return sampling.to_uint8(z), sampling.to_uint8(model.process.denoised(output.float(), z, t))
+    nobody = torch.full(z.shape[:1], -1, device=z.device)
+    with sampling.evaluating(model.net):
+        v = sampling.velocity(model, nobody, dtype=dtype)(z, t)
+    return sampling.to_uint8(z), sampling.to_uint8(model.process.behind(v, z, t))
 
 
 def default_device() -> torch.device:
@@ -146,20 +161,25 @@ def open_run(
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; a run needs a directory")
+    checkpoint.writable(directory / "recipe.json")
     source = data.open_source(recipe.data, recipe.network.size, recipe.network.channels, recipe.training.enlarge)
     recipe = recipe.complete(source)
     stored = directory / "recipe.json"
-    if stored.exists():
-        old = recipes.from_json(json.loads(stored.read_text()), place=str(stored))
-        if differences := recipes.contradictions(recipe, old):
+    if stored.exists() and (
+        checkpoint.published(directory) or last_saved(directory)
+    ):  # before that there is nothing to contradict
+        if differences := recipes.contradictions(recipe, read_recipe(stored)):
             raise ValueError(
                 f"{directory} was begun with another recipe: {'; '.join(differences)}. Use its values, or another --out"
             )
-    elif directory.exists() and any(directory.iterdir()):
+    elif not stored.exists() and directory.exists() and any(not p.name.startswith(".tmp-") for p in directory.iterdir()):
         raise ValueError(f"{directory} is not empty and holds no run; give another --out")
-    newest = checkpoint.newest(directory, set_aside=True)
     total = len(source)
     source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
+    damage: list[tuple[Path, str]] = []
+    newest = checkpoint.newest(directory, damaged=lambda folder, error: damage.append((folder, str(error))))
+    if newest is None and (last := last_saved(directory)):
+        raise ValueError(f"{directory} had a checkpoint at {last} images, and has none now; put it back, or give another --out")
     state = training.begin(recipe, device or default_device())
     if newest:
         facts = json.loads((newest / "state.json").read_text())
@@ -167,13 +187,30 @@ def open_run(
             raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
         checkpoint.restore(newest, state.model.net, state.optimizer, state.ema)
         state.images_seen = facts["images_seen"]
-    directory.mkdir(parents=True, exist_ok=True)
     checkpoint.write(stored, json.dumps(recipes.to_json(recipe), indent=1).encode())
-    run = Run(directory, recipe, source, state, newest is not None, saved_at=state.images_seen if newest else -1)
+    run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1)
+    run.warnings = [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
+    for folder, error in damage:
+        checkpoint.set_aside(folder)
+        run.event("damaged", what=error)
     forget_after(directory / "metrics.jsonl", state.images_seen)
-    run.board = tensorboard(directory)
     run.event("resumed" if newest else "begun")
     return run
+
+
+def read_recipe(file: Path) -> Recipe:
+    try:
+        return recipes.from_json(json.loads(file.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{file} is not a recipe: {error}") from error
+
+
+def last_saved(directory: Path) -> int | None:
+    """Images seen at the last checkpoint that a run's events tell of."""
+    if not (directory / "events.jsonl").exists():
+        return None
+    saved = [e for e in map(json.loads, (directory / "events.jsonl").read_text().splitlines()) if e["event"] == "saved"]
+    return saved[-1]["images_seen"] if saved else None
 
 
 def forget_after(file: Path, images_seen: int) -> None:
@@ -187,19 +224,19 @@ def forget_after(file: Path, images_seen: int) -> None:
         checkpoint.write(file, "".join(f"{line}\n" for line in lines).encode())
 
 
-def tensorboard(directory: Path) -> Any:
-    """A TensorBoard writer, or None where it is not installed."""
+def tensorboard(directory: Path, images_seen: int) -> Any:
+    """A TensorBoard writer that goes on after images_seen, or None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=images_seen + 1)
 
 
 def steps(run: Run) -> Generator[Step, None, None]:
     """The run's remaining steps, with metrics, previews and checkpoints on the way; closed early, it saves."""
     upkeep, batch = run.recipe.upkeep, run.recipe.training.batch
-    run.clock = time.perf_counter()
+    run.board, run.clock = tensorboard(run.directory, run.state.images_seen), time.perf_counter()
     try:
         for step in training.train(run.recipe, run.source, run.state):
             run.window.append(step)
@@ -215,11 +252,16 @@ def steps(run: Run) -> Generator[Step, None, None]:
             if passed(upkeep.preview_every):
                 run.preview()
             yield step
-    except GeneratorExit:  # closed between two steps
+    except (GeneratorExit, ValueError, OSError):  # closed between two steps, or a bad image: the last step's state is whole
         run.save()
         run.event("stopped")
         raise
+    finally:
+        if run.board:
+            run.board.close()
     run.save()
+    if run.previewed_at != run.state.images_seen:
+        run.preview()
     run.event("finished")
 
 

@@ -4,10 +4,13 @@ A solver is a generator of states; whoever iterates it may watch, keep or stop. 
 network computes in.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,35 +104,71 @@ def trajectory(
     solver: SolverName = "heun",
     dtype: torch.dtype | None = None,
 ) -> Iterator[Point]:
-    """Every moment of generation from noise (b, *shape) of standard deviation `noise_scale`, at linear times 0 to 1.
+    """Every moment of generation, at linear times 0 to 1.
 
+    noise: (b, *shape), of standard deviation `model.process.noise_scale` (z at t = 0; `sample` scales its noise itself).
     y: (b,) classes, -1 for none. The last point's x is the image, a float around [-1, 1].
     """
+    check_settings(guidance, interval, steps, solver)
+    check(model, y, guidance)
     times = [i / steps for i in range(steps + 1)]
     for t, z, v in SOLVERS[solver](velocity(model, y, guidance, interval, dtype), noise, times):
-        yield Point(t, z, model.process.ahead(v, z, t))
+        yield Point(t, z, model.process.behind(v, z, t) if t < 1 else z)
 
 
-def check(model: Model, y: Tensor, guidance: float, interval: tuple[float, float], steps: int, solver: str) -> None:
-    """ValueError for settings with which this model cannot sample."""
+def check_settings(guidance: float, interval: tuple[float, float], steps: int, solver: str) -> None:
+    """ValueError for settings with which no model can sample."""
     if solver not in SOLVERS:
         raise ValueError(f"no solver is called {solver!r}; allowed: {', '.join(SOLVERS)}")
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be 1 or more")
     if not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"interval is {interval[0]:g} {interval[1]:g}; allowed: 0 <= low <= high <= 1")
-    if len(y) and not (int(y.min()) >= -1 and int(y.max()) < model.classes):
-        wrong = next(int(c) for c in y if not -1 <= c < model.classes)
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance is {guidance}; it must be a number")
+
+
+def check(model: Model, y: Tensor, guidance: float) -> None:
+    """ValueError for classes or guidance that this model does not have."""
+    if y.is_floating_point() or y.ndim != 1:
+        raise ValueError(f"classes must be whole numbers in a row; they are {y.dtype} of shape {tuple(y.shape)}")
+    wrong = [c for c in y.tolist() if not -1 <= c < model.classes]
+    if wrong:
         allowed = f"0 to {model.classes - 1}, or -1 for no class" if model.classes else "none (it has no classes)"
-        raise ValueError(f"class {wrong} is not one of this model's; allowed: {allowed}")
+        raise ValueError(f"class {wrong[0]} is not one of this model's; allowed: {allowed}")
     if guidance != 1 and not model.classes:
         raise ValueError(f"guidance is {guidance:g}, but this model has no classes to guide towards; leave it at 1")
 
 
-def sample(
+Numbers = int | Sequence[int] | Tensor | np.ndarray | None
+
+
+def listed(numbers: Numbers, what: str) -> list[int] | int | None:
+    """Whole numbers from a list, an array or a tensor; one number stays one."""
+    try:
+        plain = None if numbers is None else torch.as_tensor(numbers)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} must be whole numbers; they are {numbers!r}") from error
+    if plain is not None and (plain.is_floating_point() or plain.ndim > 1 or not plain.numel()):
+        raise ValueError(f"{what} must be one or more whole numbers; they are {numbers!r}")
+    return None if plain is None else plain.tolist()
+
+
+@contextmanager
+def evaluating(net: torch.nn.Module) -> Iterator[None]:
+    """Within the block the network is in evaluation mode; afterwards in the mode in which it was."""
+    training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(training)
+
+
+def draw(
     model: Model,
-    classes: int | Sequence[int] | None = None,
-    seeds: int | Sequence[int] | None = None,
+    classes: Numbers = None,
+    seeds: Numbers = None,
     *,
     noise: Tensor | None = None,
     guidance: float = 1.0,
@@ -138,47 +177,49 @@ def sample(
     solver: SolverName = "heun",
     batch: int = 64,
     dtype: torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Images (n, channels, height, width), uint8, on the CPU.
-
-    classes: one for all, one an image, or None for "no class". seeds: image i is drawn from seeds[i] whatever the batch and
-    the order; an integer s counts on from s. noise: (n, *shape) standard normal numbers instead of seeds. n is the longest
-    of these. progress is called with the number of images finished so far. Raises ValueError for settings that do not fit.
-    """
-    listed = [len(q) for q in (classes, seeds, noise) if q is not None and not isinstance(q, int)]
-    n = max(listed, default=1)
-    if any(length not in (1, n) for length in listed) or n < 1:
-        raise ValueError(f"classes, seeds and noise give {', '.join(map(str, listed))} images; they must agree")
-    y = torch.as_tensor(-1 if classes is None else classes).reshape(-1).expand(n)
-    check(model, y, guidance, interval, steps, solver)
-    first = 0 if seeds is None else seeds
-    each_seed = range(first, first + n) if isinstance(first, int) else first
+) -> Iterator[Tensor]:
+    """`sample`, a batch of uint8 images at a time."""
+    each_class, each_seed = listed(classes, "classes"), listed(seeds, "seeds")
+    lengths = [len(q) for q in (each_class, each_seed, noise) if q is not None and not isinstance(q, int)]
+    n = max(lengths, default=1)
+    if any(length not in (1, n) for length in lengths) or n < 1:
+        raise ValueError(f"classes, seeds and noise give {', '.join(map(str, lengths))} images; they must agree")
+    if isinstance(each_seed, int) or each_seed is None:
+        each_seed = range(each_seed or 0, (each_seed or 0) + n)
     if noise is None and len(each_seed) != n:
         raise ValueError(f"there is one seed for {n} images; give one each, or an integer to count from")
     if noise is not None and tuple(noise.shape) != (n, *model.shape):
         raise ValueError(f"noise is {tuple(noise.shape)}; it must be {(n, *model.shape)}")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be 1 or more")
+    y = torch.as_tensor(-1 if each_class is None else each_class).reshape(-1).expand(n)
+    check_settings(guidance, interval, steps, solver)
+    check(model, y, guidance)
     device = next(model.net.parameters()).device
-    training = model.net.training
-    model.net.eval()
-    images = []
-    try:
-        for start in range(0, n, batch):
-            part = slice(start, min(start + batch, n))
-            if noise is not None:
-                z = noise[part]
-            else:
-                z = torch.stack([randomness.image_noise(seed, model.shape) for seed in each_seed[part]])
-            z = z.to(device) * model.process.noise_scale
-            settings = dict(guidance=guidance, interval=interval, steps=steps, solver=solver, dtype=dtype)
-            for point in trajectory(model, z, y[part].to(device), **settings):  # pyright: ignore[reportArgumentType]
+    for start in range(0, n, batch):
+        part = slice(start, start + batch)
+        if noise is not None:
+            z = noise[part].to(device, torch.promote_types(noise.dtype, torch.float32))
+        else:
+            z = torch.stack([randomness.image_noise(seed, model.shape) for seed in each_seed[part]]).to(device)
+        z = z * model.process.noise_scale
+        settings: dict[str, Any] = dict(guidance=guidance, interval=interval, steps=steps, solver=solver, dtype=dtype)
+        with evaluating(model.net):
+            for point in trajectory(model, z, y[part].to(device), **settings):
                 z = point.z
-            images.append(to_uint8(z).cpu())
-            if progress:
-                progress(part.stop)
-    finally:
-        model.net.train(training)
-    return torch.cat(images)
+        yield to_uint8(z).cpu()
+
+
+def sample(model: Model, classes: Numbers = None, seeds: Numbers = None, **settings: Any) -> Tensor:
+    """Images (n, channels, height, width), uint8, on the CPU.
+
+    classes: one for all, one an image, or None for "no class". seeds: image i is drawn from seeds[i], whatever the others
+    and their order (another batch size may round a pixel in some ten thousand differently); an integer s counts on from s.
+    Further settings: noise=(n, *shape) standard normal numbers instead of seeds, guidance=1.0, interval=(0.0, 1.0),
+    steps=50, solver="heun" or "euler", batch=64 images at a time, dtype=torch.bfloat16 for the network to compute in.
+    n is the longest of classes, seeds and noise. Raises ValueError for settings that do not fit.
+    """
+    return torch.cat(list(draw(model, classes, seeds, **settings)))
 
 
 def to_uint8(x: Tensor) -> Tensor:

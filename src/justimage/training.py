@@ -6,6 +6,7 @@ number of images seen. So the state, saved and restored, goes on exactly.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,8 +42,7 @@ class Step(NamedTuple):
 
 def begin(recipe: Recipe, device: torch.device | str = "cpu") -> State:
     """The state before the first step: weights from the recipe's seed, averages equal to them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(randomness.key(recipe.training.seed, "weights"))
+    with seeded(randomness.key(recipe.training.seed, "weights"), torch.device("cpu")):
         model = recipe.model()
     net = model.net.to(device).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.training.learning_rate, betas=recipe.training.betas, fused=True)
@@ -69,6 +69,17 @@ def draw(process: Process, seed: int, position: int, x: Tensor) -> tuple[Tensor,
     return t.to(x.device, non_blocking=True), eps, drop.to(x.device, non_blocking=True)
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device, needed: bool = True) -> Iterator[None]:
+    """Within the block PyTorch's generators start from the seed; afterwards they are where they were."""
+    if not needed:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
     """Train from state.images_seen up to recipe.training.images, a whole batch a step; `state` is up to date at each yield."""
     r, net, process = recipe.training, state.model.net, state.model.process
@@ -77,7 +88,7 @@ def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
     part = r.batch // r.accumulate
     stop = state.images_seen + math.ceil((r.images - state.images_seen) / r.batch) * r.batch
     stream = data.Stream(source, r.seed, r.flip)
-    parts = data.batches(stream, state.images_seen, stop, part, recipe.upkeep.workers)
+    parts = data.batches(stream, state.images_seen, stop, part, recipe.upkeep.workers, pinned=device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=r.precision == "bf16")
     if r.compile:
         for block in net.blocks:  # pyright: ignore[reportGeneralTypeIssues]
@@ -89,9 +100,7 @@ def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
             images, labels = (q.to(device, non_blocking=True) for q in next(parts))
             x, y = from_uint8(images), labels if recipe.network.classes else torch.full_like(labels, -1)
             t, eps, drop = draw(process, r.seed, position, x)
-            if recipe.network.dropout:
-                torch.manual_seed(randomness.key(r.seed, "dropout", position))
-            with autocast:
+            with autocast, seeded(randomness.key(r.seed, "dropout", position), device, recipe.network.dropout > 0):
                 part_loss = process.objective(net, x, y, t, eps, drop).mean() / r.accumulate
             part_loss.backward()
             loss += part_loss.detach()

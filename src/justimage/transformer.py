@@ -307,8 +307,15 @@ class Head(nn.Module):
         return self.linear(modulate(self.norm(x), shift, scale))
 
 
+class RMSNorm(nn.RMSNorm):
+    """Computed in the input's type, so that the fused kernel serves under autocast, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def norm(a: Architecture, width: int | None = None) -> nn.Module:
-    return {"rms": nn.RMSNorm, "layer": nn.LayerNorm}[a.norm](width or a.width, eps=1e-6)
+    return {"rms": RMSNorm, "layer": nn.LayerNorm}[a.norm](width or a.width, eps=1e-6)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

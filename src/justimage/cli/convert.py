@@ -7,8 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from justimage import convert
-from justimage.cli.options import parse, writable
+from justimage import checkpoint, convert
+from justimage.cli.options import parse
 
 DESCRIPTION = """The authors' checkpoints into a folder that --from and justimage.load take, and back.
 
@@ -34,7 +34,7 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "convert", DESCRIPTION)
-    writable(o.target)
+    checkpoint.writable(o.target)
     if o.to == "official":
         print(convert.into_official(o.source, o.target))
     else:

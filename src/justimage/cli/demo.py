@@ -1,5 +1,6 @@
 """justimage demo."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     out = parse(Options, words, "demo", DESCRIPTION).out
     started = time.perf_counter()
     demo.require()
-    code = follow(preset("digits"), out / "run", torch.device("cpu"), again=" ".join(["justimage demo", *words]))
+    code = follow(preset("digits"), out / "run", torch.device("cpu"), again=shlex.join(["justimage", "demo", *words]))
     if code:
         return code
     with bar("drawing digits") as advance:

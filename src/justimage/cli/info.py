@@ -40,11 +40,17 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "info", DESCRIPTION)
-    if o.source:
-        print(json.dumps(recipes.to_json(checkpoint.stored_recipe(checkpoint.find(o.source))), indent=1))
-        return 0
     if o.batch < 1:
         raise ValueError(f"batch is {o.batch}; it must be 1 or more")
+    if o.source:
+        recipe = checkpoint.stored_recipe(checkpoint.find(o.source))
+        print(json.dumps(recipes.to_json(recipe), indent=1))
+        c, (state, activations) = cost(recipe.network), training_memory(recipe.network, o.batch, len(recipe.training.ema))
+        print(f"{c.parameters / 1e6:.1f} M parameters, {c.multiply_adds / 1e9:.2f} GFLOPs")
+        print(f"{c.tokens} patches of {c.patch_dimension} numbers")
+        memory = f"{state / 1e9:.2f} GB for weights etc. and {activations / 1e9:.2f} GB for activations"
+        print(f"to train {o.batch} images at a time: {memory}")
+        return 0
     table = Table(title=f"JiT at 1,000 classes; memory in GB to train {o.batch} images at a time in bf16 with three averages")
     for column in (
         "network",
@@ -60,7 +66,7 @@ def main(words: Sequence[str]) -> int:
         "activations",
     ):
         table.add_column(column, justify="right")
-    for name in ["T/4", "S/4", *(f"{s}/{p}" for p in (16, 32, 64) for s in "BLHG"), "B/4"]:
+    for name in ["T/8", "S/2", "S/4", "B/8", *(f"{s}/{p}" for p in (16, 32, 64) for s in "BLHG"), "B/4"]:
         a = architecture(name)
         c, (state, activations) = cost(a), training_memory(a, o.batch, emas=3)
         numbers = (

@@ -2,10 +2,9 @@
 
 import contextlib
 import io
-import os
+import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -38,35 +37,27 @@ def unboxed(text: str) -> str:
     end = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
     message = " ".join(" ".join(lines[1:end]).split())
     near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines))
+    message = re.sub(r"\[/?bold\]| ?Got errors:.*", "", message)
     message = re.sub(r"^Error parsing (\w+\.)*(recipe|network|process|training|sampling|upkeep): ", "", message)
     return message + (f"; perhaps {near[1]}" if near else "")
 
 
-def given(words: Sequence[str], option: str) -> str | None:
-    """The value of an option among the words of a command, before they are parsed."""
+def given(words: Sequence[str], option: str, most: int = 1) -> list[str]:
+    """Up to `most` values of an option among the words of a command, before they are parsed."""
     for i, word in enumerate(words):
-        if word == option and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(option + "="):
-            return word.partition("=")[2]
-    return None
+        before, sign, after = word.partition("=")
+        if before.replace("_", "-") == option:
+            values = [after] if sign else list(itertools.takewhile(lambda w: not w.startswith("--"), words[i + 1 :]))
+            return values[:most]
+    return []
 
 
 def checked_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is; ValueError where it cannot be used."""
     try:
         device = torch.device(name) if name else default_device()
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(f"device {name!r} is not to be had here; there are {', '.join(there)}") from error
     return device
-
-
-def writable(place: Path) -> None:
-    """OSError now, rather than after the work, where a result could not be written."""
-    parent = next(p for p in place.absolute().parents if p.exists())
-    if place.is_dir() and any(place.iterdir()):
-        raise FileExistsError(f"{place} exists and is not empty; give a new one")
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(f"{place} cannot be written: no permission in {parent}")

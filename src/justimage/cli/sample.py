@@ -1,13 +1,12 @@
 """justimage sample."""
 
 import difflib
-import io
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from justimage import checkpoint, pictures, sampling
-from justimage.cli.options import checked_device, parse, writable
+from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import bar
 from justimage.recipe import Recipe
 from justimage.sampling import SolverName
@@ -71,8 +70,13 @@ def main(words: Sequence[str]) -> int:
     chosen = {k: getattr(o, k) for k in ("guidance", "interval", "solver", "steps") if getattr(o, k) is not None}
     s = replace(recipe.sampling, **chosen)
     out = o.out or (None if o.folder or o.npz else Path("grid.png"))
-    for place in filter(None, (out, o.folder, o.npz)):
-        writable(place)
+    if out and out.suffix.lower() not in pictures.FORMATS:
+        raise ValueError(f"{out} has no picture's name; allowed: {', '.join(pictures.FORMATS)}")
+    if len({out, o.folder, o.npz} - {None}) < len([p for p in (out, o.folder, o.npz) if p]):
+        raise ValueError("out, folder and npz must be different places")
+    for place, kind in (out, "file"), (o.npz, "file"), (o.folder, "folder"):
+        if place:
+            vacant(place, kind)
     classes = numbered(o.classes, recipe)
     count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
     for name, value in ("count", count), ("batch", o.batch):
@@ -82,26 +86,36 @@ def main(words: Sequence[str]) -> int:
     device = checked_device(o.device)
     precision = o.precision or ("fp32" if device.type == "cpu" else "bf16")
     model = checkpoint.load(o.source, o.ema, device)
-    started = time.perf_counter()
+    settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, batch=o.batch)
+    sampling.check(model, torch.tensor(labels), s.guidance)
+    started, parts, done = time.perf_counter(), [], 0
     with bar("sampling") as advance:
         advance(0, count)
-        images = sampling.sample(
-            model, labels, o.seed, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, batch=o.batch,
-            dtype=torch.bfloat16 if precision == "bf16" else None, progress=lambda done: advance(done, count),
-        )  # fmt: skip
+        for part in sampling.draw(model, labels, o.seed, dtype=torch.bfloat16 if precision == "bf16" else None, **settings):
+            for i, image in enumerate(part if o.folder else []):
+                checkpoint.write((o.folder or Path()) / f"{done + i:06d}.png", pictures.png(pictures.picture(image)))
+            done += len(part)
+            if out or o.npz:
+                parts.append(part)
+            advance(done, count)
     seconds = time.perf_counter() - started
     print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {precision}")
     if out:
-        checkpoint.write(out, pictures.png(sheet(images, labels, len(classes), recipe)))
-    if o.folder:
-        for i, image in enumerate(images):
-            checkpoint.write(o.folder / f"{i:06d}.png", pictures.png(pictures.picture(image)))
+        checkpoint.write(out, pictures.encoded(sheet(torch.cat(parts), labels, len(classes), recipe), out.suffix))
     if o.npz:
-        buffer = io.BytesIO()
-        np.savez(buffer, images=images.permute(0, 2, 3, 1).numpy(), labels=np.array(labels))
-        checkpoint.write(o.npz, buffer.getvalue())
+        with checkpoint.replacing(o.npz) as aside, open(aside, "wb") as file:
+            np.savez(file, images=torch.cat(parts).permute(0, 2, 3, 1).numpy(), labels=np.array(labels))
     print(*filter(None, (out, o.folder, o.npz)))
     return 0
+
+
+def vacant(place: Path, kind: str) -> None:
+    """ValueError or OSError now, rather than after the work, for a place that cannot take the result."""
+    checkpoint.writable(place)
+    if kind == "file" and place.is_dir():
+        raise IsADirectoryError(f"{place} is a folder; give the name of a file")
+    if kind == "folder" and place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise FileExistsError(f"{place} exists and is not an empty folder; give a new one")
 
 
 def numbered(words: Sequence[str], recipe: Recipe) -> list[int]:
@@ -112,6 +126,8 @@ def numbered(words: Sequence[str], recipe: Recipe) -> list[int]:
     for word in words:
         if word in names:
             numbers.append(names[word])
+        elif any(name.isdigit() for name in names):
+            raise ValueError(f"class {word!r} is not one of this model's, whose names are {', '.join(recipe.class_names)}")
         elif re.fullmatch(r"-?\d+", word) and -1 <= int(word) < total:
             numbers.append(int(word))
         else:

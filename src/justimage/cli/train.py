@@ -1,7 +1,9 @@
 """justimage train."""
 
 import re
+import shlex
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 from justimage import recipe as recipes, run as runs
 from justimage.cli.options import checked_device, given, parse
@@ -40,15 +43,15 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    name = given(words, "--preset") or ("digits" if given(words, "--data") == "digits" else "folder-64")
-    default = recipes.preset(name)
-    size = given(words, "--image-size") or ""
-    if re.fullmatch(r"[1-9]\d*", size):
-        default = recipes.resized(default, int(size))
-    options = parse(Options, words, "train", DESCRIPTION, default=Options(default, name))
+    names = given(words, "--preset") or ["digits" if given(words, "--data") == ["digits"] else "folder-64"]
+    default = recipes.preset(names[0])
+    size = [int(word) for word in given(words, "--image-size", most=2) if re.fullmatch(r"[1-9]\d*", word)]
+    if size:
+        default = recipes.resized(default, size[0] if len(size) == 1 else (size[0], size[1]))
+    options = parse(Options, words, "train", DESCRIPTION, default=Options(default, names[0]))
     source = Path(options.recipe.data).stem
-    out = options.out or Path("runs") / (name if source in ("", name) else f"{name}-{source}")
-    return follow(options.recipe, out, checked_device(options.device), again="justimage train " + " ".join(words))
+    out = options.out or Path("runs") / (names[0] if source in ("", names[0]) else f"{names[0]}-{source}")
+    return follow(options.recipe, out, checked_device(options.device), again=shlex.join(["justimage", "train", *words]))
 
 
 def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
@@ -59,22 +62,30 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
     parameters = sum(p.numel() for p in run.state.model.net.parameters())
     classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
     print(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.1f} M parameters on {device}; in {out}")
+    tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images:
-        print(f"this run is complete, at {seen:,} images; now try:  justimage sample --from {out} --out grid.png")
+        print(f"this run is complete, at {seen:,} images; now try:  {tried}")
         return 0
+    for warning in run.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if run.resumed:
         print(f"going on from {seen:,} of {images:,} images")
     stopped = False
     with stopping() as asked, bar("training") as advance:
         steps = runs.steps(run)
-        for step in steps:
-            advance(min(step.images_seen, images), images, lambda loss=step.loss: f"loss {loss.item():.4f}")
-            if asked and step.images_seen < images:
-                steps.close()
-                stopped = True
-                break
+        try:
+            for step in steps:
+                advance(min(step.images_seen, images), images, lambda loss=step.loss: f"loss {loss.item():.4f}")
+                if asked and step.images_seen < images:
+                    steps.close()
+                    stopped = True
+                    break
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"out of memory: give a larger --accumulate, or a smaller network ({error})") from error
+        except BackendCompilerFailed as error:
+            raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
     print(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images, in {out}")
-    print(f"go on with:  {again}" if stopped else f"now try:  justimage sample --from {out} --out grid.png")
+    print(f"go on with:  {again}" if stopped else f"now try:  {tried}")
     return 75 if stopped else 0
 
 
@@ -87,6 +98,7 @@ def stopping() -> Iterator[list[int]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        print("\nstopping after this step, saved; once more stops at once, unsaved", file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
