@@ -323,20 +323,22 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of neighbouring numbers of x (b, heads, n, d) by its token's angles, given as (n, d) cos and sin."""
-    pairs = x.unflatten(-1, (-1, 2))
-    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
-    return x * cos + turned * sin
+    """Turn each pair of neighbouring numbers of x (b, heads, n, d) by its token's angles, given as `rotations` gives them."""
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
 
 
 def rotations(rows: int, columns: int, head_dimension: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the 2-D rotary angles, (rows columns, d): half of a head turns with the row, half with the column."""
+    """cos and sin of the 2-D rotary angles, (rows columns, d): half of a head turns with the row, half with the column.
+
+    The first sine of each pair is negative, as in (x cos - y sin, y cos + x sin).
+    """
     half = head_dimension // 2
     frequencies = 10000 ** (-torch.arange(0, half, 2) / half)
     row = (torch.arange(rows)[:, None] * frequencies).repeat_interleave(2, dim=-1)
     column = (torch.arange(columns)[:, None] * frequencies).repeat_interleave(2, dim=-1)
     angles = torch.cat([row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], dim=-1).flatten(0, 1)
-    return angles.cos(), angles.sin()
+    return angles.cos(), angles.sin() * torch.tensor([-1.0, 1.0]).repeat(half)
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
