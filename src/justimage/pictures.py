@@ -71,7 +71,7 @@ def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Imag
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        1 + len(previews), figsize=(8, 3.2 + 1.7 * len(previews)), height_ratios=[3.2] + [1.7] * len(previews)
+        1 + len(previews), figsize=(8, 3.2 + 1.35 * len(previews)), height_ratios=[3.2] + [1.35] * len(previews)
     )
     axes = np.atleast_1d(axes)
     seen, loss = [m["images_seen"] for m in metrics], np.array([m["loss"] for m in metrics])
