@@ -81,6 +81,15 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> Non
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_logs_that_a_crash_tore_do_not_stop_a_run(run: Path) -> None:
+    for log in "events.jsonl", "metrics.jsonl":
+        with open(run / log, "a") as file:
+            file.write('{"event": "sa')
+    opened = runs.open_run(small(images=32), run, "cpu")
+    assert opened.state.images_seen == 32 and runs.last_saved(run) == 32
+    assert [e["event"] for e in runs.records(run / "events.jsonl")][-1] == "resumed"
+
+
 def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
     """Also where the number outgrows its padding: 800 epochs of ImageNet are more than 10^9 images."""
     (run / "checkpoints" / "000000016").rename(run / "checkpoints" / "999999999")

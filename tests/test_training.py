@@ -25,6 +25,12 @@ def small(images: int = 48 * 8, **changes) -> Recipe:
     return replace(r, network=network, training=replace(r.training, **options), upkeep=upkeep, sampling=sampling)
 
 
+def finish(*open_runs: runs.Run) -> None:
+    for run in open_runs:
+        for _ in runs.steps(run):
+            pass
+
+
 def digest(state: training.State) -> list[torch.Tensor]:
     adam = [t for p in state.model.net.parameters() for t in state.optimizer.state[p].values()]
     averages = [t for average in state.ema.averages.values() for t in average]
@@ -44,8 +50,7 @@ def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path
     recipe = small(accumulate=accumulate)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=24 * 8))
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
-    for _ in runs.steps(straight):
-        pass
+    finish(straight)
     killed = runs.open_run(recipe, tmp_path / "killed", "cpu")
     for step in runs.steps(killed):
         if step.images_seen == 24 * 8 + 40:  # five steps after the save, never to be seen again
@@ -59,8 +64,7 @@ def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path
     torch.manual_seed(123)  # a new process has another generator state
     resumed = runs.open_run(recipe, tmp_path / "killed", "cpu")
     assert resumed.resumed and resumed.state.images_seen == 24 * 8
-    for _ in runs.steps(resumed):
-        pass
+    finish(resumed)
     assert equal(digest(straight.state), digest(resumed.state))
     assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
 
@@ -68,8 +72,7 @@ def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path
 def test_stopping_anywhere_saves_that_step(tmp_path: Path) -> None:
     recipe = small(images=10 * 8)
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
-    for _ in runs.steps(straight):
-        pass
+    finish(straight)
     for _ in range(10):  # one step at a time
         for _ in justimage.train(recipe, tmp_path / "stopped", "cpu"):
             break
@@ -218,9 +221,7 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
     with_previews = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=8, preview_count=4))
     a = runs.open_run(recipe, tmp_path / "a", "cpu")
     b = runs.open_run(with_previews, tmp_path / "b", "cpu")
-    for run in a, b:
-        for _ in runs.steps(run):
-            pass
+    finish(a, b)
     assert equal(digest(a.state), digest(b.state))
     assert (
         len(list((tmp_path / "b" / "samples").glob("*-grid.png")))
@@ -241,9 +242,7 @@ def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
         break
     resumed = runs.open_run(recipe, tmp_path / "stopped", "cuda")
     whole = runs.open_run(recipe, tmp_path / "whole", "cuda")
-    for run in resumed, whole:
-        for _ in runs.steps(run):
-            pass
+    finish(resumed, whole)
     assert equal(digest(resumed.state), digest(whole.state))
 
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +108,13 @@ class Run:
 
 
 def append(file: Path, line: dict[str, Any]) -> None:
-    with open(file, "a") as opened:
-        opened.write(json.dumps(line) + "\n")
+    """Add a line to a log. One that a crash tore stays, on a line of its own."""
+    with open(file, "ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            if log.read(1) != b"\n":
+                log.write(b"\n")
+        log.write(json.dumps(line).encode() + b"\n")
 
 
 def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
@@ -159,21 +166,10 @@ def open_run(
     directory = Path(directory)
     if not recipe.data:
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; a run needs a directory")
     checkpoint.writable(directory / "recipe.json")
     source = data.open_source(recipe.data, recipe.network.size, recipe.network.channels, recipe.training.enlarge)
     recipe = recipe.complete(source)
-    stored = directory / "recipe.json"
-    if stored.exists() and (
-        checkpoint.published(directory) or last_saved(directory)
-    ):  # before that there is nothing to contradict
-        if differences := recipes.contradictions(recipe, read_recipe(stored)):
-            raise ValueError(
-                f"{directory} was begun with another recipe: {'; '.join(differences)}. Use its values, or another --out"
-            )
-    elif not stored.exists() and directory.exists() and any(not p.name.startswith(".tmp-") for p in directory.iterdir()):
-        raise ValueError(f"{directory} is not empty and holds no run; give another --out")
+    refuse_another(directory, recipe)
     total = len(source)
     source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
     damage: list[tuple[Path, str]] = []
@@ -187,41 +183,52 @@ def open_run(
             raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
         checkpoint.restore(newest, state.model.net, state.optimizer, state.ema)
         state.images_seen = facts["images_seen"]
-    checkpoint.write(stored, json.dumps(recipes.to_json(recipe), indent=1).encode())
+    checkpoint.write(directory / "recipe.json", json.dumps(recipes.to_json(recipe), indent=1).encode())
     run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1)
-    run.warnings = [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
     for folder, error in damage:
         checkpoint.set_aside(folder)
         run.event("damaged", what=error)
+        run.warnings.append(f"{error}; set aside, and gone on from {newest}")
     forget_after(directory / "metrics.jsonl", state.images_seen)
     run.event("resumed" if newest else "begun")
     return run
 
 
-def read_recipe(file: Path) -> Recipe:
-    try:
-        return recipes.from_json(json.loads(file.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{file} is not a recipe: {error}") from error
+def refuse_another(directory: Path, recipe: Recipe) -> None:
+    """ValueError where the directory holds something else than a run by this recipe; before a checkpoint any may begin."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; a run needs a directory")
+    stored = directory / "recipe.json"
+    if not stored.exists():
+        if directory.exists() and any(not p.name.startswith(".tmp-") for p in directory.iterdir()):
+            raise ValueError(f"{directory} is not empty and holds no run; give another --out")
+    elif checkpoint.published(directory) or last_saved(directory):
+        try:
+            old = recipes.from_json(json.loads(stored.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{stored} is not a recipe: {error}") from error
+        if differences := "; ".join(recipes.contradictions(recipe, old)):
+            raise ValueError(f"{directory} was begun with another recipe: {differences}. Use its values, or another --out")
+
+
+def records(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; one that a crash tore is passed over."""
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def last_saved(directory: Path) -> int | None:
     """Images seen at the last checkpoint that a run's events tell of."""
-    if not (directory / "events.jsonl").exists():
-        return None
-    saved = [e for e in map(json.loads, (directory / "events.jsonl").read_text().splitlines()) if e["event"] == "saved"]
-    return saved[-1]["images_seen"] if saved else None
+    saved = [e["images_seen"] for e in records(directory / "events.jsonl") if e["event"] == "saved"]
+    return saved[-1] if saved else None
 
 
 def forget_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
     if file.exists():
-        lines = [
-            line
-            for line in file.read_text().splitlines()
-            if line.endswith("}") and json.loads(line)["images_seen"] <= images_seen
-        ]
-        checkpoint.write(file, "".join(f"{line}\n" for line in lines).encode())
+        kept = [json.dumps(line) + "\n" for line in records(file) if line["images_seen"] <= images_seen]
+        checkpoint.write(file, "".join(kept).encode())
 
 
 def tensorboard(directory: Path, images_seen: int) -> Any:

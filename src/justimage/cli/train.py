@@ -58,6 +58,8 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
     """Train with progress shown; on Ctrl-C end after the step in hand, saved. Returns the exit code."""
     with bar("reading images") as advance:
         run = runs.open_run(recipe, out, device, decoding=advance)
+    for warning in run.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     images, seen = run.recipe.training.images, run.state.images_seen
     parameters = sum(p.numel() for p in run.state.model.net.parameters())
     classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
@@ -66,8 +68,6 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
     if seen >= images:
         print(f"this run is complete, at {seen:,} images; now try:  {tried}")
         return 0
-    for warning in run.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     if run.resumed:
         print(f"going on from {seen:,} of {images:,} images")
     stopped = False
