@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import justimage
-from justimage import checkpoint, run as runs
-from justimage.checkpoint import Damaged
+from justimage import checkpoint, disk, run as runs
+from justimage.checkpoint import Damaged, Unusable
 from tests.test_training import small
 
 
@@ -69,7 +69,7 @@ def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         (folder / "MANIFEST.json").write_text("{}")
     for _ in range(2):
-        with pytest.raises(Damaged, match="no intact checkpoint"):
+        with pytest.raises(Unusable, match="no intact checkpoint"):
             next(justimage.train(small(images=64), run, "cpu"))
 
 
@@ -82,12 +82,12 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> Non
 
 
 def test_logs_that_a_crash_tore_do_not_stop_a_run(run: Path) -> None:
-    for log in "events.jsonl", "metrics.jsonl":
-        with open(run / log, "a") as file:
+    for name in "events.jsonl", "metrics.jsonl":
+        with open(run / name, "a") as file:
             file.write('{"event": "sa')
     opened = runs.open_run(small(images=32), run, "cpu")
-    assert opened.state.images_seen == 32 and runs.last_saved(run) == 32
-    assert [e["event"] for e in runs.records(run / "events.jsonl")][-1] == "resumed"
+    assert opened.state.images_seen == 32 and log.last_saved(run) == 32
+    assert [e["event"] for e in log.records(run / "events.jsonl")][-1] == "resumed"
 
 
 def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
@@ -151,6 +151,6 @@ def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    checkpoint.write(tmp_path / "a" / "file", b"one")
-    checkpoint.write(tmp_path / "a" / "file", b"two")
+    disk.write(tmp_path / "a" / "file", b"one")
+    disk.write(tmp_path / "a" / "file", b"two")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"] and (tmp_path / "a" / "file").read_bytes() == b"two"

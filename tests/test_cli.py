@@ -200,15 +200,12 @@ MISTAKES = {
     "one place for two": ("sample --from run --out same.png --npz same.png", "different places"),
     "a file as parent": ("sample --from run --out photos/a/0.jpg/x.png", "0.jpg is a file"),
     "a folder converted": ("convert run new", "--to official"),
-    "broken recipe": ("train --preset digits --out broken", "recipe.json is not a recipe"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, home: Path) -> None:
     (home / "empty").mkdir(exist_ok=True)
-    (home / "broken" / "checkpoints" / "000000064").mkdir(parents=True, exist_ok=True)
-    (home / "broken" / "recipe.json").write_text("{")
     jpeg = (home / "photos" / "a" / "0.jpg").read_bytes()
     places = {
         "text": bad(home, "notes.txt", b"hi"),
@@ -230,3 +227,23 @@ def test_no_permission_is_one_line(home: Path) -> None:
     for words in (["sample", "--from", "run", "--out", f"{place}/grid.png"], ["train", "--preset", "digits", "--out", place]):
         done = justimage(*words, cwd=home)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and place in done.stderr, done.stderr
+
+
+def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_told_to(home: Path) -> None:
+    """And what --fresh sets aside is whole."""
+    assert justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "16", "--out", "worn", cwd=home).returncode == 0
+    (home / "worn" / "recipe.json").write_text("{")
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--images", "16", "--out", "worn"]
+    broken = justimage(*words, cwd=home)
+    assert (broken.returncode, broken.stderr.count("\n")) == (78, 1) and "recipe.json is not a recipe" in broken.stderr
+    (home / "worn" / "STOP").touch()
+    fresh = justimage(*words, "--fresh", cwd=home)
+    assert fresh.returncode == 0 and (home / "worn.old-1" / "checkpoints" / "000000016" / "MANIFEST.json").exists()
+    assert (home / "worn" / "checkpoints" / "000000016").is_dir() and "complete" in justimage(*words, cwd=home).stdout
+
+
+def test_a_stop_file_keeps_a_run_from_starting(home: Path) -> None:
+    (home / "run" / "STOP").touch()
+    held = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    (home / "run" / "STOP").unlink()
+    assert held.returncode == 75 and "STOP asks this run to stop; remove it" in held.stderr

@@ -1,28 +1,33 @@
 """Training: what a step computes, and that an interrupted training is the uninterrupted one, bit for bit."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import justimage
-from justimage import checkpoint, data, randomness, run as runs, training
+from justimage import checkpoint, data, distributed, randomness, run as runs, training
 from justimage.data import Arrays
-from justimage.recipe import Recipe, Training, Upkeep, preset
+from justimage.preview import preview as preview_of
+from justimage.recipe import Machine, Recipe, Training, Upkeep, preset
 from justimage.sampling import from_uint8
 from justimage.training import learning_rate
+
+MACHINE = {f.name for f in fields(Machine)}
 
 
 def small(images: int = 48 * 8, **changes) -> Recipe:
     """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
     r = preset("digits")
     network = replace(r.network, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
+    machine = Machine(compile=False, workers=0, **{k: changes.pop(k) for k in MACHINE & changes.keys()})
     options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), schedule="constant", flip=True) | changes
-    upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6, workers=0)
+    upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6)
     sampling = replace(r.sampling, use_ema=100, steps=2)
-    return replace(r, network=network, training=replace(r.training, **options), upkeep=upkeep, sampling=sampling)
+    training = replace(r.training, **options)
+    return replace(r, network=network, training=training, machine=machine, upkeep=upkeep, sampling=sampling)
 
 
 def finish(*open_runs: runs.Run) -> None:
@@ -32,7 +37,7 @@ def finish(*open_runs: runs.Run) -> None:
 
 
 def digest(state: training.State) -> list[torch.Tensor]:
-    adam = [t for p in state.model.net.parameters() for t in state.optimizer.state[p].values()]
+    adam = [t for p in state.optimizer.param_groups[0]["params"] for t in state.optimizer.state[p].values()]
     averages = [t for average in state.ema.averages.values() for t in average]
     return [t.detach().clone() for t in [*state.model.net.parameters(), *adam, *averages]]
 
@@ -85,7 +90,7 @@ def final(recipe: Recipe) -> tuple[list[torch.Tensor], float]:
     source = data.digits()
     recipe = recipe.complete(source)
     state = training.begin(recipe)
-    loss = [step.loss.item() for step in training.train(recipe, source, state)][-1]
+    loss = [step.loss for step in training.train(recipe, source, state)][-1]
     return digest(state), loss
 
 
@@ -228,8 +233,8 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
         == 6
         == len(list((tmp_path / "b" / "samples").glob("*-denoised.png")))
     )
-    again, _ = runs.preview(b.recipe, b.source, b.state)
-    assert again.tobytes() == runs.preview(b.recipe, b.source, b.state)[0].tobytes()
+    again, _ = preview_of(b.recipe, b.source, b.state)
+    assert again.tobytes() == preview_of(b.recipe, b.source, b.state)[0].tobytes()
 
 
 @pytest.mark.gpu
@@ -252,7 +257,7 @@ def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
     recipe = replace(recipe, network=replace(recipe.network, dropout=0.0))
     ends = []
     for compiled in False, True:
-        r = replace(recipe, training=replace(recipe.training, compile=compiled))
-        state = training.begin(r, "cuda")
-        ends.append([step.loss.item() for step in training.train(r, data.digits(), state)][-1])
+        r = replace(recipe, machine=replace(recipe.machine, compile=compiled))
+        state = training.begin(r, distributed.join("cuda"))
+        ends.append([step.loss for step in training.train(r, data.digits(), state)][-1])
     assert abs(ends[0] / ends[1] - 1) < 1e-3

@@ -123,8 +123,8 @@ def test_no_class_has_three_spellings() -> None:
 
 def test_dropout_is_in_the_middle_half_in_attention_and_mlp() -> None:
     net = JiT(SMALL, depth=8, dropout=0.2)
-    assert [block.attention.dropout.p for block in net.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
-    assert [block.mlp.dropout.p for block in net.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
+    assert [block.attention.dropout.rate for block in net.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
+    assert [block.mlp.dropout.rate for block in net.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
 
 
 def test_the_classifier_is_not_told_the_class() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from justimage import checkpoint
+from justimage import checkpoint, disk
+from justimage.checkpoint.model import refuse_misfits
 from justimage.ema import REFERENCE_BATCH, name
 from justimage.process import Process
 from justimage.recipe import Recipe, Sampling, Training
@@ -43,7 +44,7 @@ RENAMED = [  # the authors' names, ours; the special before the general, in both
 def to_ours(tensors: Mapping[str, Tensor], a: Architecture, where: str = "official weights") -> dict[str, Tensor]:
     """An official state dict in our names and layouts, without the position table, which is checked. Strict."""
     shapes = {n: t.to("meta") if isinstance(t, Tensor) else torch.empty(0, device="meta") for n, t in tensors.items()}
-    checkpoint.fill(expected_official(a), shapes, Path(where))
+    refuse_misfits({n: t.shape for n, t in expected_official(a).items()}, {n: t.shape for n, t in shapes.items()}, Path(where))
     ours = {}
     for official, tensor in tensors.items():
         n = official.removeprefix("net.")
@@ -189,7 +190,7 @@ def into_official(source: Path, target: Path) -> Path:
         num_sampling_steps=s.steps, cfg=s.guidance, interval_min=s.interval[0], interval_max=s.interval[1],
     )  # fmt: skip
     file["epoch"] = 0
-    with checkpoint.replacing(target) as aside:
+    with disk.replacing(target) as aside:
         torch.save(file, aside)
     return target
 

@@ -1,6 +1,9 @@
 """What a network costs before it is built: parameters, multiply-adds, and an estimate of the memory to train it."""
 
+import resource
+import sys
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,6 +39,31 @@ def cost(a: Architecture) -> Cost:
         multiply_adds += positions * module.weight.numel()
     multiply_adds += sum(2 * tokens(a, block) ** 2 * a.width for block in range(a.depth))  # q k and p v
     return Cost(sum(p.numel() for p in net.parameters()), multiply_adds, patches, a.patch_dimension)
+
+
+PEAKS = {"H100": 989.4, "H200": 989.4, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "4090": 165.2}
+"""Dense bf16 TFLOP/s of known devices, by a word in their name (NVIDIA's data sheets)."""
+
+
+def peak_flops(device: torch.device, stated: float | None = None) -> float | None:
+    """FLOP/s that a device can do at most: as stated, in TFLOP/s, or by its data sheet; None where that is unknown."""
+    if stated:
+        return stated * 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak * 1e12 for word, peak in PEAKS.items() if word in name), None)
+
+
+@lru_cache
+def training_flops(a: Architecture) -> int:
+    """Floating-point operations to train on one image: two a multiply-add, forward and twice as much backward."""
+    return 6 * cost(a).multiply_adds
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes that tensors took at most on a GPU; elsewhere, the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def tokens(a: Architecture, block: int) -> int:

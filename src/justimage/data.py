@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,17 +330,16 @@ def undisturbed(worker: int) -> None:
 
 
 def batches(
-    stream: Stream, start: int, stop: int, size: int, workers: int = 0, pinned: bool = False
+    stream: Stream, starts: Iterable[int], size: int, workers: int = 0, pinned: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (size, channels, height, width) uint8 and labels (size,) at positions start up to stop, in order.
+    """Images (size, channels, height, width) and labels (size,) of the `size` positions from each of `starts` on, in order.
 
     Worker processes prepare them ahead (a source in memory needs none), in pinned memory for a GPU.
     """
     workers = 0 if isinstance(stream.source, Arrays) else workers
-    in_order = range(start, stop, size)
     ahead = Batches(stream, size)
     loader = DataLoader(
-        ahead, batch_size=None, sampler=in_order, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
+        ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
     )  # fmt: skip
     for batch in loader:
         if isinstance(batch, Exception):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from justimage import checkpoint, data, pictures, randomness, sampling
+from justimage import checkpoint, data, disk, pictures, randomness, sampling
 from justimage.process import Model
 
 COUNT = 1000
@@ -57,11 +57,11 @@ def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
     classifier, held_out = readers()
     agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
-    checkpoint.write(out / "samples.png", pictures.png(pictures.grid(images[:100], 10, top=names)))
-    checkpoint.write(out / "denoising.png", pictures.png(denoising(model, settings)))
+    disk.write(out / "samples.png", pictures.png(pictures.grid(images[:100], 10, top=names)))
+    disk.write(out / "denoising.png", pictures.png(denoising(model, settings)))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     if course := pictures.course(metrics, previews(run / "samples")):
-        checkpoint.write(out / "training.png", course)
+        disk.write(out / "training.png", course)
     facts = {
         "digits_drawn": COUNT,
         "read_as_asked_for": agreement,
@@ -71,7 +71,7 @@ def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
         "sampling": settings | {"ema": s.use_ema, "seeds": [0, COUNT - 1]},
         "torch": torch.__version__,
     }
-    checkpoint.write(out / "report.json", json.dumps(facts, indent=1).encode())
+    disk.write(out / "report.json", json.dumps(facts, indent=1).encode())
     return facts
 
 

@@ -1,11 +1,11 @@
-"""Exponential moving averages of a network's weights, several at once, and their loan to the network for sampling."""
+"""Exponential moving averages of weights, several at once, and their loan to the network for sampling."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 REFERENCE_BATCH = 1024
 """Images a step for which the paper's decays are stated (App. A, "EMA and CFG")."""
@@ -19,34 +19,34 @@ def half_life(value: float) -> float:
 
 
 class EMA:
-    """One average of a network's trainable weights per value in `values`, each a decay at batch 1024 or a half-life in images.
+    """One average of some weights per value in `values`, each a decay at batch 1024 or a half-life in images.
 
     An average starts as a copy of the weights. With ramp > 0, a half-life is never longer than ramp times the images seen,
-    so that short trainings do not average over their beginning (0, as in the paper: always the full half-life).
+    so that short trainings do not average over their beginning (0, as in the paper: always the full half-life). The weights
+    are a network's, or this process's parts of them: an average is divided as they are.
     """
 
-    def __init__(self, net: nn.Module, values: Sequence[float], ramp: float = 0.0) -> None:
-        self.ramp = ramp
+    def __init__(self, weights: Sequence[Tensor], values: Sequence[float], ramp: float = 0.0) -> None:
+        self.weights, self.ramp = [w.detach() for w in weights], ramp
         self.half_lives = {name(v): half_life(v) for v in values}
-        self.averages = {n: [p.detach().clone() for p in net.parameters()] for n in self.half_lives}
+        self.averages = {n: [w.clone() for w in self.weights] for n in self.half_lives}
 
     @torch.no_grad()
-    def update(self, net: nn.Module, batch: int, images_seen: int) -> None:
+    def update(self, batch: int, images_seen: int) -> None:
         """Take in the weights after a step of `batch` images; images_seen counts this step's."""
-        weights = [p.detach() for p in net.parameters()]
         for n, average in self.averages.items():
             life = min(self.half_lives[n], self.ramp * images_seen) if self.ramp else self.half_lives[n]
-            torch._foreach_lerp_(average, weights, 1 - 0.5 ** (batch / life))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(average, self.weights, 1 - 0.5 ** (batch / life))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
-    def lend(self, net: nn.Module, value: float) -> Iterator[None]:
-        """Within the block the network has an average's weights (0: its own); afterwards its own again, whatever happens."""
+    def lend(self, value: float) -> Iterator[None]:
+        """Within the block the weights are an average's (0: themselves); afterwards their own again, whatever happens."""
         average = self.averages[self.known(value)] if value else []
-        swap(net, average)
+        exchange(self.weights, average)
         try:
             yield
         finally:
-            swap(net, average)
+            exchange(self.weights, average)
 
     def known(self, value: float) -> str:
         """The name of an average; ValueError with the existing ones where there is none."""
@@ -60,7 +60,10 @@ def name(value: float) -> str:
     return f"{value:.12g}"
 
 
-def swap(net: nn.Module, average: list[Tensor]) -> None:
-    """Exchange the network's weights with an average's, without copying; an empty average is no exchange."""
-    for p, q in zip(net.parameters(), average, strict=bool(average)):
-        p.data, q.data = q.data, p.data
+@torch.no_grad()
+def exchange(weights: Sequence[Tensor], average: Sequence[Tensor]) -> None:
+    """Exchange the numbers in two lists of tensors, one tensor at a time; an empty average is no exchange."""
+    for w, a in zip(weights, average, strict=bool(average)):
+        kept = w.clone()
+        w.copy_(a)
+        a.copy_(kept)

@@ -1,9 +1,9 @@
 """Every random draw as a function of (seed, stream, position), so that nothing about randomness need be saved.
 
-A draw's address is hashed to 64 bits; per-image numbers (order, flip, t, label drop) are made from the hash itself, and
-large tensors (noise) by PyTorch's generator seeded with it. Position is the number of images seen before this one, so a
-resumed, regrouped or redistributed training draws what the uninterrupted one would have drawn (noise, on devices of one kind:
-PyTorch's generators differ between CPU and GPU).
+A draw's address is hashed to 64 bits; per-image numbers (order, flip, t, label drop, the keys of dropout) are made from the
+hash itself, and large tensors (noise) by PyTorch's generator seeded with it, on the device, UNIT images at a time. Position
+is the number of images seen before this one, so a resumed, regrouped or redistributed training draws what the uninterrupted
+one would have drawn (noise, on devices of one kind: PyTorch's generators differ between CPU and GPU).
 
 The hash, in arithmetic modulo 2^64: h = mix(seed); h = mix(h ^ fnv(stream)); h = mix(h ^ p) for each position p in turn,
 where mix is the finaliser of SplitMix64 after adding its increment, and fnv is FNV-1a of the stream's UTF-8 name.

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tyro.conf import Suppress
 
 from justimage.data import Source
+from justimage.distributed import Parallel
 from justimage.ema import half_life
 from justimage.process import Model, Process, finite
 from justimage.sampling import SolverName, check_settings
@@ -30,8 +31,6 @@ class Training:
     """images to train on, counted with repetition"""
     batch: int = 1024
     """images a step"""
-    accumulate: int = 1
-    """parts in which a batch is computed, one after the other, to save memory; divides it"""
     learning_rate: float = 2e-4
     """after warm-up"""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -52,18 +51,14 @@ class Training:
     """scale up images that are smaller than the model's; otherwise they are an error"""
     precision: Literal["bf16", "fp32"] = "bf16"
     """what the network computes in; weights and the sample stay fp32"""
-    compile: bool = True
-    """compile the blocks (torch.compile): slow to start, faster after"""
     seed: int = 0
     """of all randomness in training"""
 
     def __post_init__(self) -> None:
         finite(self)
-        for name in "images", "batch", "accumulate":
+        for name in "images", "batch":
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.batch % self.accumulate:
-            raise ValueError(f"accumulate is {self.accumulate}, which does not divide the batch of {self.batch}")
         if self.learning_rate <= 0 or self.warmup < 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
             raise ValueError("learning_rate and gradient_clip must be above 0, warmup at least 0")
         if not self.ema_ramp >= 0 or not all(0 <= beta < 1 for beta in self.betas):
@@ -93,8 +88,36 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """How it is computed. Nothing here changes what is drawn or what is learned, beyond rounding; change it at any resume."""
+
+    parallel: Parallel = "ddp"
+    """with several processes: a whole copy in each (ddp), or weights, moments and averages divided (fsdp)"""
+    accumulate: int = 1
+    """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it"""
+    activation_checkpointing: bool = False
+    """compute blocks again in the backward pass instead of keeping what is in them: a third slower, much less memory"""
+    compile: bool = True
+    """compile the blocks (torch.compile): slow to start, faster after"""
+    workers: int = 4
+    """processes that read images, for each that trains; 0 for none (small sets are held in memory instead)"""
+    peak_tflops: float | None = None
+    """what one device can do, for the utilisation in the metrics; None for a known device's data sheet"""
+    hang_after: float = 1800
+    """seconds without a step after which a run prints where it hangs and ends (code 70); 0 for never"""
+
+    def __post_init__(self) -> None:
+        finite(self)
+        for name, least in ("accumulate", 1), ("workers", 0), ("hang_after", 0):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops is {self.peak_tflops}; it must be above 0")
+
+
+@dataclass(frozen=True)
 class Upkeep:
-    """What happens beside the training; nothing here changes a weight."""
+    """What happens beside the training, and when it ends early."""
 
     preview_every: int = 2_000_000
     """images between two pictures of how far it is"""
@@ -105,18 +128,23 @@ class Upkeep:
     preview_count: int = 32
     """images in a preview"""
     keep: int = 2
-    """checkpoints to keep"""
-    workers: int = 4
-    """processes that read images; 0 to read in the training process (small sets are held in memory instead)"""
+    """newest checkpoints to keep"""
+    not_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """when loss or gradient is not finite: end; leave that step out; or go back to the last checkpoint and leave it out then"""
+    watch: str = ""
+    """a number in metrics.jsonl, such as loss, whose best checkpoint is kept, too; with - before it, more is better"""
+    patience: int | None = None
+    """images without a better watched number after which the run ends (App. A, "early stop"); None for never"""
 
     def __post_init__(self) -> None:
+        if self.patience is not None and (self.patience < 1 or not self.watch):
+            raise ValueError(f"patience is {self.patience}; it must be 1 or more, with --watch a number to be patient about")
         for name, least in (
             ("preview_every", 1),
             ("save_every", 1),
             ("log_every", 1),
             ("preview_count", 1),
             ("keep", 1),
-            ("workers", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
@@ -132,6 +160,7 @@ class Recipe:
     process: Process = Process()
     training: Training = Training()
     sampling: Sampling = Sampling()
+    machine: Machine = Machine()
     upkeep: Upkeep = Upkeep()
     class_names: Suppress[tuple[str, ...]] = ()
     """the data's classes by number; filled in when the data is read"""
@@ -197,10 +226,11 @@ def digits() -> Recipe:
         process=Process(mu=-0.4, noise_scale=1.0),
         training=Training(
             images=50_000, batch=32, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
-            ema=(2_000, 5_000, 10_000), ema_ramp=0.1, flip=False, precision="fp32", compile=False,
+            ema=(2_000, 5_000, 10_000), ema_ramp=0.1, flip=False, precision="fp32",
         ),
         sampling=Sampling(steps=12, guidance=1.5, use_ema=5_000),
-        upkeep=Upkeep(preview_every=10_000, save_every=10_000, preview_count=20, workers=0),
+        machine=Machine(compile=False, workers=0),
+        upkeep=Upkeep(preview_every=10_000, save_every=10_000, preview_count=20),
     )  # fmt: skip
 
 
@@ -280,7 +310,7 @@ def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
 
 def contradictions(new: Recipe, old: Recipe) -> list[str]:
     """How a recipe differs from the one that a run was begun with, where that would change the training so far."""
-    free = {"data", "sampling", "upkeep", "class_names"}
+    free = {"data", "sampling", "machine", "upkeep", "class_names"}
     if new.training.schedule == "constant":
         free.add("training.images")
 

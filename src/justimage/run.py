@@ -1,10 +1,8 @@
 """A run: a training in a directory, which begins or goes on there, keeps its metrics, draws previews and saves checkpoints."""
 
 import json
-import math
-import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from justimage import checkpoint, data, pictures, randomness, recipe as recipes, sampling, training
+from justimage import checkpoint, cost, data, disk, distributed, log, pictures, recipe as recipes, training
+from justimage.checkpoint import Damaged, NotSaved, Saver, Unusable
 from justimage.data import Source
-from justimage.process import Model
+from justimage.distributed import World
+from justimage.log import Log
+from justimage.preview import preview
 from justimage.recipe import Recipe
-from justimage.training import State, Step
+from justimage.stopping import StopFile, Watchdog
+from justimage.training import NotFinite, State, Step
 
-PREVIEW_TIME = 0.3
-"""The fixed t at which previews show a denoised picture."""
+FAILURES = 3
+"""Saves that fail in a row before a run ends."""
+LEFT_OUT = 10
+"""Steps that are not finite, one after the other or since one checkpoint, before a run ends."""
 
 
 @dataclass
@@ -32,124 +35,172 @@ class Run:
     recipe: Recipe
     source: Source
     state: State
+    saved_at: int = -1
+    """images seen at the newest checkpoint; -1 where there is none"""
+    warnings: list[str] = field(default_factory=list)
+    """what a person should be told before it goes on"""
+    asked: Callable[[], bool] = lambda: False
+    """whether this process was asked to stop"""
+    lock: Any = None
     window: list[Step] = field(default_factory=list)
     """steps since the last line of metrics"""
     clock: float = field(default_factory=time.perf_counter)
-    saved_at: int = -1
-    """images seen at the newest checkpoint; -1 where there is none"""
     previewed_at: int = -1
+    failures: int = 0
+    """saves that failed in a row"""
+    error: str = ""
+    """of the last save"""
+    ended_early: bool = False
+    """whether the watched metric has not become better for as long as one is patient (App. A, "early stop")"""
+    rolled_back: int = 0
+    """times that it went back to the checkpoint at saved_at"""
     board: Any = None
-    warnings: list[str] = field(default_factory=list)
-    """what a person should be told before it goes on"""
+
+    def __post_init__(self) -> None:
+        self.metrics, self.events = Log(self.directory / "metrics.jsonl"), Log(self.directory / "events.jsonl")
+        self.stop_file = StopFile(self.directory)
+        self.saver = Saver(self.directory, self.world, self.best)
+        self.resumed = self.saved_at >= 0
 
     @property
-    def resumed(self) -> bool:
-        return self.saved_at >= 0
+    def world(self) -> World:
+        return self.state.world
+
+    def best(self) -> int | None:
+        """Images seen at the checkpoint with the best watched metric."""
+        if not self.recipe.upkeep.watch:
+            return None
+        saved = [int(folder.name) for folder in checkpoint.published(self.directory)]
+        return log.best_of(saved, log.watched(self.directory, self.recipe.upkeep.watch))
 
     def event(self, kind: str, **facts: Any) -> None:
-        append(
-            self.directory / "events.jsonl",
-            {"event": kind, "time": round(time.time(), 3), "images_seen": self.state.images_seen} | facts,
-        )
+        if self.world.leads:
+            self.events.add({"event": kind, "time": round(time.time(), 3), "images_seen": self.state.images_seen} | facts)
 
-    def log(self) -> None:
-        """One line of metrics for the steps since the last: here, and only here, the device is waited for."""
+    def measure(self) -> None:
+        """One line of metrics for the steps since the last."""
         if not self.window:
             return
-        loss = torch.stack([s.loss for s in self.window]).double().mean().item()
-        norm = self.window[-1].gradient_norm.item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            another = (
-                f" (with another --out: the checkpoint at {self.saved_at} images keeps its recipe)" if self.resumed else ""
-            )
-            raise ValueError(
-                f"the loss became {loss:g} (gradient norm {norm:g}) before {self.state.images_seen} images; "
-                f"lower --learning-rate, or set --gradient-clip 1{another}"
-            )
-        elapsed = time.perf_counter() - self.clock
+        elapsed, last = time.perf_counter() - self.clock, self.window[-1]
+        speed = len(self.window) * self.recipe.training.batch / elapsed
         line = {
             "images_seen": self.state.images_seen,
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": self.window[-1].learning_rate,
-            "images_per_second": round(len(self.window) * self.recipe.training.batch / elapsed, 2),
+            "loss": sum(s.loss for s in self.window) / len(self.window),
+            "gradient_norm": last.gradient_norm,
+            "learning_rate": last.learning_rate,
+            "images_per_second": round(speed, 2),
+            "data_wait": round(sum(s.waited for s in self.window) / elapsed, 4),
+            "memory_gb": round(cost.memory_used(self.world.device) / 1e9, 3),
         }
-        append(self.directory / "metrics.jsonl", line)
+        peak = cost.peak_flops(self.world.device, self.recipe.machine.peak_tflops)
+        if peak:
+            line["mfu"] = round(speed * cost.training_flops(self.recipe.network) / (peak * self.world.size), 4)
+        if self.world.leads:
+            self.metrics.add(line)
+            self.ended_early = out_of_patience(self.directory, self.recipe)
         if self.board:
             for key, value in line.items():
                 self.board.add_scalar(key, value, self.state.images_seen)
         self.window, self.clock = [], time.perf_counter()
 
     def save(self) -> None:
-        """A checkpoint of this moment, unless there is one."""
-        self.log()
-        if self.saved_at != self.state.images_seen:
-            s, start = self.state, time.perf_counter()
-            if not all(p.isfinite().all() for p in s.model.net.parameters()):
-                raise ValueError(f"weights are not finite after {s.images_seen} images; nothing was saved of them")
-            checkpoint.save(
-                self.directory, self.recipe, s.model.net, s.optimizer, s.ema, s.images_seen, self.source.fingerprint
-            )
-            self.saved_at = s.images_seen
-            self.event("saved", seconds=round(time.perf_counter() - start, 3))
-            self.clock += time.perf_counter() - start
+        """Begin to save this moment; training goes on meanwhile."""
+        s, began = self.state, time.perf_counter()
+        groups = checkpoint.contents(s.model.net, s.optimizer, s.ema, s.world)
+        facts = {"images_seen": s.images_seen, "fingerprint": self.source.fingerprint, "passed_over": s.passed_over}
+        parts = s.world.size if distributed.divided(s.model.net) else 1
+        self.note(self.saver.save(groups, self.recipe, facts, parts))
+        self.clock += time.perf_counter() - began
 
-    def preview(self) -> None:
+    def note(self, outcomes: list[checkpoint.Outcome]) -> None:
+        """Take in what became of saves."""
+        for o in outcomes:
+            if o.error:
+                self.failures, self.error = self.failures + 1, o.error
+                self.event("not saved", images_seen=o.images_seen, error=o.error)
+            else:
+                self.saved_at, self.failures, self.rolled_back = o.images_seen, 0, 0
+                self.event("saved", images_seen=o.images_seen, blocked=o.blocked, seconds=o.seconds)
+
+    def save_now(self) -> None:
+        """A checkpoint of this moment, unless there is one, before the run ends; NotSaved where it cannot be had."""
+        self.measure()
+        self.note(self.saver.finished(wait=True))
+        for _ in range(FAILURES):
+            if self.saved_at == self.state.images_seen:
+                return
+            self.save()
+            self.note(self.saver.finished(wait=True))
+            if "not finite" in self.error and self.failures:
+                raise NotFinite(f"{self.error} after {self.state.images_seen} images")
+        if self.saved_at != self.state.images_seen:
+            raise NotSaved(
+                f"{FAILURES} attempts to save failed: {self.error}; the last checkpoint is at {self.saved_at} images"
+            )
+
+    def look(self) -> None:
         """Pictures from the same seeds and images every time, drawn with the average that the recipe samples with."""
-        self.previewed_at, start = self.state.images_seen, time.perf_counter()
+        self.previewed_at, began = self.state.images_seen, time.perf_counter()
         sheet, denoised = preview(self.recipe, self.source, self.state)
-        folder = self.directory / "samples"
-        checkpoint.write(folder / f"{self.state.images_seen:09d}-grid.png", pictures.png(sheet))
-        checkpoint.write(folder / f"{self.state.images_seen:09d}-denoised.png", pictures.png(denoised))
+        if self.world.leads:
+            folder = self.directory / "samples"
+            try:
+                disk.write(folder / f"{self.state.images_seen:09d}-grid.png", pictures.png(sheet))
+                disk.write(folder / f"{self.state.images_seen:09d}-denoised.png", pictures.png(denoised))
+            except OSError as error:
+                self.event("no preview", error=str(error))
         if self.board:
             for name, picture in ("samples", sheet), ("denoised", denoised):
                 self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
-        self.clock += time.perf_counter() - start
+        self.clock += time.perf_counter() - began
+
+    def after(self, step: Step) -> None:
+        """What is due after a step."""
+        upkeep, batch = self.recipe.upkeep, self.recipe.training.batch
+        self.window.append(step)
+        self.note(self.saver.finished())
+
+        def passed(every: int) -> bool:
+            return step.images_seen // every > (step.images_seen - batch) // every
+
+        if passed(upkeep.log_every * batch):
+            self.measure()
+        if passed(upkeep.save_every):
+            self.measure()
+            self.save()
+        if passed(upkeep.preview_every):
+            self.look()
+
+    def should_stop(self) -> bool:
+        """Whether this process wants to end: asked to, by a STOP file, out of patience, or unable to save."""
+        stop_file = self.world.leads and self.stop_file.there()
+        return self.asked() or stop_file or self.ended_early or self.failures >= FAILURES
+
+    def leave_out(self, error: NotFinite) -> None:
+        """What the recipe says to do about the next step, which is not finite; all processes do the same."""
+        s, policy, position = self.state, self.recipe.upkeep.not_finite, self.state.images_seen
+        self.event("not finite", error=str(error), policy=policy)
+        hint = "lower --learning-rate, set --gradient-clip 1, or leave such steps out: --not-finite skip"
+        if policy == "stop":
+            raise NotFinite(f"{error}; {hint} (what was trained before is saved)")
+        if policy == "rollback":
+            self.note(self.saver.finished(wait=True))
+            if self.saved_at < 0 or self.rolled_back >= LEFT_OUT:
+                raise NotFinite(f"{error}, and going back did not help {self.rolled_back} times; {hint}")
+            checkpoint.restore(folder_at(self.directory, self.saved_at), s.model.net, s.optimizer, s.ema, s.world)
+            s.images_seen, self.window, self.rolled_back = self.saved_at, [], self.rolled_back + 1
+            if self.world.leads:
+                log.forget_after(self.metrics.file, self.saved_at)
+        s.passed_over.append(position)
+        batch, run = self.recipe.training.batch, 0
+        while position - run * batch in s.passed_over:
+            run += 1
+        if run >= LEFT_OUT:
+            raise NotFinite(f"{error}, as in the {run - 1} steps before; {hint}")
 
 
-def append(file: Path, line: dict[str, Any]) -> None:
-    """Add a line to a log. One that a crash tore stays, on a line of its own."""
-    with open(file, "ab+") as log:
-        if log.tell():
-            log.seek(-1, os.SEEK_END)
-            if log.read(1) != b"\n":
-                log.write(b"\n")
-        log.write(json.dumps(line).encode() + b"\n")
-
-
-def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
-    """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME."""
-    model, s, net = state.model, recipe.sampling, state.model.net
-    device = next(net.parameters()).device
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else None
-    count, classes = recipe.upkeep.preview_count, model.classes
-    columns = min(count, classes or 8, 10)
-    shown = [i * (classes // columns) for i in range(columns)] if classes else [-1] * columns
-    labels = [shown[i % columns] for i in range(count)]
-    clean = torch.stack([source[i * len(source) // 8][0] for i in range(8)])
-    with state.ema.lend(net, s.use_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
-        images = sampling.sample(
-            model, labels, 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, dtype=dtype,
-        )  # fmt: skip
-        noisy, predicted = denoise(model, clean.to(device), PREVIEW_TIME, dtype)
-    names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
-    return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME)
-
-
-@torch.no_grad()
-def denoise(model: Model, clean: Tensor, t: float, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """uint8 images with noise at t, and what the network, told no class, takes them for."""
-    x = sampling.from_uint8(clean)
-    eps = torch.stack([randomness.image_noise(i, model.shape) for i in range(len(x))]).to(x.device) * model.process.noise_scale
-    z = model.process.noisy(x, eps, t)
-    nobody = torch.full(z.shape[:1], -1, device=z.device)
-    with sampling.evaluating(model.net):
-        v = sampling.velocity(model, nobody, dtype=dtype)(z, t)
-    return sampling.to_uint8(z), sampling.to_uint8(model.process.behind(v, z, t))
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def folder_at(directory: Path, images_seen: int) -> Path:
+    return next(f for f in checkpoint.published(directory) if int(f.name) == images_seen)
 
 
 def open_run(
@@ -157,78 +208,110 @@ def open_run(
     directory: str | Path,
     device: torch.device | str | None = None,
     decoding: Callable[[int, int], None] | None = None,
+    fresh: bool = False,
 ) -> Run:
     """The run in a directory: begun there, or, where it has a checkpoint, restored exactly.
 
-    decoding is called with the number of images read into memory so far and in all. Raises ValueError or OSError, in one
-    line and before anything is written, for a recipe or data that contradict the run, unusable data, or damaged checkpoints.
+    decoding is called with the number of images read into memory so far and in all. fresh: set an older run in the directory
+    aside and begin anew. Raises ValueError or OSError, in one line and before anything is written, for a recipe or data that
+    contradict the run, unusable data, or damaged checkpoints; every process of several raises alike.
     """
-    directory = Path(directory)
+    directory, world = Path(directory), distributed.join(device)
+    fresh = fresh and not distributed.started_again()
     if not recipe.data:
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
-    checkpoint.writable(directory / "recipe.json")
-    source = data.open_source(recipe.data, recipe.network.size, recipe.network.channels, recipe.training.enlarge)
-    recipe = recipe.complete(source)
-    refuse_another(directory, recipe)
+    with world.together():
+        source = data.open_source(recipe.data, recipe.network.size, recipe.network.channels, recipe.training.enlarge)
+        recipe = recipe.complete(source)
+    world.agree("the data", source.fingerprint)
+    world.agree("the recipe", recipes.to_json(recipe))
+    world.first(lambda: refuse_another(directory, recipe, fresh))
     total = len(source)
-    source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
-    damage: list[tuple[Path, str]] = []
-    newest = checkpoint.newest(directory, damaged=lambda folder, error: damage.append((folder, str(error))))
-    if newest is None and (last := last_saved(directory)):
-        raise ValueError(f"{directory} had a checkpoint at {last} images, and has none now; put it back, or give another --out")
-    state = training.begin(recipe, device or default_device())
-    if newest:
-        facts = json.loads((newest / "state.json").read_text())
-        if facts["fingerprint"] != source.fingerprint:
-            raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
-        checkpoint.restore(newest, state.model.net, state.optimizer, state.ema)
-        state.images_seen = facts["images_seen"]
-    checkpoint.write(directory / "recipe.json", json.dumps(recipes.to_json(recipe), indent=1).encode())
+    with world.together():
+        source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
+    newest, damage = world.first(lambda: (None, []) if fresh else look_for_newest(directory, recipe, source))
+    with world.together():
+        state = training.begin(recipe, world)
+        if newest:
+            folder = Path(newest)
+            facts = checkpoint.read_state(folder)
+            checkpoint.restore(folder, state.model.net, state.optimizer, state.ema, world)
+            state.images_seen, state.passed_over = facts["images_seen"], list(facts.get("passed_over", []))
     run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1)
-    for folder, error in damage:
-        checkpoint.set_aside(folder)
-        run.event("damaged", what=error)
-        run.warnings.append(f"{error}; set aside, and gone on from {newest}")
-    forget_after(directory / "metrics.jsonl", state.images_seen)
-    run.event("resumed" if newest else "begun")
+    run.ended_early = world.first(lambda: enter(run, damage, fresh))
+    run.warnings += [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
     return run
 
 
-def refuse_another(directory: Path, recipe: Recipe) -> None:
+def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> None:
     """ValueError where the directory holds something else than a run by this recipe; before a checkpoint any may begin."""
+    disk.writable(directory / "recipe.json")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; a run needs a directory")
     stored = directory / "recipe.json"
     if not stored.exists():
-        if directory.exists() and any(not p.name.startswith(".tmp-") for p in directory.iterdir()):
+        if directory.exists() and any(not p.name.startswith((".tmp-", ".lock")) for p in directory.iterdir()):
             raise ValueError(f"{directory} is not empty and holds no run; give another --out")
-    elif checkpoint.published(directory) or last_saved(directory):
+        return
+    if fresh:
+        return
+    StopFile(directory).refuse()
+    if checkpoint.published(directory) or log.last_saved(directory):
         try:
-            old = recipes.from_json(json.loads(stored.read_text()))
+            old = recipes.from_json(disk.read_json(stored))
         except ValueError as error:
-            raise ValueError(f"{stored} is not a recipe: {error}") from error
+            raise Unusable(f"{stored} is not a recipe: {error}") from error
         if differences := "; ".join(recipes.contradictions(recipe, old)):
             raise ValueError(f"{directory} was begun with another recipe: {differences}. Use its values, or another --out")
 
 
-def records(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log; one that a crash tore is passed over."""
-    for line in file.read_text().splitlines() if file.exists() else []:
-        with suppress(ValueError):
-            yield json.loads(line)
+def look_for_newest(directory: Path, recipe: Recipe, source: Source) -> tuple[str | None, list[tuple[str, str]]]:
+    """The newest intact checkpoint, if there ever was one, and those that are damaged with what is wrong."""
+    damage: list[tuple[str, str]] = []
+
+    def damaged(folder: Path, error: Damaged) -> None:
+        damage.append((str(folder), str(error)))
+
+    newest = checkpoint.newest(directory, damaged=damaged)
+    if newest is None:
+        if last := log.last_saved(directory):
+            raise Unusable(
+                f"{directory} had a checkpoint at {last} images, and has none now; put it back, or begin again with --fresh"
+            )
+        return None, []
+    if checkpoint.read_state(newest).get("fingerprint") != source.fingerprint:
+        raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
+    return str(newest), damage
 
 
-def last_saved(directory: Path) -> int | None:
-    """Images seen at the last checkpoint that a run's events tell of."""
-    saved = [e["images_seen"] for e in records(directory / "events.jsonl") if e["event"] == "saved"]
-    return saved[-1] if saved else None
+def enter(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool:
+    """The first changes to the directory: from here on the run is on disk. Whether it has ended early before."""
+    directory, seen = run.directory, run.state.images_seen
+    if fresh and directory.exists():
+        disk.rename(directory, vacant_beside(directory))
+    disk.make(directory)
+    run.lock = disk.claimed(directory / ".lock")
+    disk.write(directory / "recipe.json", json.dumps(recipes.to_json(run.recipe), indent=1).encode())
+    for folder, error in damage:
+        checkpoint.set_aside(Path(folder))
+        run.event("damaged", what=error)
+    log.forget_after(run.metrics.file, seen)
+    run.event("resumed" if run.resumed else "begun", processes=run.world.size, device=str(run.world.device))
+    return out_of_patience(directory, run.recipe)
 
 
-def forget_after(file: Path, images_seen: int) -> None:
-    """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
-    if file.exists():
-        kept = [json.dumps(line) + "\n" for line in records(file) if line["images_seen"] <= images_seen]
-        checkpoint.write(file, "".join(kept).encode())
+def out_of_patience(directory: Path, recipe: Recipe) -> bool:
+    """Whether a run's watched metric has not become better for as many images as its recipe allows."""
+    upkeep = recipe.upkeep
+    return upkeep.patience is not None and log.without_progress(log.watched(directory, upkeep.watch)) >= upkeep.patience
+
+
+def vacant_beside(directory: Path) -> Path:
+    """A name for an old run, beside the new one's."""
+    count = 1
+    while (aside := directory.with_name(f"{directory.name}.old-{count}")).exists():
+        count += 1
+    return aside
 
 
 def tensorboard(directory: Path, images_seen: int) -> Any:
@@ -242,34 +325,40 @@ def tensorboard(directory: Path, images_seen: int) -> Any:
 
 def steps(run: Run) -> Generator[Step, None, None]:
     """The run's remaining steps, with metrics, previews and checkpoints on the way; closed early, it saves."""
-    upkeep, batch = run.recipe.upkeep, run.recipe.training.batch
-    run.board, run.clock = tensorboard(run.directory, run.state.images_seen), time.perf_counter()
+    if run.world.leads:
+        run.board = tensorboard(run.directory, run.state.images_seen)
+    run.clock = time.perf_counter()
+    why = "stopped"
     try:
-        for step in training.train(run.recipe, run.source, run.state):
-            run.window.append(step)
-            seen = step.images_seen
-
-            def passed(every: int, seen: int = seen) -> bool:
-                return seen // every > (seen - batch) // every
-
-            if passed(upkeep.log_every * batch):
-                run.log()
-            if passed(upkeep.save_every):
-                run.save()
-            if passed(upkeep.preview_every):
-                run.preview()
-            yield step
-    except (GeneratorExit, ValueError, OSError):  # closed between two steps, or a bad image: the last step's state is whole
-        run.save()
-        run.event("stopped")
-        raise
+        with Watchdog(run.recipe.machine.hang_after).watching() as watchdog:
+            try:
+                going = not run.ended_early
+                while going:
+                    going = False
+                    try:
+                        for step in training.train(run.recipe, run.source, run.state, run.should_stop):
+                            watchdog.beat()
+                            run.after(step)
+                            yield step
+                            if step.stop:
+                                break
+                    except NotFinite as error:
+                        run.leave_out(error)
+                        going = True
+                if run.state.images_seen >= run.recipe.training.images or run.ended_early:
+                    why = "finished early" if run.ended_early else "finished"
+            except (GeneratorExit, ValueError, OSError, distributed.Elsewhere):  # the last step's state is whole
+                with suppress(NotFinite):
+                    run.save_now()
+                raise
+            run.save_now()
+            if why != "stopped" and run.previewed_at != run.state.images_seen:
+                run.look()
     finally:
+        run.event(why)
+        run.saver.close()
         if run.board:
             run.board.close()
-    run.save()
-    if run.previewed_at != run.state.images_seen:
-        run.preview()
-    run.event("finished")
 
 
 def train(recipe: Recipe, out: str | Path, device: torch.device | str | None = None) -> Generator[Step, None, None]:

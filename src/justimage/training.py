@@ -1,52 +1,81 @@
 """Training (Algorithm 1): a generator of steps. Progress, pictures, files and stopping are the affair of whoever iterates.
 
 What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the
-number of images seen. So the state, saved and restored, goes on exactly.
+number of images seen. So the state, saved and restored, goes on exactly; and however many processes share a batch, they draw
+what one would have drawn. Of each step they exchange one row of numbers - loss, gradient norm, who wants to stop, who
+failed - so that all decide the same in the same step.
 """
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import data, randomness
+from justimage import data, distributed, randomness
 from justimage.data import Source
+from justimage.distributed import Elsewhere, World, local
 from justimage.ema import EMA
 from justimage.process import Model, Process
 from justimage.recipe import Recipe, Training
 from justimage.sampling import from_uint8
+from justimage.transformer import dropouts, key_dropout
+
+
+class NotFinite(ValueError):
+    """A loss or gradient that is infinite or not a number. The state is as it was before the step."""
 
 
 @dataclass
 class State:
-    """All that a training changes."""
+    """All that a training changes. Of a divided network, optimizer and averages hold this process's rows."""
 
     model: Model
+    net: Callable[..., Any]
+    """what to call in training: the model's network, or that network shared with other processes"""
     optimizer: torch.optim.Adam
     ema: EMA
+    world: World
     images_seen: int = 0
+    passed_over: list[int] = field(default_factory=list)
+    """steps, by the images seen before them, that are left out: something in them was not finite"""
 
 
 class Step(NamedTuple):
-    """One update, done. Tensors stay on the device until somebody reads them."""
+    """One update, done, by all processes: images seen after it, the batch's mean loss, the gradient's norm."""
 
     images_seen: int
-    loss: Tensor
-    gradient_norm: Tensor
+    loss: float
+    gradient_norm: float
     learning_rate: float
+    waited: float = 0.0
+    """seconds that this process waited for data"""
+    stop: bool = False
+    """whether some process was asked to stop: all see it at the same step"""
 
 
-def begin(recipe: Recipe, device: torch.device | str = "cpu") -> State:
+def begin(recipe: Recipe, world: World | None = None) -> State:
     """The state before the first step: weights from the recipe's seed, averages equal to them."""
-    with seeded(randomness.key(recipe.training.seed, "weights"), torch.device("cpu")):
+    world = world or distributed.join()
+    r, m = recipe.training, recipe.machine
+    if r.batch % (m.accumulate * world.size):
+        parts = f"{m.accumulate} parts" if world.size == 1 else f"{world.size} processes, each in {m.accumulate} parts"
+        raise ValueError(f"a batch of {r.batch} cannot be divided evenly over {parts}; change --accumulate or their number")
+    with seeded(randomness.key(r.seed, "weights")):
         model = recipe.model()
-    net = model.net.to(device).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.training.learning_rate, betas=recipe.training.betas, fused=True)
-    return State(model, optimizer, EMA(net, recipe.training.ema, recipe.training.ema_ramp))
+    net = model.net.to(world.device).train()
+    unused = recipe.network.classifier and not recipe.process.classification
+    called = distributed.parallel(
+        net, world, m.parallel, m.compile, m.activation_checkpointing, bf16=r.precision == "bf16", unused=unused
+    )
+    weights = [local(p) for p in net.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=r.learning_rate, betas=r.betas, fused=True)
+    return State(model, called, optimizer, EMA(weights, r.ema, r.ema_ramp), world)
 
 
 def learning_rate(training: Training, images_seen: int) -> float:
@@ -70,48 +99,81 @@ def draw(process: Process, seed: int, position: int, x: Tensor) -> tuple[Tensor,
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device, needed: bool = True) -> Iterator[None]:
-    """Within the block PyTorch's generators start from the seed; afterwards they are where they were."""
-    if not needed:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block PyTorch's generator starts from the seed; afterwards it is where it was."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
-    """Train from state.images_seen up to recipe.training.images, a whole batch a step; `state` is up to date at each yield."""
-    r, net, process = recipe.training, state.model.net, state.model.process
-    device = next(net.parameters()).device
-    parameters = list(net.parameters())
-    part = r.batch // r.accumulate
+def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool] = lambda: False) -> Iterator[Step]:
+    """Train from state.images_seen up to recipe.training.images, a whole batch a step; `state` is up to date at each yield.
+
+    asked: whether this process was asked to stop; a step says whether any was. Raises NotFinite, and ValueError or OSError for
+    data that cannot be read, in all processes at the same step and with the state as it was before it.
+    """
+    r, m, world, net, process = recipe.training, recipe.machine, state.world, state.model.net, state.model.process
+    weights: list[Tensor] = state.optimizer.param_groups[0]["params"]
+    share = r.batch // (m.accumulate * world.size)  # images that one process computes at a time
     stop = state.images_seen + math.ceil((r.images - state.images_seen) / r.batch) * r.batch
+    starts = (
+        begin + (part * world.size + world.rank) * share
+        for begin in range(state.images_seen, stop, r.batch)
+        if begin not in state.passed_over
+        for part in range(m.accumulate)
+    )
     stream = data.Stream(source, r.seed, r.flip)
-    parts = data.batches(stream, state.images_seen, stop, part, recipe.upkeep.workers, pinned=device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=r.precision == "bf16")
-    if r.compile:
-        for block in net.blocks:  # pyright: ignore[reportGeneralTypeIssues]
-            block.compile()
+    parts = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
+    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
+    layers = np.arange(len(dropouts(net)))[:, None]
 
     while state.images_seen < stop:
-        loss = torch.zeros((), device=device)
-        for position in range(state.images_seen, state.images_seen + r.batch, part):
-            images, labels = (q.to(device, non_blocking=True) for q in next(parts))
-            x, y = from_uint8(images), labels if recipe.network.classes else torch.full_like(labels, -1)
+        if state.images_seen in state.passed_over:
+            state.images_seen += r.batch
+            continue
+        loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
+        for part in range(m.accumulate):
+            position = state.images_seen + (part * world.size + world.rank) * share
+            x, y = torch.zeros(share, *state.model.shape), torch.zeros(share, dtype=torch.int64)
+            if not failure:
+                began = time.perf_counter()
+                try:
+                    images, labels = next(parts)
+                    x, y = images, labels if recipe.network.classes else torch.full_like(labels, -1)
+                except (ValueError, OSError) as error:  # go through the step with the others, then say so
+                    failure = error
+                waited += time.perf_counter() - began
+            x, y = from_uint8(x.to(world.device, non_blocking=True)), y.to(world.device, non_blocking=True)
             t, eps, drop = draw(process, r.seed, position, x)
-            with autocast, seeded(randomness.key(r.seed, "dropout", position), device, recipe.network.dropout > 0):
-                part_loss = process.objective(net, x, y, t, eps, drop).mean() / r.accumulate
-            part_loss.backward()
+            keys = randomness.keys(r.seed, "dropout", layers, np.arange(position, position + share)) >> np.uint64(32)
+            key_dropout(net, torch.from_numpy(keys.astype(np.int64)).to(world.device, non_blocking=True))
+            with distributed.accumulating(state.net, last=part == m.accumulate - 1):
+                with autocast:
+                    part_loss = process.objective(state.net, x, y, t, eps, drop).mean() / m.accumulate
+                part_loss.backward()
             loss += part_loss.detach()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if r.gradient_clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, r.gradient_clip, norm)
+        for w, p in zip(weights, net.parameters(), strict=True):
+            w.grad = None if p.grad is None else local(p.grad)
+        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        divided = distributed.divided(net)
+        told = torch.stack([
+            loss / world.size, norm**2 if divided else norm / world.size,
+            *torch.tensor([float(asked()), float(failure is not None)], device=world.device),
+        ])  # fmt: skip
+        mean, total, stops, failures = world.sum(told).tolist()  # here the device is waited for, once a step
+        total = math.sqrt(total) if divided else total
+        net.zero_grad()
+        if failures:
+            raise failure or Elsewhere("another process could not read its data")
+        if not (math.isfinite(mean) and math.isfinite(total)):
+            raise NotFinite(f"the loss became {mean:g} (gradient norm {total:g}) after {state.images_seen} images")
+        if r.gradient_clip and total > r.gradient_clip:
+            torch._foreach_mul_([w.grad for w in weights if w.grad is not None], r.gradient_clip / total)  # pyright: ignore
         rate = learning_rate(r, state.images_seen)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.images_seen += r.batch
-        state.ema.update(net, r.batch, state.images_seen)
-        yield Step(state.images_seen, loss, norm, rate)
+        state.ema.update(r.batch, state.images_seen)
+        yield Step(state.images_seen, mean, total, rate, waited, stop=stops > 0)

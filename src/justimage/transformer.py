@@ -76,6 +76,11 @@ class Architecture:
             raise ValueError(f"context_start is {self.context_start}; allowed: 0 to {self.depth - 1}, the blocks")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; allowed: 0 up to, not including, 1")
+        for name, most in ("width", 65_536), ("depth", 1_000), ("context_tokens", 65_536):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {most} or less")
+        if self.grid[0] * self.grid[1] > 2**18:
+            raise ValueError(f"an image of {height} x {width} is {self.grid[0] * self.grid[1]} patches; allowed: up to {2**18}")
         if self.classifier and (self.classes == 0 or self.context_start == 0):
             raise ValueError("a classifier needs classes, and a context_start of 1 or more: it stands before that block")
 
@@ -254,7 +259,7 @@ class Attention(nn.Module):
         self.q_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
         self.k_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
         self.out = nn.Linear(a.width, a.width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, d)
@@ -273,7 +278,7 @@ class SwiGLU(nn.Module):
         hidden = int(4 * width * 2 / 3)
         self.gate_and_up = nn.Linear(width, 2 * hidden)
         self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_and_up(x).chunk(2, dim=-1)
@@ -287,10 +292,50 @@ class GELU(nn.Module):
         super().__init__()
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.dropout(F.gelu(self.up(x), approximate="tanh")))
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a hash of an image's key and the number's place, so that no generator has a state to save.
+
+    With keys set by `key_dropout` an image's mask depends on them alone: not on its batch, on the device, or on whether it is
+    computed again (activation checkpointing). Without them it is drawn from PyTorch's generator.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.keys: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        if self.keys is None:
+            return F.dropout(x, self.rate)
+        places = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
+        h = scramble(self.keys.view(-1, *[1] * (x.ndim - 1)) ^ places * 0x9E3779B1 & 0xFFFFFFFF)
+        return torch.where(h >= round(self.rate * 2**32), x / (1 - self.rate), 0.0)
+
+
+def scramble(h: Tensor) -> Tensor:
+    """A hash of 32 bits in int64 arithmetic that never overflows (two rounds of multiply and xor-shift)."""
+    for _ in range(2):
+        h = (h >> 16 ^ h) * 0x45D9F3B & 0xFFFFFFFF
+    return h >> 16 ^ h
+
+
+def dropouts(net: nn.Module) -> list[Dropout]:
+    """The layers of a network that drop, in their order."""
+    return [m for m in net.modules() if isinstance(m, Dropout) and m.rate]
+
+
+def key_dropout(net: nn.Module, keys: Tensor) -> None:
+    """Fix the masks of the next pass: keys (layers, b), whole numbers below 2^32, for the layers that `dropouts` lists."""
+    for layer, its in zip(dropouts(net), keys, strict=True):
+        layer.keys = its
 
 
 class Head(nn.Module):

@@ -1,8 +1,10 @@
 """The command line: one file a command, imported when it is called, so that help is instant."""
 
 import difflib
+import errno
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import NoReturn
 
@@ -27,8 +29,14 @@ A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where 
 COMMANDS = ("demo", "train", "sample", "info", "convert")
 
 
+FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78
+FULL_OR_BROKEN = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
+
+
 def main() -> None:
-    """The console script. Exit codes: 0 done, 2 a mistake, 75 stopped on request and saved, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 2 a mistake in what was asked for, 70 hung, not finite, or failed within,
+    74 a disk that does not take what is written, 75 stopped on request (start it again), 78 nothing usable there, 130
+    interrupted."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -43,13 +51,45 @@ def main() -> None:
         fail(f"no command is called {words[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
         sys.exit(import_module(f"justimage.cli.{words[0]}").main(words[1:]))
-    except (ValueError, OSError) as error:
-        if os.environ.get("JUSTIMAGE_TRACEBACK"):
-            raise
-        fail(in_one_line(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        code = code_of(error)
+        if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
+            traceback.print_exc()
+        else:
+            print(f"justimage: error: {in_one_line(error)}", file=sys.stderr)
+        leave(code or FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
+
+
+def code_of(error: Exception) -> int | None:
+    """The exit code that an error stands for; None for one that nobody foresaw."""
+    from justimage.checkpoint import Damaged, NotSaved, Unusable
+    from justimage.distributed import Elsewhere
+    from justimage.stopping import Stopped
+    from justimage.training import NotFinite
+
+    if isinstance(error, NotSaved) or (isinstance(error, OSError) and error.errno in FULL_OR_BROKEN):
+        return DISK
+    if isinstance(error, NotFinite | Elsewhere):
+        return FAILED
+    if isinstance(error, Unusable | Damaged):
+        return UNUSABLE
+    if isinstance(error, Stopped):
+        return STOPPED
+    if isinstance(error, ValueError | OSError):
+        return 2
+    return FAILED if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None  # another process is gone
+
+
+def leave(code: int) -> NoReturn:
+    """Exit. One of several processes does not wait for the others to say goodbye."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def in_one_line(error: Exception) -> str:

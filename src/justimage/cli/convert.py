@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from justimage import checkpoint, convert
+from justimage import convert, disk
 from justimage.cli.options import parse
 
 DESCRIPTION = """The authors' checkpoints into a folder that --from and justimage.load take, and back.
@@ -34,7 +34,7 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "convert", DESCRIPTION)
-    checkpoint.writable(o.target)
+    disk.writable(o.target)
     if o.to == "official":
         print(convert.into_official(o.source, o.target))
     else:

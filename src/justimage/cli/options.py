@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from justimage.cli import fail
-from justimage.run import default_device
+from justimage.distributed import device_named
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def given(words: Sequence[str], option: str, most: int = 1) -> list[str]:
 def checked_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is; ValueError where it cannot be used."""
     try:
-        device = torch.device(name) if name else default_device()
+        device = device_named(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

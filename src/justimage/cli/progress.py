@@ -16,27 +16,29 @@ class Advance(Protocol):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Advance]:
-    """Show progress in images while the block runs; nothing before the first call."""
+def bar(title: str, shown: bool = True) -> Iterator[Advance]:
+    """Show progress in images while the block runs; nothing before the first call, or where it is not to be shown."""
     console = Console()
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
     )  # fmt: skip
-    task, began, first, shown = None, 0.0, 0, 0.0
+    task, began, first, last = None, 0.0, 0, 0.0
 
     def advance(done: int, total: int, note: Callable[[], str] = str) -> None:
-        nonlocal task, began, first, shown
+        nonlocal task, began, first, last
+        if not shown:
+            return
         now = time.perf_counter()
         if task is None:
             task, began, first = progress.add_task(title, total=total, completed=done, note=""), now, done
             if console.is_terminal:
                 progress.start()
             else:
-                shown = now
-        if now - shown < (0.5 if console.is_terminal else 10.0) and done < total:
+                last = now
+        if now - last < (0.5 if console.is_terminal else 10.0) and done < total:
             return
-        shown = now
+        last = now
         speed = (done - first) / (now - began) if now - began > 0.2 else 0.0
         text = "  ".join(word for word in (note(), f"{speed:.0f} images/s" if speed else "") if word)
         progress.update(task, completed=done, note=text)

@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from justimage import checkpoint, pictures, sampling
+from justimage import checkpoint, disk, pictures, sampling
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import bar
 from justimage.recipe import Recipe
@@ -93,7 +93,7 @@ def main(words: Sequence[str]) -> int:
         advance(0, count)
         for part in sampling.draw(model, labels, o.seed, dtype=torch.bfloat16 if precision == "bf16" else None, **settings):
             for i, image in enumerate(part if o.folder else []):
-                checkpoint.write((o.folder or Path()) / f"{done + i:06d}.png", pictures.png(pictures.picture(image)))
+                disk.write((o.folder or Path()) / f"{done + i:06d}.png", pictures.png(pictures.picture(image)))
             done += len(part)
             if out or o.npz:
                 parts.append(part)
@@ -101,9 +101,9 @@ def main(words: Sequence[str]) -> int:
     seconds = time.perf_counter() - started
     print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {precision}")
     if out:
-        checkpoint.write(out, pictures.encoded(sheet(torch.cat(parts), labels, len(classes), recipe), out.suffix))
+        disk.write(out, pictures.encoded(sheet(torch.cat(parts), labels, len(classes), recipe), out.suffix))
     if o.npz:
-        with checkpoint.replacing(o.npz) as aside, open(aside, "wb") as file:
+        with disk.replacing(o.npz) as aside, open(aside, "wb") as file:
             np.savez(file, images=torch.cat(parts).permute(0, 2, 3, 1).numpy(), labels=np.array(labels))
     print(*filter(None, (out, o.folder, o.npz)))
     return 0
@@ -111,7 +111,7 @@ def main(words: Sequence[str]) -> int:
 
 def vacant(place: Path, kind: str) -> None:
     """ValueError or OSError now, rather than after the work, for a place that cannot take the result."""
-    checkpoint.writable(place)
+    disk.writable(place)
     if kind == "file" and place.is_dir():
         raise IsADirectoryError(f"{place} is a folder; give the name of a file")
     if kind == "folder" and place.exists() and (not place.is_dir() or any(place.iterdir())):

@@ -2,21 +2,20 @@
 
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from justimage import recipe as recipes, run as runs
+from justimage import distributed, recipe as recipes, run as runs
+from justimage.cli import STOPPED
 from justimage.cli.options import checked_device, given, parse
 from justimage.cli.progress import bar
 from justimage.recipe import Recipe
+from justimage.stopping import requests
 
 DESCRIPTION = f"""Train a model in a directory, or go on there: the same command resumes, exactly.
 
@@ -25,8 +24,11 @@ examples:
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
   justimage train --preset jit-b16-256 --data imagenet/train --accumulate 8
+  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 --data imagenet.store \
+      --parallel fsdp --out runs/l16
 
-Ctrl-C saves and stops. The directory holds recipe.json, metrics.jsonl, samples/ and checkpoints/.
+Ctrl-C, SIGTERM, SIGUSR1 and a file called STOP in the directory save and stop (exit code 75: start it again). The directory
+holds recipe.json, metrics.jsonl, events.jsonl, samples/ and checkpoints/.
 
 presets: {", ".join(recipes.PRESETS)}"""
 
@@ -39,7 +41,9 @@ class Options:
     out: Path | None = None
     """the run's directory [runs/PRESET-DATA]"""
     device: str | None = None
-    """cpu, cuda, cuda:1 [cuda if there is one]"""
+    """cpu, cuda, cuda:1 [cuda if there is one; under torchrun, one each]"""
+    fresh: bool = False
+    """begin anew; an older run in the directory is set aside as OUT.old-1"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,58 +55,47 @@ def main(words: Sequence[str]) -> int:
     options = parse(Options, words, "train", DESCRIPTION, default=Options(default, names[0]))
     source = Path(options.recipe.data).stem
     out = options.out or Path("runs") / (names[0] if source in ("", names[0]) else f"{names[0]}-{source}")
-    return follow(options.recipe, out, checked_device(options.device), again=shlex.join(["justimage", "train", *words]))
+    return follow(
+        options.recipe, out, checked_device(options.device), shlex.join(["justimage", "train", *words]), options.fresh
+    )
 
 
-def follow(recipe: Recipe, out: Path, device: torch.device, again: str) -> int:
-    """Train with progress shown; on Ctrl-C end after the step in hand, saved. Returns the exit code."""
+def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False) -> int:
+    """Train with progress shown; asked to stop, end after a step that all processes agree on, saved. Returns the exit code."""
     with bar("reading images") as advance:
-        run = runs.open_run(recipe, out, device, decoding=advance)
+        run = runs.open_run(recipe, out, device, decoding=advance, fresh=fresh)
+    leads = run.world.leads
+    say = print if leads else lambda *words, **options: None
     for warning in run.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     images, seen = run.recipe.training.images, run.state.images_seen
     parameters = sum(p.numel() for p in run.state.model.net.parameters())
     classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
-    print(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.1f} M parameters on {device}; in {out}")
+    where = f"{run.world.device}" if run.world.size == 1 else f"{run.world.size} processes ({run.recipe.machine.parallel})"
+    say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.1f} M parameters on {where}; in {out}")
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
-    if seen >= images:
-        print(f"this run is complete, at {seen:,} images; now try:  {tried}")
+    if seen >= images or run.ended_early:
+        say(f"this run is complete, at {seen:,} images; now try:  {tried}")
         return 0
     if run.resumed:
-        print(f"going on from {seen:,} of {images:,} images")
-    stopped = False
-    with stopping() as asked, bar("training") as advance:
-        steps = runs.steps(run)
+        say(f"going on from {seen:,} of {images:,} images")
+    with requests() as asked, bar("training", shown=leads) as advance:
+        run.asked = lambda: bool(asked)
         try:
-            for step in steps:
-                advance(min(step.images_seen, images), images, lambda loss=step.loss: f"loss {loss.item():.4f}")
-                if asked and step.images_seen < images:
-                    steps.close()
-                    stopped = True
-                    break
+            for step in runs.steps(run):
+                advance(min(step.images_seen, images), images, lambda loss=step.loss: f"loss {loss:.4f}")
         except torch.OutOfMemoryError as error:
-            raise ValueError(f"out of memory: give a larger --accumulate, or a smaller network ({error})") from error
+            hint = "give a larger --accumulate, --activation-checkpointing, or a smaller network"
+            raise ValueError(f"out of memory: {hint} ({error})") from error
         except BackendCompilerFailed as error:
             raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
-    print(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images, in {out}")
-    print(f"go on with:  {again}" if stopped else f"now try:  {tried}")
-    return 75 if stopped else 0
+    stopped = run.state.images_seen < images and not run.ended_early
+    early = f", as {run.recipe.upkeep.watch} did not become better" if run.ended_early else ""
+    say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
+    say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
+    return exit_code(stopped)
 
 
-@contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes; a second one interrupts at once, unsaved."""
-    asked: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("\nstopping after this step, saved; once more stops at once, unsaved", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def exit_code(stopped: bool) -> int:
+    """75 for a training to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
+    return STOPPED if stopped and not distributed.restarts_left() else 0

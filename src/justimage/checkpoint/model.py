@@ -1,0 +1,114 @@
+"""A model to sample with, from a run, a checkpoint, or one file of weights; strict, and checked before memory is taken."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from justimage import recipe as recipes
+from justimage.checkpoint.history import newest
+from justimage.checkpoint.shards import MANIFEST, Damaged, Reader, opened, read_state, verify
+from justimage.ema import name
+from justimage.process import Model
+from justimage.recipe import Recipe
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def refuse_misfits(wanted: Shapes, found: Shapes, where: Path) -> None:
+    """ValueError that names the tensors that are missing, extra or of another shape."""
+    shapes = {n: (list(found[n]), list(wanted[n])) for n in sorted(wanted.keys() & found.keys())}
+    faults = {
+        "is missing tensors": sorted(wanted.keys() - found.keys()),
+        "has extra tensors": sorted(found.keys() - wanted.keys()),
+        "has misshapen tensors": [f"{n} is {there}, not {right}" for n, (there, right) in shapes.items() if there != right],
+    }
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{where} {fault}: {', '.join(names[:3])}{more}")
+
+
+def find(path: str | Path, groups: Collection[str] = ()) -> Path:
+    """The checkpoint folder, or the one file of weights, that a path stands for.
+
+    A run stands for its newest checkpoint in which `groups` are intact. Reading changes nothing in it.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a run, a converted folder, or a .safetensors file of weights")
+    if place.is_file():
+        if place.suffix == ".safetensors":
+            return place
+        raise ValueError(f"{path} is no .safetensors file; an official checkpoint is first: justimage convert {path} FOLDER")
+    if (place / MANIFEST).exists():
+        verify(place, groups)
+        return place
+    folder = newest(place, groups)
+    if folder is None:
+        raise ValueError(f"{path} holds no checkpoint; give a run, a converted folder, or a .safetensors file of weights")
+    return folder
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    """What a file of weights says of itself: its group, which part of it this is, and its recipe."""
+    stored = (opened(file).metadata() or {}).get("justimage")
+    if stored is None:
+        raise ValueError(f"{file} carries no recipe, so its network is unknown; it was not written by justimage")
+    try:
+        metadata = json.loads(stored)
+        _, parts = metadata.get("part", [0, 1])
+        if not isinstance(metadata["group"], str) or "recipe" not in metadata:
+            raise ValueError("its group or recipe is missing")
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} carries a damaged description ({error})") from error
+    if parts != 1:
+        raise ValueError(f"{file} is one of {parts} parts; give the folder it is in")
+    return metadata
+
+
+def stored_recipe(place: Path) -> Recipe:
+    """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
+    if place.is_dir():
+        try:
+            return recipes.from_json(read_state(place)["recipe"])
+        except KeyError as error:
+            raise Damaged(f"{place / 'state.json'} carries no recipe") from error
+    return recipes.from_json(metadata_of(place)["recipe"])
+
+
+def load(path: str | Path, ema: float | None = None, device: str | torch.device = "cpu") -> Model:
+    """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
+
+    ema: the average to take (0.9999, or a half-life in images), 0 for the weights themselves; by default what the recipe
+    samples with, or what the one file is. Raises ValueError or OSError, in one line, for what is missing, damaged or does
+    not fit.
+    """
+    place = find(path)
+    recipe = stored_recipe(place)
+    wanted = recipe.sampling.use_ema if ema is None else ema
+    group = f"ema-{name(wanted)}" if wanted else "model"
+    if place.is_dir():
+        place = find(path, [group])
+        reader = Reader(place)
+        if group not in reader.tensors:
+            there = ", ".join(g.removeprefix("ema-") for g in reader.tensors if g.startswith("ema-"))
+            raise ValueError(f"there is no ema {name(wanted)} in {place}; it has {there or 'none'} (0: the weights themselves)")
+        shapes, tensor = reader.shapes(group), lambda n: reader.rows(group, n)
+    else:
+        found = metadata_of(place)["group"]
+        if ema is not None and found != group:
+            raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
+        file = opened(place)
+        shapes, tensor = {n: file.get_slice(n).get_shape() for n in file.keys()}, file.get_tensor  # noqa: SIM118
+    where = place / group if place.is_dir() else place
+    with torch.device("meta"):
+        refuse_misfits({n: p.shape for n, p in recipe.model().net.named_parameters()}, shapes, where)
+    with torch.random.fork_rng(devices=[]):
+        model = recipe.model()
+    with torch.no_grad():
+        for n, p in model.net.named_parameters():
+            p.copy_(tensor(n))
+    return Model(model.net.to(device).eval(), model.process)

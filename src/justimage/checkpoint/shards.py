@@ -1,0 +1,222 @@
+"""One checkpoint: a folder of safetensors shards and a manifest, written by one process or many, read by as many as like."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from justimage import disk, recipe as recipes
+from justimage.distributed import Rows
+from justimage.recipe import Recipe
+
+Tensors = dict[str, Tensor]
+Groups = Mapping[str, Mapping[str, Rows]]
+"""Rows of tensors by the group (model, adam, ema-0.9999) and their name in it."""
+MANIFEST = "MANIFEST.json"
+SAFETENSORS_TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+CHUNK = 2**24
+"""Bytes written and hashed at a time."""
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def file_of(group: str, part: int = 0, parts: int = 1) -> str:
+    return f"{group}-{part + 1:05d}-of-{parts:05d}.safetensors"
+
+
+def aside_of(folder: Path) -> Path:
+    return folder.with_name(f".tmp-{folder.name}")
+
+
+def serialised(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, a piece at a time, so that no second copy of the tensors is made."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for n, t in tensors.items():
+        begin, end = end, end + t.numel() * t.element_size()
+        header[n] = {"dtype": SAFETENSORS_TYPES[t.dtype], "shape": list(t.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for t in tensors.values():
+        content = memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # pyright: ignore
+        for start in range(0, len(content), CHUNK):
+            yield content[start : start + CHUNK]
+
+
+def write_part(folder: Path, groups: Groups, recipe: Recipe, part: int = 0, parts: int = 1) -> None:
+    """One process's files of a checkpoint, aside, with a list of what is in them; `publish_parts` makes them one."""
+    aside, stored = aside_of(folder), recipes.to_json(recipe)
+    listed: dict[str, Any] = {"files": {}, "tensors": {}}
+    for group, named in groups.items():
+        file = file_of(group, part, parts)
+        metadata = {"justimage": json.dumps({"group": group, "part": [part, parts], "recipe": stored})}
+        mine = {n: r for n, r in named.items() if r.mine and (r.tensor.numel() or not math.prod(r.shape))}
+        if mine or part == 0:
+            size, digest = disk.put(aside / file, serialised({n: r.tensor for n, r in mine.items()}, metadata))
+            listed["files"][file] = {"size": size, "sha256": digest}
+        listed["tensors"][group] = {
+            n: described(r.tensor, r.shape) | {"shards": [[file, r.start, r.tensor.shape[0] if r.shape else 1]]}
+            for n, r in mine.items()
+        }
+    disk.put(aside / f"part-{part}.json", [json.dumps(listed).encode()])
+
+
+def described(tensor: Tensor, shape: Collection[int]) -> dict[str, Any]:
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(shape)}
+
+
+def publish_parts(folder: Path, recipe: Recipe, state: dict[str, Any], parts: int = 1) -> Path:
+    """Join what `write_part` wrote, and rename it to `folder`: the moment the checkpoint begins to exist.
+
+    The manifest's hashes are of the bytes in memory, so what a disk did to them is noticed when they are read.
+    """
+    aside = aside_of(folder)
+    files: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
+    for part in range(parts):
+        try:
+            listed = disk.read_json(aside / f"part-{part}.json")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{aside} lacks the part of process {part}: all must see the same folder") from error
+        files |= listed["files"]
+        for group, named in listed["tensors"].items():
+            for n, entry in named.items():
+                known = tensors.setdefault(group, {}).setdefault(n, entry | {"shards": []})
+                known["shards"] += entry["shards"]
+    for group, named in tensors.items():
+        for n, entry in named.items():
+            check_rows(entry, f"{group}: {n}")
+    size, digest = disk.put(aside / "state.json", [json.dumps(state | {"recipe": recipes.to_json(recipe)}, indent=1).encode()])
+    files["state.json"] = {"size": size, "sha256": digest}
+    manifest = {"files": files, "tensors": tensors}
+    disk.put(aside / MANIFEST, [json.dumps(manifest | {"sha256": disk.own_hash(manifest)}, indent=1).encode()])
+    for part in range(parts):
+        disk.remove(aside / f"part-{part}.json")
+    disk.sync(aside)
+    disk.rename(aside, folder)
+    disk.sync(folder.parent.parent)
+    return folder
+
+
+def publish(folder: Path, groups: Mapping[str, Tensors], recipe: Recipe, state: dict[str, Any]) -> Path:
+    """Write whole tensors as a checkpoint, from one process."""
+    disk.remove(aside_of(folder))
+    disk.make(aside_of(folder))
+    whole = {g: {n: Rows(t, 0, list(t.shape), True) for n, t in named.items()} for g, named in groups.items()}
+    write_part(folder, whole, recipe)
+    return publish_parts(folder, recipe, state)
+
+
+def check_rows(entry: dict[str, Any], where: str) -> None:
+    """ValueError unless a tensor's shards are all of its rows, each once."""
+    height = entry["shape"][0] if entry["shape"] else 1
+    at = 0
+    for file, start, count in sorted(entry["shards"], key=lambda shard: shard[1]):
+        if start != at or count < 0:
+            raise ValueError(f"{where}: its rows are not all there, or more than once, at row {at} ({file})")
+        at = start + count
+    if at != height:
+        raise ValueError(f"{where} has {at} of {height} rows")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A manifest that is whole and well formed; `Damaged` says what is wrong with it."""
+    path = folder / MANIFEST
+    try:
+        manifest = disk.read_json(path)
+        if manifest["sha256"] != disk.own_hash(manifest):
+            raise Damaged(f"{path} was changed: its hash of itself does not match")
+        for file, facts in manifest["files"].items():
+            if not re.fullmatch(r"[\w+-][\w.+-]*", file) or type(facts["size"]) is not int or len(facts["sha256"]) != 64:
+                raise ValueError(f"it names a file {file!r}")
+        for group, named in manifest["tensors"].items():
+            for n, entry in named.items():
+                check_rows(entry, f"{group}: {n}")
+                if strangers := [f for f, _, _ in entry["shards"] if f not in manifest["files"]]:
+                    raise ValueError(f"it puts {group}: {n} into {strangers[0]!r}, which it does not list")
+    except Damaged:
+        raise
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Damaged(f"{path} is not a manifest ({error})") from error
+    return manifest
+
+
+def verify(folder: Path, groups: Collection[str] | None = None) -> dict[str, Any]:
+    """The manifest, after checking it, state.json, and the files of some groups or of all; `Damaged` says what is wrong."""
+    manifest = read_manifest(folder)
+    files = manifest["files"]
+    if groups is not None:
+        named = (entry for g in groups for entry in manifest["tensors"].get(g, {}).values())
+        files = {"state.json": None} | {file: None for entry in named for file, _, _ in entry["shards"]}
+    for file in files:
+        path, facts = folder / file, manifest["files"].get(file)
+        if facts is None or not path.is_file() or path.is_symlink():
+            raise Damaged(f"{path} is missing" if not path.is_symlink() else f"{path} is a link, not a file")
+        if path.stat().st_size != facts["size"]:
+            raise Damaged(f"{path} has {path.stat().st_size} bytes, not {facts['size']}")
+        if disk.sha256(path) != facts["sha256"]:
+            raise Damaged(f"{path} was changed: its SHA-256 is not the manifest's")
+    return manifest
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    return disk.read_json(folder / "state.json")
+
+
+class Reader:
+    """Rows of a verified checkpoint's tensors, whoever wrote them in however many parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.tensors = folder, read_manifest(folder)["tensors"]
+        self.opened: dict[str, Any] = {}
+
+    def shapes(self, group: str) -> dict[str, list[int]]:
+        return {n: entry["shape"] for n, entry in self.tensors.get(group, {}).items()}
+
+    def rows(self, group: str, n: str, start: int = 0, count: int | None = None) -> Tensor:
+        """`count` rows of a tensor from `start` on; all of it where it has no rows."""
+        entry = self.tensors[group][n]
+        if not entry["shape"]:
+            return self.file(entry["shards"][0][0]).get_tensor(n)
+        stop = start + (entry["shape"][0] - start if count is None else count)
+        parts = []
+        for file, first, height in sorted(entry["shards"], key=lambda shard: shard[1]):
+            low, high = max(start, first), min(stop, first + height)
+            if low < high or (height == entry["shape"][0] and low == high):
+                parts.append(self.file(file).get_slice(n)[low - first : high - first])
+        if not parts:
+            return torch.empty(0, *entry["shape"][1:])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def file(self, name: str) -> Any:
+        if name not in self.opened:
+            self.opened[name] = opened(self.folder / name)
+        return self.opened[name]
+
+
+def opened(file: Path) -> Any:
+    """A safetensors file to read from; ValueError for anything else."""
+    try:
+        return safe_open(file, framework="pt").__enter__()
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def read(folder: Path, group: str) -> Tensors:
+    """A group's tensors, whole."""
+    reader = Reader(folder)
+    return {n: reader.rows(group, n) for n in reader.shapes(group)}

@@ -1,0 +1,219 @@
+"""One process or many by the same calls: plain PyTorch, DDP, or FSDP2, started alone or by torchrun.
+
+One process is a world of one, in which every call here is trivial, so nobody else asks how many there are. What is
+applied to a network from outside - sharding, compilation, activation checkpointing - is applied here, and the network does
+not know. Optimizer, averages and checkpoints work on `local` tensors: whole ones, or this process's rows of them.
+"""
+
+import atexit
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+Parallel = Literal["ddp", "fsdp"]
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+
+
+class Elsewhere(RuntimeError):
+    """Another process of this world met an error, or is gone."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, as one of them sees it."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    talk: Any = None
+    """group for short messages between hosts"""
+    saving: Any = None
+    """group for the threads that write checkpoints; with the training's own collectives they would wait for each other"""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes of a tensor on the device."""
+        if self.size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        """Every process's value, in order of rank; anything that JSON can say."""
+        if self.size == 1:
+            return [value]
+        texts: list[Any] = [None] * self.size
+        dist.all_gather_object(texts, json.dumps(value), group=group or self.talk)
+        return [json.loads(text) for text in texts]
+
+    def first(self, action: Callable[[], T]) -> T:
+        """What the action returns in the first process (JSON), for all; where it fails, all fail alike."""
+        result, failure = None, None
+        if self.leads:
+            try:
+                result = action()
+            except (ValueError, OSError) as error:
+                failure = error
+        told = self.gather([result, str(failure) if failure else ""])[0]
+        if failure:
+            raise failure
+        if told[1]:
+            raise Elsewhere(told[1])
+        return told[0] if result is None else result
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block in which no process goes on alone: where it fails in one, the others raise `Elsewhere` at its end."""
+        failure = None
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            failure = error
+        told = self.gather(str(failure) if failure else "")
+        if failure:
+            raise failure
+        if found := next((text for text in told if text), ""):
+            raise Elsewhere(found)
+
+    def agree(self, what: str, value: Any) -> None:
+        """ValueError where the processes differ in a value."""
+        values = self.gather(value)
+        if odd := next((i for i, v in enumerate(values) if v != values[0]), 0):
+            raise ValueError(f"{what} differs between processes: {values[0]} in the first, {values[odd]} in number {odd}")
+
+
+def device_named(name: torch.device | str | None = None) -> torch.device:
+    """The device of that name, or the best there is; under torchrun each process takes the one of its local rank."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
+def join(name: torch.device | str | None = None) -> World:
+    """The world that torchrun's environment tells of, or a world of one. The first call connects the processes."""
+    device = device_named(name)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World(device)
+    return connected(device)
+
+
+@lru_cache(maxsize=1)
+def connected(device: torch.device) -> World:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        atexit.register(leave)
+    talk, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
+    return World(device, dist.get_rank(), dist.get_world_size(), talk, saving)
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def restarts_left() -> int:
+    """How often torchrun would still start this again; 0 without torchrun."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def started_again() -> bool:
+    """Whether a launcher (torchrun, SLURM) has started the same command before."""
+    return any(int(os.environ.get(n) or 0) > 0 for n in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def parallel(
+    net: nn.Module,
+    world: World,
+    mode: Parallel = "ddp",
+    compile: bool = False,
+    activation_checkpointing: bool = False,
+    bf16: bool = False,
+    unused: bool = False,
+) -> Callable[..., Any]:
+    """What to call in training in place of `net`, which is changed in place and stays the network to sample with.
+
+    mode: with several processes, whole copies (DDP) or every tensor divided by rows (FSDP2), a unit a block. bf16: blocks are
+    gathered as bfloat16, which they compute in. unused: some weights may have no gradient.
+    """
+    blocks = list(getattr(net, "blocks", []))
+    if activation_checkpointing:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    if compile:
+        for block in blocks:
+            block.compile()
+    if world.size == 1:
+        return net
+    if mode == "fsdp":
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
+        fully_shard(net, mesh=mesh)
+        return net
+    ids = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(
+        net, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+    )
+
+
+def accumulating(net: Callable[..., Any], last: bool) -> Any:
+    """A block whose backward pass leaves gradients unreduced until the last part of a batch."""
+    if isinstance(net, FSDPModule):
+        net.set_requires_gradient_sync(last)
+        net.set_is_last_backward(last)
+    elif isinstance(net, DistributedDataParallel) and not last:
+        return net.no_sync()
+    return nullcontext()
+
+
+class Rows(NamedTuple):
+    """A tensor, or the rows of one that this process holds."""
+
+    tensor: Tensor
+    start: int
+    shape: list[int]
+    """of the whole tensor"""
+    mine: bool
+    """whether this process is the one to write it"""
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor; it shares its memory."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def rows(tensor: Tensor, world: World) -> Rows:
+    """This process's part of a tensor, and where it lies in the whole. FSDP2 divides the first dimension, rounding up."""
+    if not isinstance(tensor, DTensor):
+        return Rows(local(tensor), 0, list(tensor.shape), world.leads)
+    height = -(-tensor.shape[0] // world.size)
+    return Rows(local(tensor), min(world.rank * height, tensor.shape[0]), list(tensor.shape), True)
+
+
+def divided(net: nn.Module) -> bool:
+    """Whether processes hold different parts of the network's gradients."""
+    return isinstance(net, FSDPModule)

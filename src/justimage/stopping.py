@@ -1,0 +1,96 @@
+"""How a training ends before its time: a signal, a file called STOP in its directory, or a watchdog when it hangs."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+HUNG = 70
+"""Exit code of a run that the watchdog ends."""
+STDERR = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(ValueError):
+    """A run that may not start, because a person asked it to stop."""
+
+
+class Requests(list[str]):
+    """Why to stop, in order of arrival; empty until somebody asks."""
+
+
+@contextmanager
+def requests() -> Iterator[Requests]:
+    """Within the block Ctrl-C, SIGTERM and SIGUSR1 are written down; a second Ctrl-C interrupts at once, unsaved."""
+    asked = Requests()
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and asked:
+            raise KeyboardInterrupt
+        if not asked:
+            again = "; Ctrl-C once more stops at once, unsaved" if number == signal.SIGINT else ""
+            print(f"\nstopping after this step, saved{again}", file=sys.stderr, flush=True)
+        asked.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StopFile:
+    """The file RUN/STOP. It stays until a person removes it, and as long as it is there the run does not start."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path, self.looked, self.found = directory / "STOP", 0.0, False
+
+    def refuse(self) -> None:
+        if self.path.exists():
+            raise Stopped(f"{self.path} asks this run to stop; remove it to go on")
+
+    def there(self) -> bool:
+        """Whether it is there, as of at most a second ago."""
+        now = time.monotonic()
+        if now - self.looked > 1:
+            self.looked, self.found = now, self.path.exists()
+        return self.found
+
+
+class Watchdog:
+    """Ends the process, with every thread's stack on stderr, when no `beat` comes for so many seconds (0: never)."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.beaten, self.over = seconds, time.monotonic(), threading.Event()
+
+    def beat(self) -> None:
+        self.beaten = time.monotonic()
+        if self.seconds:  # should Python itself be stuck, the thread below is, too
+            with suppress(ValueError, OSError):
+                faulthandler.dump_traceback_later(self.seconds + 30, exit=True, file=STDERR)
+
+    def watch(self) -> None:
+        while not self.over.wait(min(1.0, self.seconds / 4)):
+            if time.monotonic() - self.beaten > self.seconds:
+                print(f"justimage: error: no step for {self.seconds:g} s; it hangs here:", file=sys.__stderr__, flush=True)
+                with suppress(ValueError, OSError):
+                    faulthandler.dump_traceback(file=STDERR, all_threads=True)
+                os._exit(HUNG)
+
+    @contextmanager
+    def watching(self) -> Iterator["Watchdog"]:
+        self.beat()
+        if self.seconds:
+            threading.Thread(target=self.watch, daemon=True).start()
+        try:
+            yield self
+        finally:
+            self.over.set()
+            faulthandler.cancel_dump_traceback_later()
