@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "sampling": {"process", "randomness"},
     "recipe": {"process", "transformer", "data", "ema", "sampling"},
     "cost": {"transformer"},
+    "plan": {"cost", "recipe", "transformer"},
     "checkpoint": {"recipe", "process", "ema"},
     "training": {"recipe", "process", "ema", "data", "randomness", "sampling"},
     "convert": {"transformer", "recipe", "checkpoint", "process", "ema"},
