@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from dataclasses import asdict, replace
 from math import isclose
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from justimage import cli
 from justimage.cost import cost
 from justimage.plan import KINDS, Plan, divisors, plan
 from justimage.recipe import PRESETS, Recipe, preset
@@ -184,10 +186,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_a_mistake_is_one_line(words: str, tmp_path: Path) -> None:
-    done = justimage("plan", *words.split(), cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and MISTAKES[words] in done.stderr, done.stderr
+def test_a_mistake_is_one_line(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["justimage", "plan", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and err.count("\n") == 1 and MISTAKES[words] in err, err
 
 
 def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
