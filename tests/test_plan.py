@@ -1,6 +1,7 @@
 """The plan: one case by hand, what must hold whatever the constants, and what it says to a person and to a program."""
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -63,7 +64,7 @@ def test_fsdp_across_nodes_by_hand() -> None:
     d, h = 1664, 4437
     block = (3 * d * d + 3 * d) + (d * d + d) + 2 * 104 + 2 * d + (2 * d * h + 2 * h) + (h * d + d) + (6 * d * d + 6 * d)
     assert isclose(p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages, 28 * n / 64)
-    assert p.memory.copies == 10 * block + 2 * (n - 40 * block)
+    assert p.memory.copies == 10 * block + 8 * (n - 40 * block)
     transfer = (2 + 2 + 4) * n * 63 / 64 / (0.8 * 8 * 50e9)
     assert isclose(p.seconds.communication + p.seconds.hidden, transfer)
     assert p.nodes == 8
@@ -164,6 +165,17 @@ def test_advice_is_the_least_change_and_it_works() -> None:
 def test_past_128_gpus_the_batch_is_used_up() -> None:
     assert not plan(B, 128).notes
     assert "4 images a GPU" in plan(B, 256).notes[0] and plan(B, 1024).part == 1
+
+
+def test_the_documents_examples_are_what_the_command_says() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    rows = re.findall(r"^\| ([BLHG])/16 \| (\d+) \| `(.*?)` \| ([\d.]+) \| ([\d,]+) \|", text, re.MULTILINE)
+    assert len(rows) == 12
+    for size, gpus, flags, amount, speed in rows:
+        p = plan(preset(f"jit-{size.lower()}16-256"), int(gpus))
+        assert (flags, amount, speed) == (p.flags, f"{p.memory.total / 1e9:.1f}", f"{p.images_per_second:,.0f}")
+    for kind, card in KINDS.items():
+        assert f"`{kind}`" in text and f"{card.peak / 1e12:,g}" in text
 
 
 MISTAKES = {

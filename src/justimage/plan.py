@@ -80,7 +80,7 @@ class Memory:
     averages: float
     """of the weights (EMA)"""
     copies: float
-    """ddp: weights in bf16. fsdp: two blocks gathered in bf16, one's gradients in bf16 and fp32, and the other weights"""
+    """ddp: weights in bf16. fsdp: two blocks gathered in bf16, one's gradients in bf16 and fp32; the rest in fp32, both"""
     activations: float
     reserve: float
 
@@ -264,7 +264,7 @@ def estimate(
         copies = 2.0 * parameters
     else:
         outside = parameters - network.depth * block
-        copies = 2 * 2.0 * block + (2 + 4) * block + 2.0 * outside
+        copies = (2 * 2 + 2 + 4) * block + (4.0 + 4.0) * outside
         if accumulate > 1:  # between reductions the gradients of the parts are summed whole
             copies += 4.0 * parameters
     memory = Memory(

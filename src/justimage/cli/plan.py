@@ -115,8 +115,8 @@ def show(p: Plan, name: str, command: str, mfu: float) -> None:
         (f"forward and backward{again}", s.compute), ("communication that shows", s.communication),
         ("optimizer", s.optimizer), ("averages", s.averages),
     ):  # fmt: skip
-        table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{bar(amount / s.total)} {amount / s.total:.0%}")
-    table.add_row("  in all", f"{s.total * 1e3:.1f}", f"and {s.hidden * 1e3:.1f} of communication hidden")
+        table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{amount / s.total:4.0%} {bar(amount / s.total)}")
+    table.add_row("  in all", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication hidden")
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
     print(f"\n{p.images_per_second:,.0f} images/s, {spoken(p.days)} for {p.images:,} images, MFU {p.mfu:.0%} of the whole step")
     print(
