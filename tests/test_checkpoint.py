@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import justimage
-from justimage import checkpoint, disk, run as runs
+from justimage import checkpoint, disk, log, run as runs
 from justimage.checkpoint import Damaged, Unusable
 from tests.test_training import small
 

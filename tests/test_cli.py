@@ -61,7 +61,7 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "info", "convert"])
+@pytest.mark.parametrize("command", ["demo", "train", "sample", "info", "plan", "convert"])
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
     assert done.returncode == 0 and f"justimage {command}" in done.stdout and "examples:" in done.stdout

@@ -41,18 +41,6 @@ def cost(a: Architecture) -> Cost:
     return Cost(sum(p.numel() for p in net.parameters()), multiply_adds, patches, a.patch_dimension)
 
 
-PEAKS = {"H100": 989.4, "H200": 989.4, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "4090": 165.2}
-"""Dense bf16 TFLOP/s of known devices, by a word in their name (NVIDIA's data sheets)."""
-
-
-def peak_flops(device: torch.device, stated: float | None = None) -> float | None:
-    """FLOP/s that a device can do at most: as stated, in TFLOP/s, or by its data sheet; None where that is unknown."""
-    if stated:
-        return stated * 1e12
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak * 1e12 for word, peak in PEAKS.items() if word in name), None)
-
-
 @lru_cache
 def training_flops(a: Architecture) -> int:
     """Floating-point operations to train on one image: two a multiply-add, forward and twice as much backward."""

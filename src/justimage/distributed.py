@@ -50,6 +50,10 @@ class World:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of a tensor on the device."""
         if self.size > 1:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from justimage import checkpoint, cost, data, disk, distributed, log, pictures, recipe as recipes, training
+from justimage import checkpoint, cost, data, disk, distributed, log, pictures, plan, recipe as recipes, training
 from justimage.checkpoint import Damaged, NotSaved, Saver, Unusable
 from justimage.data import Source
 from justimage.distributed import World
@@ -92,7 +92,8 @@ class Run:
             "data_wait": round(sum(s.waited for s in self.window) / elapsed, 4),
             "memory_gb": round(cost.memory_used(self.world.device) / 1e9, 3),
         }
-        peak = cost.peak_flops(self.world.device, self.recipe.machine.peak_tflops)
+        stated = self.recipe.machine.peak_tflops
+        peak = stated * 1e12 if stated else plan.peak_of(self.world.device_name)
         if peak:
             line["mfu"] = round(speed * cost.training_flops(self.recipe.network) / (peak * self.world.size), 4)
         if self.world.leads:

@@ -16,6 +16,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   train     train a model on your own images, or go on with a training
   sample    draw images from a trained model
   info      the networks: parameters, multiply-adds, tokens, memory to train
+  plan      what a training takes on given GPUs: bytes a GPU, images/s, days
   convert   the authors' checkpoints into ours, and back
 
 examples:
@@ -26,7 +27,7 @@ examples:
 
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
-COMMANDS = ("demo", "train", "sample", "info", "convert")
+COMMANDS = ("demo", "train", "sample", "info", "plan", "convert")
 
 
 FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78

@@ -1,0 +1,66 @@
+#!/bin/bash
+# A training on SLURM that comes back by itself: sbatch --nodes=8 docs/slurm.sh
+# Everything that varies is a variable: RUN=runs/g PRESET=jit-g16-256 EXTRA="--parallel fsdp" sbatch --nodes=8 docs/slurm.sh
+#SBATCH --job-name=justimage
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@300
+
+PRESET=${PRESET:-jit-b16-256}
+DATA=${DATA:-stores/imagenet-256} # made by justimage prepare; on a file system that all nodes see, as RUN is
+RUN=${RUN:-runs/$PRESET}
+NPROC=${NPROC:-gpu}               # processes a node
+EXTRA=${EXTRA:-}                  # more options of justimage train, as justimage plan prints them
+RESTARTS=${RESTARTS:-10}          # after a crash, without SLURM
+PORT=${PORT:-29500}
+NODES=${SLURM_JOB_NUM_NODES:-1}
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-270} # after SIGTERM; torchrun's own 30 s are short
+
+set -u
+stop=$RUN/STOP
+mine="requeue of job $SLURM_JOB_ID"
+read -ra extra <<<"$EXTRA"
+
+# A STOP that this job left behind when it was killed is no request any more; anybody else's is.
+[ "$(cat "$stop" 2>/dev/null)" = "$mine" ] && rm -f "$stop"
+
+# Five minutes before the end (USR1): all ranks stop after the same step, and what is published is complete.
+asked= task=
+ask() {
+    asked=yes
+    if [ -d "$RUN" ]; then
+        [ -e "$stop" ] || echo "$mine" >"$stop"
+    elif [ "$task" ]; then
+        kill -TERM "$task" # it has not begun
+    fi
+}
+trap ask USR1
+
+head=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}" | head -n 1)
+srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
+    torchrun --nnodes="$NODES" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" \
+    --rdzv-backend=c10d --rdzv-endpoint="$head:$PORT" --rdzv-id="$SLURM_JOB_ID" \
+    -m justimage train --preset "$PRESET" --data "$DATA" --out "$RUN" ${extra[@]+"${extra[@]}"} &
+task=$!
+
+# A signal ends `wait`, not the task.
+while :; do
+    wait "$task"
+    code=$?
+    kill -0 "$task" 2>/dev/null || break
+done
+
+if [ "$asked" ]; then
+    if [ "$(cat "$stop" 2>/dev/null)" = "$mine" ]; then
+        rm -f "$stop"
+    elif [ -e "$stop" ]; then
+        exit "$code" # somebody else asked to stop, too: the job ends
+    fi
+    scontrol requeue "$SLURM_JOB_ID" # a run that is complete says so when it is started again, and ends with 0
+fi
+exit "$code"

@@ -1,0 +1,228 @@
+"""The plan: one case by hand, what must hold whatever the constants, and what it says to a person and to a program."""
+
+import json
+import re
+import shlex
+import sys
+from dataclasses import asdict, replace
+from math import isclose
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from justimage import cli
+from justimage.cost import cost
+from justimage.plan import KINDS, Plan, divisors, plan
+from justimage.recipe import PRESETS, Recipe, preset
+from tests.test_cli import justimage
+
+B, G = preset("jit-b16-256"), preset("jit-g16-256")
+
+
+def changed(recipe: Recipe, **training) -> Recipe:
+    return replace(recipe, training=replace(recipe.training, **training))
+
+
+def test_b16_on_eight_h100_by_hand() -> None:
+    d, h, classes = 768, 2048, 1001
+    a_block = (3 * d * d + 3 * d) + (d * d + d) + 2 * 64 + 2 * d + (2 * d * h + 2 * h) + (h * d + d) + (6 * d * d + 6 * d)
+    embedding = 768 * 128 + (128 * d + d) + classes * d + (256 * d + d) + (d * d + d) + 32 * d
+    parameters = 12 * a_block + embedding + d + (2 * d * d + 2 * d) + (768 * d + 768)
+    assert parameters == 131_123_712 == cost(replace(B.network, classes=1000)).parameters
+
+    tokens = 4 * 256 + 8 * 288  # the 32 class tokens enter before block 4
+    attention = 4 * 2 * 256**2 * d + 8 * 2 * 288**2 * d
+    outside = 256 * (768 * 128 + 128 * d) + 256 * d * 768 + 256 * d + d * d + 2 * d * d
+    multiply_adds = tokens * (4 * d * d + 3 * d * h) + attention + 12 * 6 * d * d + outside
+    assert multiply_adds == 25_222_840_320
+
+    p = plan(B, gpus=8, kind="h100", parallel="ddp", accumulate=2, mfu=0.4)
+    m, s = p.memory, p.seconds
+    assert (m.weights, m.gradients, m.moments, m.averages) == (524_494_848, 524_494_848, 1_048_989_696, 1_573_484_544)
+    assert m.copies == 262_247_424 and m.reserve == 6.4e9
+    assert m.activations == 64 * 3328 * (68 * 768 + 6 * 2048) == 13_740_539_904
+    assert isclose(m.total, 24_074_251_264)  # 24.1 of 80 GB
+
+    forward_and_backward = 6 * 25_222_840_320 * 128 / (0.4 * 989.4e12)  # 48.9 ms
+    assert isclose(s.compute, forward_and_backward) and isclose(s.compute, 0.04894669, rel_tol=1e-6)
+    all_reduce = 2 * 7 / 8 * 4 * 131_123_712 / (0.8 * 450e9)  # 2.55 ms, a fifth of which shows
+    assert isclose(s.communication, all_reduce / 5) and isclose(s.hidden, all_reduce * 4 / 5)
+    assert isclose(s.optimizer, 28 * 131_123_712 / (0.8 * 3.35e12))  # 1.37 ms
+    assert isclose(s.averages, 3 * 12 * 131_123_712 / (0.8 * 3.35e12))  # 1.76 ms
+    assert isclose(s.total, 0.05258793, rel_tol=1e-6)
+    assert isclose(p.images_per_second, 1024 / s.total) and round(p.images_per_second) == 19472
+    assert isclose(p.days, 600 * 1_281_167 / p.images_per_second / 86400) and round(p.days * 24, 1) == 11.0
+    assert isclose(p.data_rate, p.images_per_second * 196_608) and isclose(p.mfu, 0.4 * s.compute / s.total)
+    assert p.checkpoint == 4 * 6 * 131_123_712
+
+
+def test_fsdp_across_nodes_by_hand() -> None:
+    """G on 64 H100, 8 nodes: a ring enters a node by its eight adapters together, 400 GB/s, of which 80 % are reached."""
+    p = plan(G, gpus=64, parallel="fsdp", accumulate=1)
+    n = 2_007_130_000
+    d, h = 1664, 4437
+    block = (3 * d * d + 3 * d) + (d * d + d) + 2 * 104 + 2 * d + (2 * d * h + 2 * h) + (h * d + d) + (6 * d * d + 6 * d)
+    assert isclose(p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages, 28 * n / 64)
+    assert p.memory.copies == 10 * block + 8 * (n - 40 * block)
+    transfer = (2 + 2 + 4) * n * 63 / 64 / (0.8 * 8 * 50e9)
+    assert isclose(p.seconds.communication + p.seconds.hidden, transfer)
+    assert p.nodes == 8
+    twice = plan(G, gpus=64, parallel="fsdp", accumulate=2)
+    assert twice.memory.copies == p.memory.copies + 4 * n  # the parts' gradients, summed whole
+    assert isclose(twice.seconds.communication + twice.seconds.hidden, transfer * 12 / 8)
+
+
+def test_g_unsharded_is_56_gb_and_leaves_little_room_on_a_card_of_80() -> None:
+    p = plan(G, gpus=8, parallel="ddp", accumulate=16)
+    state = p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages
+    assert state == 4 * (4 + 3) * 2_007_130_000 == 56_199_640_000
+    an_image = (10 * 256 + 30 * 288) * (68 * 1664 + 6 * 4437)
+    assert p.memory.activations == 8 * an_image
+    room = 80e9 * 0.92 - state - 2 * 2_007_130_000
+    assert room // an_image == 8 and p.fits  # 13.4 GB hold eight images, not sixteen
+    assert not plan(G, gpus=8, parallel="ddp", accumulate=8, activation_checkpointing=False).fits
+    assert plan(G, gpus=64).parallel == "fsdp"
+
+
+RECIPES = st.sampled_from([preset(name) for name in ("jit-b16-256", "jit-l32-512", "jit-h16-256", "folder-64")])
+FORCED = st.fixed_dictionaries({"parallel": st.sampled_from(["ddp", "fsdp"]), "activation_checkpointing": st.booleans()})
+theorem = settings(max_examples=30, deadline=None)
+
+
+@theorem
+@given(RECIPES, st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.booleans(), st.sampled_from(list(KINDS)))
+def test_more_gpus_never_need_more_bytes_a_gpu_under_fsdp(recipe: Recipe, gpus: int, again: bool, kind: str) -> None:
+    few, many = (plan(recipe, n, kind, "fsdp", 1, again).memory for n in (gpus, 2 * gpus))
+    assert all(getattr(many, name) <= getattr(few, name) for name in asdict(few))
+
+
+@theorem
+@given(RECIPES, FORCED, st.integers(1, 40), st.integers(2, 5))
+def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: dict, images: int, times: int) -> None:
+    small, large = (plan(changed(recipe, batch=8 * n), 8, accumulate=1, **forced) for n in (images, times * images))
+    assert large.memory.activations == times * small.memory.activations
+    assert isclose(large.seconds.compute, times * small.seconds.compute)
+    assert replace(large.memory, activations=0) == replace(small.memory, activations=0)
+
+
+@theorem
+@given(RECIPES, st.sampled_from(["ddp", "fsdp"]), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 4]))
+def test_recomputation_costs_a_third_of_computing_and_saves_memory(recipe: Recipe, parallel, gpus: int, parts: int) -> None:
+    keep, again = (plan(recipe, gpus, parallel=parallel, accumulate=parts, activation_checkpointing=x) for x in (False, True))
+    assert isclose(again.seconds.compute, keep.seconds.compute * 4 / 3)
+    assert again.memory.activations < keep.memory.activations / 3 and again.checkpoint == keep.checkpoint
+    # a network of one block would have nothing to save: its inside is kept either way, and its input besides
+    assert replace(again.memory, activations=0) == replace(keep.memory, activations=0)
+
+
+@theorem
+@given(RECIPES, FORCED, st.sampled_from([1, 2, 8, 32]), st.sampled_from([1, 2, 4, 8]))
+def test_accumulation_changes_nothing_but_activations_and_transfers(
+    recipe: Recipe, forced: dict, gpus: int, parts: int
+) -> None:
+    whole, split = (plan(recipe, gpus, accumulate=n, **forced) for n in (1, parts))
+    assert split.memory.activations * parts == whole.memory.activations
+    assert split.seconds.compute == whole.seconds.compute and split.seconds.optimizer == whole.seconds.optimizer
+
+
+@theorem
+@given(RECIPES, st.sampled_from([1, 2, 4, 8]))
+def test_days_are_inverse_to_gpus_where_computing_is_all(recipe: Recipe, gpus: int) -> None:
+    """At an MFU of 0.1 % everything else is next to nothing."""
+    few, many = (
+        plan(recipe, n, parallel="fsdp", accumulate=1, activation_checkpointing=False, mfu=0.001) for n in (gpus, 2 * gpus)
+    )
+    assert isclose(few.days / many.days, 2, rel_tol=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "digits"])
+def test_what_is_chosen_fits_and_nothing_simpler_is_as_fast(name: str) -> None:
+    recipe = preset(name)
+    for gpus, kind in (1, "h200"), (8, "h100"), (16, "a100-40"), (64, "rtx4090"):
+        p = plan(recipe, gpus, kind)
+        assert p.fits == (p.memory.total <= KINDS[kind].memory) and (p.fits or p.advice)
+        assert p.parameters == cost(replace(recipe.network, classes=1000)).parameters
+        if p.fits:
+            forced = plan(recipe, gpus, kind, p.parallel, p.accumulate, p.activation_checkpointing)
+            assert replace(forced, why="") == replace(p, why="")
+            for parts in divisors(p.accumulate)[:-1]:
+                less = plan(recipe, gpus, kind, p.parallel, parts, p.activation_checkpointing)
+                assert not less.fits or less.seconds.total > p.seconds.total or less.part < 8
+
+
+def test_advice_is_the_least_change_and_it_works() -> None:
+    p = plan(G, 8, parallel="ddp", accumulate=1, activation_checkpointing=False)
+    assert not p.fits and p.advice == "it fits with --parallel ddp --accumulate 16"
+    assert plan(G, 8, parallel="ddp", accumulate=16).fits
+    assert plan(G, 1, "l40s").advice.startswith("it fits on 2 of them with --parallel fsdp")
+    assert plan(G, 2, "l40s").fits and not plan(G, 1, "l40s").fits
+    alone = plan(changed(G, batch=1), 1, "rtx4090")
+    assert alone.advice == "it fits on 1 of h100 with --parallel ddp" and plan(changed(G, batch=1), 1, "h100").fits
+    assert plan(G, 1, gpu_memory=1e9).advice
+
+
+def test_past_128_gpus_the_batch_is_used_up() -> None:
+    assert not plan(B, 128).notes
+    assert "4 images a GPU" in plan(B, 256).notes[0] and plan(B, 1024).part == 1
+
+
+def test_the_documents_examples_are_what_the_command_says() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    rows = re.findall(r"^\| ([BLHG])/16 \| (\d+) \| `(.*?)` \| ([\d.]+) \| ([\d,]+) \|", text, re.MULTILINE)
+    assert len(rows) == 12
+    for size, gpus, flags, amount, speed in rows:
+        p = plan(preset(f"jit-{size.lower()}16-256"), int(gpus))
+        assert (flags, amount, speed) == (p.flags, f"{p.memory.total / 1e9:.1f}", f"{p.images_per_second:,.0f}")
+    for kind, card in KINDS.items():
+        assert f"`{kind}`" in text and f"{card.peak / 1e12:,g}" in text
+
+
+MISTAKES = {
+    "--kind h10": "perhaps h100; there are h100, h200",
+    "--kind tpu": "there are h100, h200",
+    "--gpus 12": "gpus is 12, which does not divide the batch of 1024; perhaps 4, 8, 16",
+    "--gpus 0": "gpus is 0",
+    "--gpus 8 --accumulate 3": "accumulate is 3, which does not divide the 128 images of a GPU; allowed: 1, 2, 4",
+    "--mfu 40": "mfu is 40; it must be above 0 and at most 1",
+    "--mfu nan": "mfu is nan",
+    "--gpu-memory 0": "memory is 0 GB",
+    "--batch 0": "batch is 0",
+    "--preset jit-g16": "perhaps",
+    "--preset digits": "precision is fp32",
+    "--from nowhere": "nowhere does not exist",
+    "--preset digits --from nowhere": "give one of them",
+    "--parallel pipeline": "parallel",
+    "--gpus many": "--gpus",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["justimage", "plan", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and err.count("\n") == 1 and MISTAKES[words] in err, err
+
+
+def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
+    words = "--preset jit-g16-256 --gpus 64 --kind h100 --batch 512"
+    done = justimage("plan", *words.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    p = plan(changed(G, batch=512), 64)
+    assert f"{p.images_per_second:,.0f} images/s" in done.stdout and "8 nodes of 8" in done.stdout and "fits" in done.stdout
+    command = next(line for line in done.stdout.splitlines() if line.startswith("torchrun"))
+    assert "--nnodes=8" in command and "--nproc-per-node=8" in command
+    assert command.endswith(f"train --preset jit-g16-256 --data STORE --out RUN --batch 512 {p.flags}")
+    assert "Assumed, not measured: 40%" in done.stdout
+
+
+def test_a_program_reads_every_number(tmp_path: Path) -> None:
+    words = "--preset jit-h16-256 --gpus 8 --parallel fsdp --accumulate 8 --activation-checkpointing --mfu 0.3 --json"
+    done = justimage("plan", *words.split(), cwd=tmp_path)
+    values = json.loads(done.stdout)
+    p = plan(preset("jit-h16-256"), 8, "h100", "fsdp", 8, True, mfu=0.3)
+    assert Plan.__dataclass_fields__.keys() <= values.keys()
+    assert values["memory"] == asdict(p.memory) and values["days"] == p.days and values["fits"]
+    assert shlex.split(values["command"])[-5:] == ["--parallel", "fsdp", "--accumulate", "8", "--activation-checkpointing"]
