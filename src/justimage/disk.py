@@ -69,7 +69,7 @@ def rename(path: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all in it; a crash in the midst of it leaves only a name that is never read."""
     if path.is_dir() and not path.is_symlink():
-        aside = path if path.name.startswith(".tmp-") else path.with_name(f".tmp-{path.name}")
+        aside = path if path.name.startswith(".tmp-") else path.with_name(f".tmp-gone-{path.name}")
         if aside != path:
             remove(aside)
             rename(path, aside)

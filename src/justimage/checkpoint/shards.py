@@ -23,8 +23,8 @@ SAFETENSORS_TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-CHUNK = 2**24
-"""Bytes written and hashed at a time."""
+CHUNK = 2**22
+"""Bytes that are hashed and written at a time."""
 
 
 class Damaged(ValueError):
@@ -39,7 +39,7 @@ def aside_of(folder: Path) -> Path:
     return folder.with_name(f".tmp-{folder.name}")
 
 
-def serialised(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+def serialised(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[memoryview]:
     """The bytes of a safetensors file, a piece at a time, so that no second copy of the tensors is made."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -48,11 +48,15 @@ def serialised(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Itera
         header[n] = {"dtype": SAFETENSORS_TYPES[t.dtype], "shape": list(t.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    piece = bytearray(len(text).to_bytes(8, "little") + text)
     for t in tensors.values():
         content = memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # pyright: ignore
         for start in range(0, len(content), CHUNK):
-            yield content[start : start + CHUNK]
+            piece += content[start : start + CHUNK]
+            if len(piece) >= CHUNK:
+                yield memoryview(piece)
+                piece = bytearray()
+    yield memoryview(piece)
 
 
 def write_part(folder: Path, groups: Groups, recipe: Recipe, part: int = 0, parts: int = 1) -> None:
@@ -105,6 +109,7 @@ def publish_parts(folder: Path, recipe: Recipe, state: dict[str, Any], parts: in
     for part in range(parts):
         disk.remove(aside / f"part-{part}.json")
     disk.sync(aside)
+    disk.remove(folder)  # published before, but the disk failed in the very next moment, so nobody could rely on it
     disk.rename(aside, folder)
     disk.sync(folder.parent.parent)
     return folder

@@ -1,0 +1,146 @@
+"""Killed anywhere, on a disk that fails anywhere, or damaged afterwards: a run ends as the uninterrupted one, or says why not."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from justimage import checkpoint, run as runs
+from justimage.checkpoint import Damaged, Unusable
+from tests import crash
+
+PARTS = 8
+
+
+def crashes(*words: str | int) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.crash", *map(str, words)],
+        capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_kill_at_any_operation_on_the_disk_changes_nothing(part: int) -> None:
+    """Clean, and torn in the middle of a write or a removal; and again at some operation of the resume."""
+    found = crashes("points", part, PARTS)
+    assert found["operations"] > 100 and found["cases"] >= 2 * (found["operations"] // PARTS) and found["wrong"] == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(5))
+def test_ten_kills_at_random_instants_change_nothing(seed: int) -> None:
+    """SIGKILL: the last checkpoint's hashes and every logged loss are those of the uninterrupted training."""
+    found = crashes("kills", 10, seed)
+    assert found["kills"] == 10 and found["wrong"] == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_full_or_failing_disk_ends_no_training(part: int) -> None:
+    """At any operation once there is a run: the checkpoints before are intact, the next save works, the end is the same."""
+    found = crashes("faults", part, PARTS)
+    assert found["wrong"] == [] and found["ended"] <= 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_five_hundred_kills() -> None:
+    found = crashes("kills", 500, 1)
+    assert found["kills"] == 500 and found["wrong"] == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    for _ in runs.steps(runs.open_run(crash.recipe(), run, "cpu")):
+        pass
+    return run
+
+
+def flipped(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def test_a_thousand_flipped_bits_are_each_noticed(trained: Path) -> None:
+    """Anywhere in any file of a checkpoint, and each is one line that names a file."""
+    folder, draw = checkpoint.published(trained)[-1], random.Random(0)
+    files = sorted(folder.iterdir())
+    for _ in range(1000):
+        file = draw.choice(files)
+        bit = draw.randrange(file.stat().st_size * 8)
+        flipped(file, bit)
+        with pytest.raises(Damaged) as caught:
+            checkpoint.verify(folder)
+        assert folder.name in str(caught.value) and "\n" not in str(caught.value)
+        flipped(file, bit)
+    checkpoint.verify(folder)
+
+
+def cut(folder: Path, older: Path) -> None:
+    file = folder / "adam-00001-of-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def emptied(folder: Path, older: Path) -> None:
+    (folder / "model-00001-of-00001.safetensors").write_bytes(b"")
+
+
+def swapped(folder: Path, older: Path) -> None:
+    a, b = folder / "ema-10-00001-of-00001.safetensors", folder / "ema-20-00001-of-00001.safetensors"
+    a.rename(folder / "x")
+    b.rename(a)
+    (folder / "x").rename(b)
+
+
+def missing(folder: Path, older: Path) -> None:
+    (folder / "ema-40-00001-of-00001.safetensors").unlink()
+
+
+def mixed(folder: Path, older: Path) -> None:
+    shutil.copy(older / "model-00001-of-00001.safetensors", folder)
+
+
+def manifest_of_another(folder: Path, older: Path) -> None:
+    shutil.copy(older / "MANIFEST.json", folder)
+
+
+def linked(folder: Path, older: Path) -> None:
+    file = folder / "model-00001-of-00001.safetensors"
+    file.rename(folder.parent.parent / "elsewhere")
+    file.symlink_to(folder.parent.parent / "elsewhere")
+
+
+DAMAGES = [cut, emptied, swapped, missing, mixed, manifest_of_another, linked]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
+def test_a_checkpoint_that_was_tampered_with_gives_way_to_the_older(damage, trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    older, newest = checkpoint.published(run)
+    damage(newest, older)
+    opened = runs.open_run(crash.recipe(), run, "cpu")
+    assert opened.state.images_seen == int(older.name) and len(opened.warnings) == 1 and "\n" not in opened.warnings[0]
+    for _ in runs.steps(opened):
+        pass
+    assert crash.outcome(run) == crash.outcome(trained)
+
+
+def test_where_every_checkpoint_is_damaged_each_has_its_line_and_nothing_begins(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    for folder in checkpoint.published(run):
+        flipped(folder / "state.json", 100)
+    with pytest.raises(Unusable) as caught:
+        runs.open_run(crash.recipe(), run, "cpu")
+    assert all(folder.name in str(caught.value) for folder in checkpoint.published(run))
+    begun = runs.open_run(crash.recipe(), run, "cpu", fresh=True)
+    assert begun.state.images_seen == 0 and len(checkpoint.published(tmp_path / "run.old-1")) == 2
