@@ -10,8 +10,8 @@ import torch
 import justimage
 from justimage import checkpoint, data, randomness, run as runs, training
 from justimage.data import Arrays
+from justimage.process import from_uint8
 from justimage.recipe import Recipe, Training, Upkeep, preset
-from justimage.sampling import from_uint8
 from justimage.training import learning_rate
 
 

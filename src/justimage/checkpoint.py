@@ -302,4 +302,4 @@ def load(path: str | Path, ema: float | None = None, device: str | torch.device 
             raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
         tensors = load_file(place)
     fill(dict(model.net.named_parameters()), tensors, place)
-    return Model(model.net.to(device).eval(), model.process)
+    return Model(model.net.to(device).eval(), model.process, model.units)

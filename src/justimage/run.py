@@ -16,7 +16,7 @@ from torch import Tensor
 
 from justimage import checkpoint, data, pictures, randomness, recipe as recipes, sampling, training
 from justimage.data import Source
-from justimage.process import Model
+from justimage.process import Model, to_uint8
 from justimage.recipe import Recipe
 from justimage.training import State, Step
 
@@ -133,19 +133,20 @@ def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
         )  # fmt: skip
         noisy, predicted = denoise(model, clean.to(device), PREVIEW_TIME, dtype)
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
+    images, clean = model.units.visible(images), model.units.visible(clean)
     return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME)
 
 
 @torch.no_grad()
 def denoise(model: Model, clean: Tensor, t: float, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """uint8 images with noise at t, and what the network, told no class, takes them for."""
-    x = sampling.from_uint8(clean)
+    """Images with noise at t, and what the network, told no class, takes them for; both to be shown."""
+    x = model.units.inside(clean)
     eps = torch.stack([randomness.image_noise(i, model.shape) for i in range(len(x))]).to(x.device) * model.process.noise_scale
     z = model.process.noisy(x, eps, t)
     nobody = torch.full(z.shape[:1], -1, device=z.device)
     with sampling.evaluating(model.net):
         v = sampling.velocity(model, nobody, dtype=dtype)(z, t)
-    return sampling.to_uint8(z), sampling.to_uint8(model.process.behind(v, z, t))
+    return to_uint8(z), to_uint8(model.process.behind(v, z, t))
 
 
 def default_device() -> torch.device:

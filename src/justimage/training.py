@@ -18,7 +18,6 @@ from justimage.data import Source
 from justimage.ema import EMA
 from justimage.process import Model, Process
 from justimage.recipe import Recipe, Training
-from justimage.sampling import from_uint8
 
 
 @dataclass
@@ -98,7 +97,7 @@ def train(recipe: Recipe, source: Source, state: State) -> Iterator[Step]:
         loss = torch.zeros((), device=device)
         for position in range(state.images_seen, state.images_seen + r.batch, part):
             images, labels = (q.to(device, non_blocking=True) for q in next(parts))
-            x, y = from_uint8(images), labels if recipe.network.classes else torch.full_like(labels, -1)
+            x, y = state.model.units.inside(images), labels if recipe.network.classes else torch.full_like(labels, -1)
             t, eps, drop = draw(process, r.seed, position, x)
             with autocast, seeded(randomness.key(r.seed, "dropout", position), device, recipe.network.dropout > 0):
                 part_loss = process.objective(net, x, y, t, eps, drop).mean() / r.accumulate

@@ -42,7 +42,9 @@ def open_source(path: str, size: tuple[int, int], channels: int, enlarge: bool =
             raise ValueError(f"{path} holds images of {found}, the recipe asks for {asked} (channels x height x width)")
         return store
     if place.suffix.lower() in SUFFIXES:
-        raise ValueError(f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store")
+        raise ValueError(
+            f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
+        )
     return open_files(path, size, channels, enlarge)
 
 
@@ -59,7 +61,7 @@ def in_memory(source: Source, progress: Callable[[int], None] | None = None) -> 
     def load(index: int) -> None:
         images[index], labels[index] = source[index]
 
-    threads = os.cpu_count() if isinstance(source, Files) and source.contents.threads else 1
+    threads = 1 if isinstance(source, Files) and not source.contents.threads else os.cpu_count()
     with ThreadPoolExecutor(threads) as pool:
         for done, _ in enumerate(pool.map(load, range(len(source))), 1):
             if progress:

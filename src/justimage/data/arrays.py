@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -135,8 +135,9 @@ class Header:
         buffer = io.BytesIO(start)
         version = npy.read_magic(buffer)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        self.shape: tuple[int, ...]
         self.shape, fortran, self.dtype = read(buffer)
-        self.order = "F" if fortran else "C"
+        self.order: Literal["C", "F"] = "F" if fortran else "C"
         self.offset = buffer.tell()
         if self.dtype.hasobject:
             raise ValueError("it holds pickled objects, which are not read; save an array of numbers")
@@ -152,7 +153,7 @@ def mapped_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
     header = Header(file.read(LONGEST_HEADER)[:total], total)
     if 0 in header.shape:
         return np.empty(header.shape, header.dtype)
-    return np.memmap(path, header.dtype, "r", start + header.offset, header.shape, header.order)  # pyright: ignore[reportArgumentType]
+    return np.memmap(path, header.dtype, "r", start + header.offset, header.shape, header.order)
 
 
 def from_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
@@ -183,8 +184,8 @@ def unpacked(archive: zipfile.ZipFile, name: str, header: Header) -> NDArray[Any
     entry = archive.getinfo(name + ".npy")
     if entry.file_size > LARGEST:
         raise ValueError(f"{name} is compressed and has {entry.file_size / 1e9:.0f} GB; save it as .npy, or with np.savez")
-    array = np.empty(header.shape, header.dtype, order=header.order)  # pyright: ignore[reportArgumentType]
-    flat = memoryview(array.reshape(-1, order="A").view(np.uint8)) if array.size else memoryview(b"")
+    array = np.empty(header.shape, header.dtype, order=header.order)
+    flat = array.reshape(-1, order="A").view(np.uint8).data
     with archive.open(entry) as file:
         file.read(header.offset)
         done = 0

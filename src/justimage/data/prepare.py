@@ -118,7 +118,12 @@ def prepare(
     occupied = root.exists() and (not root.is_dir() or any(not p.name.startswith(".tmp-") for p in root.iterdir()))
     if occupied and not is_store(root):
         raise ValueError(f"{root} is not empty and holds no store; give another place")
-    raw, plan = planned(source, image_size, channels, enlarge, shard_images)
+    try:
+        raw, plan = planned(source, image_size, channels, enlarge, shard_images)
+    except FileNotFoundError:  # a complete store can do without its source
+        if not (root / INDEX).exists():
+            raise
+        return verify(root, progress)
     with alone(root):
         if (root / INDEX).exists():
             opened = open_store(root)
@@ -179,7 +184,9 @@ def words(shape: Sequence[int]) -> str:
 
 def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
     """ValueError where a store was made, or begun, from something else. The same data may lie elsewhere by now."""
-    different = [f"{k} is {new[k]}, was {old.get(k)}" for k in new if k not in ("source", "fingerprint") and new[k] != old.get(k)]
+    different = [
+        f"{k} is {new[k]}, was {old.get(k)}" for k in new if k not in ("source", "fingerprint") and new[k] != old.get(k)
+    ]
     if not different and new["fingerprint"] != old.get("fingerprint"):
         different = [f"{new['source']} is not the data it was begun with (files, sizes or classes changed)"]
     if different:
@@ -233,9 +240,9 @@ def made_here(raw: Raw, plan: Plan, root: Path, todo: Sequence[int]) -> Iterator
 def made_by_processes(raw: Raw, plan: Plan, root: Path, todo: Sequence[int], count: int) -> Iterator[int]:
     """The same with several processes, each given one shard after the other. They end with this one, however it ends."""
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__])  # imported once, not once a process
     left = iter(todo)
     crew: dict[Connection, Any] = {}
     try:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 VERSION = 1
 INDEX, LABELS = "index.json", "labels.npy"
+REMEDY = "remove the store and prepare it again"
 KINDS = {"uint8": torch.uint8, "float32": torch.float32}
 
 
@@ -35,8 +36,8 @@ class Store:
     root: Path
     index: dict[str, Any] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
-    ends: NDArray[np.int64] = field(repr=False)
-    """of each shard, the number of images up to and with it"""
+    starts: NDArray[np.int64] = field(repr=False)
+    """of each shard, the number of images before it"""
     shards: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
     """those mapped so far"""
 
@@ -76,10 +77,10 @@ class Store:
         """The images (b, channels, height, width) and labels (b,) at some indices, in range(len)."""
         images = torch.empty(len(indices), *self.shape, dtype=KINDS[self.index["dtype"]])
         out = images.numpy()
-        shards = np.searchsorted(self.ends, indices, side="right")
-        places = indices - self.ends[shards] + np.array([s["count"] for s in self.index["shards"]])[shards]
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        places = indices - self.starts[shards]
         for row, (shard, place) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
-            out[row] = (self.shards.get(shard) if shard in self.shards else self.mapped(shard))[place]
+            out[row] = (self.shards[shard] if shard in self.shards else self.mapped(shard))[place]
         return images, torch.from_numpy(self.labels[indices])
 
     def mapped(self, number: int) -> NDArray[Any]:
@@ -92,9 +93,6 @@ class Store:
             raise ValueError(f"{path} is {shard.dtype} {shard.shape}, which is not what {INDEX} says; {REMEDY}")
         self.shards[number] = np.asarray(shard)  # a plain array: indexing np.memmap costs more than the copy
         return self.shards[number]
-
-
-REMEDY = "remove the store and prepare it again"
 
 
 def is_store(place: Path) -> bool:
@@ -117,7 +115,7 @@ def open_store(root: Path) -> Store:
     if hashlib.sha256(content).hexdigest() != index["labels"]["sha256"]:
         raise ValueError(f"{path} is missing or was changed; {REMEDY}")
     labels = np.load(path, allow_pickle=False)
-    return Store(root, index, labels, np.cumsum([shard["count"] for shard in index["shards"]]))
+    return Store(root, index, labels, np.cumsum([0, *(shard["count"] for shard in index["shards"][:-1])]))
 
 
 def read_index(root: Path) -> dict[str, Any]:

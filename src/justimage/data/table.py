@@ -62,7 +62,9 @@ class Table:
             raise ValueError(f"{self.root} is not a readable table: {reason}") from error
         if isinstance(table, DatasetDict):
             if "train" not in table and len(table) != 1:
-                raise ValueError(f"{self.root} has no split train, but {', '.join(table)}; give the folder of one of them")
+                raise ValueError(
+                    f"{self.root} has no split train, but {', '.join(map(str, table))}; give the folder of one of them"
+                )
             table = table["train"] if "train" in table else next(iter(table.values()))
         images = {name: f for name, f in table.features.items() if isinstance(f, Image)}
         if not images or not len(table):

@@ -4,7 +4,6 @@ Nothing is extracted. A member `key.jpg` belongs with `key.cls` (its class, a nu
 "label" or "cls"); other members are passed over.
 """
 
-import glob
 import io
 import json
 import re
@@ -63,7 +62,8 @@ def shards_at(path: Path) -> list[Path]:
         return []
     if path.exists():
         return [path]
-    shards = [Path(found) for one in expanded(str(path)) for found in (sorted(glob.glob(one)) or [one])]
+    named = [Path(name) for name in expanded(str(path))]
+    shards = [shard for one in named for shard in (sorted(one.parent.glob(one.name)) or [one])]
     if missing := [shard for shard in shards if not shard.is_file()]:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     return shards
@@ -144,7 +144,7 @@ def entries(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             if entry.offset <= before or entry.size < 0:
                 raise tarfile.ReadError("its headers point backwards")
             before = entry.offset
-            archive.members = []
+            archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
             if entry.isreg() and not entry.sparse:  # pyright: ignore[reportAttributeAccessIssue]
                 yield entry
 
