@@ -136,7 +136,10 @@ class Header:
         version = npy.read_magic(buffer)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         self.shape: tuple[int, ...]
-        self.shape, fortran, self.dtype = read(buffer)
+        try:
+            self.shape, fortran, self.dtype = read(buffer)
+        except Exception as error:  # of the parser that NumPy gives it to
+            raise ValueError("its header is not one of an array of numbers") from error
         self.order: Literal["C", "F"] = "F" if fortran else "C"
         self.offset = buffer.tell()
         if self.dtype.hasobject:

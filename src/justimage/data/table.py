@@ -31,9 +31,9 @@ class Table:
 
     def labels(self) -> tuple[list[int], list[str]]:
         """The class of each row, -1 for none, and the classes' names."""
+        table, _ = self.table()
         from datasets import ClassLabel
 
-        table, _ = self.table()
         features = {name: f for name, f in table.features.items() if is_label(name, f)}
         if not features:
             return [-1] * len(table), []
