@@ -13,6 +13,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -44,18 +45,17 @@ def measure(source: str, size: int, count: int, stored: int, batch: int, rounds:
     files = open_source(source, (size, size), 3, enlarge=True)
     assert isinstance(files, Files)
     speeds: dict[str, list[float]] = {"plain Pillow": [], "prepare": [], "folder or zip": [], "store": []}
-    whole = len(files) <= count
+    store = place / str(size)
     for number in range(rounds):
-        speeds["plain Pillow"].append(count / seconds(lambda: plain(files, count, size)))
-        if whole or number == 0:  # the whole set, which is long for a large one
+        speeds["plain Pillow"].append(count / seconds(partial(plain, files, count, size)))
+        if number == 0 or len(files) <= count:  # the whole set; a large one only once
             store = place / f"{size}-{number}"
-            taken = seconds(lambda store=store: prepare(source, store, image_size=size, enlarge=True, workers=1))
+            taken = seconds(partial(prepare, source, store, image_size=size, enlarge=True, workers=1))
             speeds["prepare"].append(len(files) / taken)
-        reader = Stream(files, 0, flip=True)
-        speeds["folder or zip"].append(count / seconds(lambda: read(reader, count, batch)))
-        reader = Stream(open_source(str(store), (size, size), 3), 0, flip=True)
-        read(reader, min(stored, len(files)), batch)  # map and warm
-        speeds["store"].append(stored / seconds(lambda: read(reader, stored, batch)))
+        folder, stored_ones = (Stream(q, 0, flip=True) for q in (files, open_source(str(store), (size, size), 3)))
+        speeds["folder or zip"].append(count / seconds(partial(read, folder, count, batch)))
+        read(stored_ones, min(stored, len(files)), batch)  # map and warm
+        speeds["store"].append(stored / seconds(partial(read, stored_ones, stored, batch)))
     return {name: median(values) for name, values in speeds.items()}
 
 

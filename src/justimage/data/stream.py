@@ -39,8 +39,8 @@ class Stream:
         images, labels = gather(self.source, np.concatenate(orders))
         if self.flip:
             turned = np.flatnonzero(randomness.uniform(self.seed, "flip", np.arange(start, start + size)) < 0.5)
-            for i in turned.tolist():
-                images[i] = images[i].flip(-1)
+            pixels = images.numpy()  # in PyTorch this takes several times as long
+            pixels[turned] = pixels[turned][..., ::-1]
         return images, labels
 
 
