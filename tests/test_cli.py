@@ -138,10 +138,10 @@ def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
     assert first.returncode == 0 and "4 images of 3 x 16 x 24 uint8 in stores/photos" in first.stdout, first.stderr
     again = justimage(*words, cwd=home)
     assert again.returncode == 0 and "every hash was verified" in again.stdout
-    options = "--no-compile --precision fp32 --images 8 --patch-size 8".split()
+    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--patch-size", "8", "--out", "stored"]
     trained = justimage("train", "--data", "stores/photos", *options, *TINY_TRAINING, cwd=home)
     assert trained.returncode == 0 and "4 images, 2 classes" in trained.stdout, trained.stderr
-    recipe = json.loads((home / "runs/folder-64-photos/recipe.json").read_text())
+    recipe = json.loads((home / "stored/recipe.json").read_text())
     assert recipe["network"]["image_size"] == [16, 24] and recipe["training"]["flip"]
     wrong = justimage("train", "--data", "stores/photos", "--image-size", "32", cwd=home)
     assert wrong.returncode == 2 and "holds images of 3 x 16 x 24" in wrong.stderr and wrong.stderr.count("\n") == 1
@@ -150,7 +150,7 @@ def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
 def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> None:
     np.save(home / "spectra.npy", np.random.default_rng(0).normal(1000, 5, (6, 2, 8, 16)))
     assert justimage("prepare", "spectra.npy", "stores/spectra", cwd=home).returncode == 0
-    options = "--no-compile --precision fp32 --images 8 --out spectra".split()
+    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--out", "spectra"]
     trained = justimage("train", "--data", "stores/spectra", *options, *TINY_TRAINING, cwd=home)
     assert trained.returncode == 0, trained.stderr
     assert not json.loads((home / "spectra" / "recipe.json").read_text())["training"]["flip"]
