@@ -30,7 +30,7 @@ DATA = {
     "table": set(),
     "tars": {"images"},
     "arrays": set(),
-    "files": {"images", "tars"},
+    "files": {"images", "tars", "table"},
     "stream": {"source", "arrays"},
     "prepare": {"arrays", "files", "store"},
 }

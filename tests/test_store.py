@@ -263,6 +263,21 @@ def test_going_on_otherwise_is_refused(forty: Path, whole: Path, tmp_path: Path)
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_damage_to_what_an_unfinished_store_has_is_made_good_or_named(forty: Path, whole: Path, tmp_path: Path) -> None:
+    settings = dict(image_size=8, shard_images=4, workers=1)
+    assert dying(partial(prepare, str(forty), tmp_path / "s", **settings), 40)
+    (tmp_path / "s" / "images-00000.json").write_bytes(b"{")
+    (tmp_path / "s" / "images-00001.npy").write_bytes(b"")
+    plan = (tmp_path / "s" / "plan.json").read_bytes()
+    (tmp_path / "s" / "plan.json").write_bytes(b"[")
+    with pytest.raises(ValueError, match=r"plan\.json is damaged"):
+        prepare(str(forty), tmp_path / "s", **settings)
+    (tmp_path / "s" / "plan.json").write_bytes(plan)
+    prepare(str(forty), tmp_path / "s", **settings)
+    assert files(tmp_path / "s") == files(whole)
+
+
 def test_two_at_once_on_one_store_are_one(forty: Path, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     (tmp_path / "s").mkdir()
@@ -273,6 +288,7 @@ def test_two_at_once_on_one_store_are_one(forty: Path, tmp_path: Path) -> None:
     os.close(held)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Path) -> None:
     folder = sets.folder_of(tmp_path / "set", 40)
     prepare(str(folder), tmp_path / "store", image_size=8, shard_images=7, workers=1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage.data import tars
+from justimage.data import table, tars
 from justimage.data.images import FORMATS, MODES, decode
 
 LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -123,8 +123,6 @@ def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = 
     crop: dict[str, Any] = dict(size=size, channels=channels, enlarge=enlarge)
     if shards := tars.shards_at(given):
         return open_tars(path, shards, crop)
-    from justimage.data import table
-
     if table.is_table(given):
         return open_table(given, crop)
     root, inside = split_archive(given)
@@ -173,8 +171,6 @@ def open_tars(path: str, shards: list[Path], crop: dict[str, Any]) -> Files:
 
 def open_table(root: Path, crop: dict[str, Any]) -> Files:
     """The images of a table that Hugging Face `datasets` saved."""
-    from justimage.data import table
-
     contents = table.Table(root)
     labels, class_names = contents.labels()
     found = list_folder(root)

@@ -32,7 +32,7 @@ PLAN = "plan.json"
 SHARD_BYTES, FEWEST_SHARDS, FEWEST_IMAGES = 2**26, 32, 64
 """A shard has about this many bytes; those of a small set have fewer, so that several processes share the work."""
 REPORTED = 16
-"""Images between two words of a process on how far it is."""
+"""Images between two words of a process on how far it is, and whose statistics are taken at a time."""
 INTERRUPTED = "interrupted; the same command goes on"
 
 Progress = Callable[[int, int], object]
@@ -130,7 +130,7 @@ def prepare(
             refuse_another(root, plan.json(), opened.index["made"])
             return verify(root, progress)
         if (root / PLAN).exists():
-            refuse_another(root, plan.json(), json.loads((root / PLAN).read_bytes()))
+            refuse_another(root, plan.json(), read_plan(root))
         disk.write(root / PLAN, encoded(plan.json()))
         for left in root.glob(".tmp-*"):  # by a crash
             disk.remove(left)
@@ -228,7 +228,17 @@ def note_path(root: Path, k: int) -> Path:
 def is_made(root: Path, k: int) -> bool:
     """Whether shard k and its note are there. Both were published by a rename, the note last."""
     shard, note = root / shard_name(k), note_path(root, k)
-    return note.exists() and shard.exists() and shard.stat().st_size == json.loads(note.read_bytes())["size"]
+    try:
+        return shard.stat().st_size == json.loads(note.read_bytes())["size"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not yet made, or damaged, and made again
+        return False
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((root / PLAN).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{root / PLAN} is damaged; {REMEDY}") from error
 
 
 def made_here(raw: Raw, plan: Plan, root: Path, todo: Sequence[int]) -> Iterator[int]:
@@ -323,13 +333,14 @@ def make_shard(raw: Raw, plan: Plan, root: Path, k: int) -> Iterator[int]:
 
 
 def moments(images: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Mean of each channel, and sum of the squared distances from it, in float64."""
-    mean, squares = [], []
-    for c in range(images.shape[1]):
-        channel = images[:, c].astype(np.float64)
-        mean.append(float(channel.mean()) if channel.size else 0.0)
-        squares.append(float(((channel - mean[-1]) ** 2).sum()))
-    return mean, squares
+    """Mean of each channel, and sum of the squared distances from it, in float64; some images at a time, to save memory."""
+    parts = [images[i : i + REPORTED] for i in range(0, len(images), REPORTED)]
+    mean, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
+    for part in parts:
+        mean += part.sum((0, 2, 3), dtype=np.float64) / images[:, 0].size
+    for part in parts:
+        squares += ((part - mean[:, None, None]) ** 2).sum((0, 2, 3))
+    return mean.tolist(), squares.tolist()
 
 
 def merged(plan: Plan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
