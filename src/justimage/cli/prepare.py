@@ -74,7 +74,7 @@ def summary(store: Path, report: Report, seconds: float) -> Iterator[str]:
         yield f"refused {name}: {reason}"
     if report.refused:
         more = f", of which {SHOWN} are shown" if len(report.refused) > SHOWN else ""
-        yield f"{len(report.refused):,} images were refused{more}; all are listed in {store / 'index.json'}"
+        yield f"refused in all: {len(report.refused):,}{more}; they are listed in {store / 'index.json'}"
     what = f"{report.count:,} images of {times(report.shape)} {report.dtype}"
     if report.verified:
         yield f"{store} is complete: {what}; every hash was verified in {seconds:.1f} s"
