@@ -32,7 +32,8 @@ DATA = {
     "arrays": set(),
     "files": {"images", "tars", "table"},
     "stream": {"source", "arrays"},
-    "prepare": {"arrays", "files", "store"},
+    "crew": set(),
+    "prepare": {"arrays", "files", "store", "crew"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""
 CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}

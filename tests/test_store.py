@@ -1,5 +1,6 @@
 """Stores: the reference's crops, one set in every form, kills that change nothing, and what is refused."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from justimage.data import Stream, batches, in_memory, open_source
+from justimage.data.crew import made
 from justimage.data.prepare import Report, prepare
 from justimage.data.store import Store, open_store
 from tests import sets
@@ -41,6 +43,24 @@ def whole(forty: Path) -> Path:
     """The store of forty, made in one go by one process."""
     prepare(str(forty), forty.parent / "whole", image_size=8, shard_images=4, workers=1)
     return forty.parent / "whole"
+
+
+def fatal(how: str, k: int) -> Iterator[int]:
+    """A piece of work that ends its process, or fails, after some others."""
+    yield 1
+    if k == 3 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if k == 3 and how == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "images-00003.npy")
+
+
+@pytest.mark.parametrize(("how", "said"), [("killed", "a process at work died"), ("full", "No space left"), ("well", "")])
+def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) -> None:
+    if how == "well":
+        assert sum(made(partial(fatal, how), range(6), 2, "tests.test_store")) == 6
+        return
+    with pytest.raises((ValueError, OSError), match=said):
+        list(made(partial(fatal, how), range(6), 2, "tests.test_store"))
 
 
 @needs_shared
@@ -188,10 +208,10 @@ def test_killed_with_its_processes_at_some_moment_it_is_the_same_store(tmp_path:
 
     straight = start(tmp_path / "straight")
     assert straight.communicate(timeout=120)[0].count("300 images of 3 x 64 x 64 uint8") == 1
-    for made in 1, 9:
+    for notes in 1, 9:
         killed = start(tmp_path / "killed")
         deadline = time.monotonic() + 60
-        while len(list((tmp_path / "killed").glob("images-*.json"))) < made and time.monotonic() < deadline:
+        while len(list((tmp_path / "killed").glob("images-*.json"))) < notes and time.monotonic() < deadline:
             time.sleep(0.002)
         killed.kill()
         killed.communicate()
@@ -329,6 +349,7 @@ def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
     code = """
 import json, resource, sys
 from justimage.data import open_source
+from justimage.data.crew import made
 from justimage.data.prepare import prepare
 import multiprocessing.connection  # which imports pickle, lawfully
 seen = []

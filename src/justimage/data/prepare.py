@@ -9,13 +9,11 @@ and published last; then plan and notes go.
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from justimage import disk
 from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
+from justimage.data.crew import made
 from justimage.data.files import open_files
 from justimage.data.store import INDEX, LABELS, REMEDY, VERSION, file_hash, is_store, open_store, own_hash, shard_name
 
@@ -33,7 +32,6 @@ SHARD_BYTES, FEWEST_SHARDS, FEWEST_IMAGES = 2**26, 32, 64
 """A shard has about this many bytes; those of a small set have fewer, so that several processes share the work."""
 REPORTED = 16
 """Images between two words of a process on how far it is, and whose statistics are taken at a time."""
-INTERRUPTED = "interrupted; the same command goes on"
 
 Progress = Callable[[int, int], object]
 
@@ -139,7 +137,7 @@ def prepare(
         progress(done, plan.count)
         several = not isinstance(raw, ArrayFile) or raw.mapped
         crew = min(workers or os.cpu_count() or 1, len(todo)) if several else 1
-        for number in made_here(raw, plan, root, todo) if crew <= 1 else made_by_processes(raw, plan, root, todo, crew):
+        for number in made(partial(make_shard, raw, plan, root), todo, crew, __name__):
             done += number
             progress(done, plan.count)
         return finish(root, plan, list(raw.class_names))
@@ -239,65 +237,6 @@ def read_plan(root: Path) -> dict[str, Any]:
         return dict(json.loads((root / PLAN).read_bytes()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{root / PLAN} is damaged; {REMEDY}") from error
-
-
-def made_here(raw: Raw, plan: Plan, root: Path, todo: Sequence[int]) -> Iterator[int]:
-    """Make shards in this process; yields how many images it got through."""
-    for k in todo:
-        yield from make_shard(raw, plan, root, k)
-
-
-def made_by_processes(raw: Raw, plan: Plan, root: Path, todo: Sequence[int], count: int) -> Iterator[int]:
-    """The same with several processes, each given one shard after the other. They end with this one, however it ends."""
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])  # imported once, not once a process
-    left = iter(todo)
-    crew: dict[Connection, Any] = {}
-    try:
-        for _ in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=work, args=(there, raw, plan, root), daemon=True)
-            process.start()
-            there.close()
-            crew[here] = process
-            here.send(next(left, None))
-        while crew:
-            for pipe in wait(list(crew)):
-                assert isinstance(pipe, Connection)
-                try:
-                    message = pipe.recv()
-                except EOFError as error:
-                    raise ValueError(f"a process that prepares images died (out of memory?): {INTERRUPTED}") from error
-                if isinstance(message, Exception):
-                    raise message
-                if message:
-                    yield message
-                elif (k := next(left, None)) is not None:
-                    pipe.send(k)
-                else:
-                    crew.pop(pipe).terminate()
-    finally:
-        for process in crew.values():
-            process.terminate()
-        for process in crew.values():
-            process.join()
-
-
-def work(pipe: Connection, raw: Raw, plan: Plan, root: Path) -> None:
-    """One process: makes the shards whose numbers come through the pipe; sends counts of images, and 0 after each shard."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the affair of the process that was started, which ends this
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # that process is gone
-        while (k := pipe.recv()) is not None:
-            try:
-                for number in make_shard(raw, plan, root, k):
-                    pipe.send(number)
-            except (ValueError, OSError) as error:
-                pipe.send(error)
-                return
-            pipe.send(0)
 
 
 def make_shard(raw: Raw, plan: Plan, root: Path, k: int) -> Iterator[int]:
