@@ -4,7 +4,7 @@
     python -m tests.crash kills COUNT SEED      SIGKILL at random instants, until the training is done
     python -m tests.crash faults PART PARTS     no space left, and input/output errors, at every operation
 
-Each prints one JSON line of what it found. `tests/test_crash.py` runs them in parts; 500 kills: `python -m tests.crash kills 500 1`.
+Each prints one JSON line of what it found. test_crash.py runs them in parts; 500 kills: `python -m tests.crash kills 500 1`.
 """
 
 import errno
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def die(torn: bool) -> Callable[[str, Path, Any], None]:
     return act
 
 
+def interrupted(run: Path, point: int | None, act: Callable[[str, Path, Any], None]) -> None:
+    """Train, and act at an operation."""
+    if point is not None:
+        at(point, act)
+    train(run)
+
+
+def fail(code: int) -> Callable[[str, Path, Any], None]:
+    def act(operation: str, path: Path, content: Any) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    return act
+
+
 def points(part: int, parts: int) -> dict[str, Any]:
     """Kill at each operation in turn, then once more at some operation of the resume, then let it finish."""
     with tempfile.TemporaryDirectory() as name:
@@ -138,13 +153,7 @@ def points(part: int, parts: int) -> dict[str, Any]:
                 run, cases = place / f"{number}-{torn}", cases + 1
                 codes = []
                 for point in (number, (number * 7) % 23, None):  # first in the whole training, then early in the resume
-
-                    def action(point: int | None = point) -> None:
-                        if point is not None:
-                            at(point, die(torn))
-                        train(run)
-
-                    codes.append(child(action))
+                    codes.append(child(partial(interrupted, run, point, die(torn))))
                 if codes[0] != KILLED or codes[-1] != 0 or outcome(run) != whole:
                     wrong.append([number, torn, codes])
                 shutil.rmtree(run, ignore_errors=True)
@@ -196,19 +205,11 @@ def faults(part: int, parts: int) -> dict[str, Any]:
         for number in range(part, total, parts):
             for code in errno.ENOSPC, errno.EIO:
                 run, cases = place / f"{number}-{code}", cases + 1
-
-                def fail(operation: str, path: Path, content: Any, code: int = code) -> None:
-                    raise OSError(code, os.strerror(code), str(path))
-
-                def action(number: int = number) -> None:
-                    at(number, fail)
-                    train(run)
-
-                first = child(action)
+                first = child(partial(interrupted, run, number, fail(code)))
                 before = len(checkpoint.published(run))
                 intact = all(checkpoint.verify(folder) for folder in checkpoint.published(run))
                 ended += first != 0
-                again = child(lambda: train(run)) if first else 0
+                again = child(partial(train, run)) if first else 0
                 if again or not intact or outcome(run) != whole or (first and before):
                     wrong.append([number, code, first, again, before])
                 shutil.rmtree(run, ignore_errors=True)

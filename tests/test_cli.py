@@ -61,7 +61,7 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "info", "plan", "convert"])
+@pytest.mark.parametrize("command", ["demo", "prepare", "train", "sample", "info", "plan", "convert"])
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
     assert done.returncode == 0 and f"justimage {command}" in done.stdout and "examples:" in done.stdout
@@ -132,6 +132,36 @@ def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     assert len(weights[0]) == 5 and weights[0] == weights[1]
 
 
+def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
+    words = ["prepare", "photos", "stores/photos", "--image-size", "16", "24", "--workers", "2"]
+    first = justimage(*words, cwd=home)
+    assert first.returncode == 0 and "4 images of 3 x 16 x 24 uint8 in stores/photos" in first.stdout, first.stderr
+    again = justimage(*words, cwd=home)
+    assert again.returncode == 0 and "every hash was verified" in again.stdout
+    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--patch-size", "8", "--out", "stored"]
+    trained = justimage("train", "--data", "stores/photos", *options, *TINY_TRAINING, cwd=home)
+    assert trained.returncode == 0 and "4 images, 2 classes" in trained.stdout, trained.stderr
+    recipe = json.loads((home / "stored/recipe.json").read_text())
+    assert recipe["network"]["image_size"] == [16, 24] and recipe["training"]["flip"]
+    wrong = justimage("train", "--data", "stores/photos", "--image-size", "32", cwd=home)
+    assert wrong.returncode == 2 and "holds images of 3 x 16 x 24" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> None:
+    np.save(home / "spectra.npy", np.random.default_rng(0).normal(1000, 5, (6, 2, 8, 16)))
+    assert justimage("prepare", "spectra.npy", "stores/spectra", cwd=home).returncode == 0
+    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--out", "spectra"]
+    trained = justimage("train", "--data", "stores/spectra", *options, *TINY_TRAINING, cwd=home)
+    assert trained.returncode == 0, trained.stderr
+    assert not json.loads((home / "spectra" / "recipe.json").read_text())["training"]["flip"]
+    words = ["sample", "--from", "spectra", "--count", "3", "--steps", "2", "--npz", "s.npz", "--out", "s.png", "--folder", "s"]
+    drawn = justimage(*words, cwd=home)
+    assert drawn.returncode == 0, drawn.stderr
+    arrays = np.load(home / "s.npz")
+    assert arrays["arrays"].shape == (3, 2, 8, 16) and arrays["arrays"].dtype == np.float32
+    assert abs(arrays["arrays"].mean() - 1000) < 20 and len(list((home / "s").iterdir())) == 3
+
+
 def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
     for name in "1", "2", "10":
         (home / "numbered" / name).mkdir(parents=True)
@@ -175,6 +205,11 @@ MISTAKES = {
     "text among images": ("train --preset folder-32 --data {text}", "notes.txt is not an image"),
     "text with an image's name": ("train --preset folder-32 --data {fake}", "fake.jpg: not a readable image"),
     "truncated jpeg": ("train --preset folder-32 --data {truncated}", "cut.jpg"),
+    "no size to prepare to": ("prepare photos new", "--image-size"),
+    "nothing to prepare": ("prepare nowhere new --image-size 8", "nowhere does not exist"),
+    "nothing that can be prepared": ("prepare photos new --image-size 64", "none of the 4 images"),
+    "occupied by another": ("prepare photos run --image-size 8", "holds no store"),
+    "arrays that are not prepared": ("train --data arrays.npy", "justimage prepare arrays.npy arrays-store"),
     "small image": ("train --preset folder-64 --data photos", "40 x 40 pixels, smaller than the model's 64 x 64"),
     "indivisible": ("train --preset digits --patch-size 7", "not divisible by patch_size 7"),
     "contradiction": ("train --preset digits --out run --batch 16", "another recipe"),

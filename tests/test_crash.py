@@ -1,4 +1,4 @@
-"""Killed anywhere, on a disk that fails anywhere, or damaged afterwards: a run ends as the uninterrupted one, or says why not."""
+"""Killed anywhere, on a disk that fails anywhere, damaged afterwards: a run ends as the uninterrupted one, or says why not."""
 
 import json
 import random

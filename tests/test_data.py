@@ -13,17 +13,7 @@ from PIL import Image
 
 from justimage.data import Files, Stream, batches, decode, digits, in_memory, open_source
 from tests.reference import SHARED, needs_shared
-
-
-def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def colours(seed: int, side: int = 16) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+from tests.sets import colours, png
 
 
 @pytest.fixture

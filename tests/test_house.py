@@ -29,6 +29,19 @@ MAY_IMPORT = {
     "pictures": set(),
 }
 """A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
+DATA = {
+    "source": set(),
+    "images": set(),
+    "store": set(),
+    "table": set(),
+    "tars": {"images"},
+    "arrays": set(),
+    "files": {"images", "tars", "table"},
+    "stream": {"source", "arrays"},
+    "crew": set(),
+    "prepare": {"arrays", "files", "store", "crew"},
+}
+"""The same within data, whose front door (`__init__`) may import any of these but prepare."""
 CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}
 
 
@@ -43,22 +56,32 @@ def top_imports(file: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-def rooms(file: Path) -> set[str]:
-    """The rooms of this house that a file imports at its top."""
+def rooms(file: Path, house: str = "justimage") -> set[str]:
+    """The rooms of this house, or of a folder in it, that a file imports at its top."""
     found = set()
     for module, names in top_imports(file):
-        if module == "justimage":
+        if module == house:
             found |= set(names)
-        elif module.startswith("justimage."):
-            found.add(module.split(".")[1])
+        elif module.startswith(f"{house}."):
+            found.add(module.removeprefix(f"{house}.").split(".")[0])
     return found
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_point_one_way(room: str) -> None:
-    files = sorted((HOUSE / room).rglob("*.py")) or [HOUSE / f"{room}.py"]
+    files = [HOUSE / f"{room}.py"] if (HOUSE / f"{room}.py").exists() else sorted((HOUSE / room).glob("*.py"))
+    assert files
     for file in files:
         assert rooms(file) - {room} <= MAY_IMPORT[room], file
+
+
+@pytest.mark.parametrize("room", DATA)
+def test_imports_point_one_way_within_data(room: str) -> None:
+    assert rooms(HOUSE / "data" / f"{room}.py", "justimage.data") <= DATA[room]
+
+
+def test_tables_of_imports_name_every_room_of_data() -> None:
+    assert {file.stem for file in (HOUSE / "data").glob("*.py")} == DATA.keys() | {"__init__"}
 
 
 @pytest.mark.parametrize("file", sorted(HOUSE.rglob("*.py")), ids=lambda f: str(f.relative_to(HOUSE)))

@@ -74,6 +74,17 @@ def test_another_image_size_keeps_the_papers_proportions() -> None:
     assert resized(preset("jit-l16-256"), 512).process == preset("jit-l32-512").process
 
 
+def test_a_patch_divides_both_sides_and_is_the_nearest_to_proportional() -> None:
+    for size, patch in ((96, 6), ((24, 40), 2), ((96, 160), 8), ((72, 120), 4), (97, 1)):
+        assert resized(preset("folder-64"), size).network.patch_size == patch
+
+
+def test_a_recipe_stored_without_units_is_one_of_pixels() -> None:
+    stored = to_json(preset("digits"))
+    del stored["units"]
+    assert from_json(stored) == preset("digits")
+
+
 def test_only_what_changes_the_training_contradicts_it() -> None:
     r = preset("jit-b16-256")
     harmless = replace(r, data="elsewhere", training=replace(r.training, images=7), upkeep=replace(r.upkeep, keep=9))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from justimage.process import Model, Process
-from justimage.sampling import SOLVERS, euler, from_uint8, heun, sample, to_uint8, trajectory, velocity
+from justimage.process import Model, Process, from_uint8, to_uint8
+from justimage.sampling import SOLVERS, euler, heun, sample, trajectory, velocity
 from tests.reference import DEVICES, TINY_ARRAYS, noise, relative_error, tiny
 
 

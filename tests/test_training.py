@@ -11,8 +11,8 @@ import justimage
 from justimage import checkpoint, data, distributed, randomness, run as runs, training
 from justimage.data import Arrays
 from justimage.preview import preview as preview_of
+from justimage.process import from_uint8
 from justimage.recipe import Machine, Recipe, Training, Upkeep, preset
-from justimage.sampling import from_uint8
 from justimage.training import learning_rate
 
 MACHINE = {f.name for f in fields(Machine)}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from justimage import checkpoint, data, disk, pictures, randomness, sampling
-from justimage.process import Model
+from justimage.process import Model, to_uint8
 
 COUNT = 1000
 MOMENTS = 9
@@ -82,7 +82,7 @@ def denoising(model: Model, settings: dict[str, Any]) -> Image.Image:
     points = list(sampling.trajectory(model, noise, torch.tensor(digits), **settings))
     shown = [points[round(i * (len(points) - 1) / (MOMENTS - 1))] for i in range(MOMENTS)]
     rows = [row for i in range(len(digits)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]
-    images = sampling.to_uint8(torch.stack([image for row in rows for image in row]))
+    images = to_uint8(torch.stack([image for row in rows for image in row]))
     return pictures.grid(images, MOMENTS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(digits))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from justimage import pictures, randomness, sampling
 from justimage.data import Source
-from justimage.process import Model
+from justimage.process import Model, to_uint8
 from justimage.recipe import Recipe
 from justimage.training import State
 
@@ -29,17 +29,18 @@ def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
             model, labels, 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, dtype=dtype,
         )  # fmt: skip
         noisy, predicted = denoise(model, clean.to(state.world.device), PREVIEW_TIME, dtype)
+    images, clean = model.units.visible(images), model.units.visible(clean)
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
     return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME)
 
 
 @torch.no_grad()
 def denoise(model: Model, clean: Tensor, t: float, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """uint8 images with noise at t, and what the network, told no class, takes them for."""
-    x = sampling.from_uint8(clean)
+    """Images with noise at t, and what the network, told no class, takes them for; both to be shown."""
+    x = model.units.inside(clean)
     eps = torch.stack([randomness.image_noise(i, model.shape) for i in range(len(x))]).to(x.device) * model.process.noise_scale
     z = model.process.noisy(x, eps, t)
     nobody = torch.full(z.shape[:1], -1, device=z.device)
     with sampling.evaluating(model.net):
         v = sampling.velocity(model, nobody, dtype=dtype)(z, t)
-    return sampling.to_uint8(z), sampling.to_uint8(model.process.behind(v, z, t))
+    return to_uint8(z), to_uint8(model.process.behind(v, z, t))

@@ -203,15 +203,70 @@ def edm(path: Path, noise_scale: float = 1.0, sigma_data: float = 0.5) -> tuple[
     return sigma_data * a / (a**2 + b**2), sigma_data * b / torch.sqrt(a**2 + b**2)
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """Floats in [-1, 1] to the nearest of 256 levels; what lies outside is clipped."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 levels to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Units:
+    """How numbers outside, (..., channels, height, width), stand for the process's floats x.
+
+    Without statistics numbers outside are uint8 pixels, x = p / 127.5 - 1. With them they are floats in the data's own units,
+    standardised per channel: x = (value - mean) / (2 deviation). The 2 gives x the deviation 0.5, about that of images
+    in [-1, 1], so that the noise schedule, the noise scale and EDM's sigma_data = 0.5 mean what they mean there.
+    """
+
+    mean: tuple[float, ...] = ()
+    """of each channel"""
+    deviation: tuple[float, ...] = ()
+    """standard deviation of each channel"""
+
+    def __post_init__(self) -> None:
+        finite(self)
+        if len(self.mean) != len(self.deviation) or any(d < 0 for d in self.deviation):
+            raise ValueError("units need one mean and one deviation, at least 0, for each channel")
+
+    def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and twice the deviation, to broadcast over images; 0 for what only rounding sets apart from constant."""
+        twice = [2 * d if d > 1e-7 * abs(m) else 0.0 for m, d in zip(self.mean, self.deviation, strict=True)]
+        mean, scale = (torch.tensor(q, dtype=torch.float32, device=like.device)[:, None, None] for q in (self.mean, twice))
+        return mean, scale
+
+    def inside(self, images: Tensor) -> Tensor:
+        """Numbers outside as float32 x; a constant channel is 0."""
+        if not self.mean:
+            return from_uint8(images)
+        mean, scale = self.statistics(images)
+        return (images - mean) / torch.where(scale > 0, scale, 1.0)
+
+    def outside(self, x: Tensor) -> Tensor:
+        """x as numbers outside: uint8, rounded and clipped, or float32 in the data's units; a constant channel is its mean."""
+        if not self.mean:
+            return to_uint8(x)
+        mean, scale = self.statistics(x)
+        return x.float() * scale + mean
+
+    def visible(self, images: Tensor) -> Tensor:
+        """Numbers outside as uint8 for pictures: of floats, two deviations either way of the mean."""
+        return to_uint8(self.inside(images)) if self.mean else images
+
+
 @dataclass(frozen=True)
 class Model:
-    """A network and the process that says how to read it: all that sampling needs.
+    """A network, the process that says how to read it, and the units of its data: all that sampling needs.
 
     net: `net(z, t, y)` with `net.shape`, the shape of one image (channels, height, width), and `net.classes`.
     """
 
     net: torch.nn.Module
     process: Process
+    units: Units = Units()
 
     @property
     def shape(self) -> tuple[int, ...]:

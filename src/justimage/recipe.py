@@ -5,6 +5,7 @@ every run and every file of weights. All amounts of training are counted in imag
 """
 
 import difflib
+import math
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -12,10 +13,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
 
-from justimage.data import Source
+from justimage.data import Source, Store
 from justimage.distributed import Parallel
 from justimage.ema import half_life
-from justimage.process import Model, Process, finite
+from justimage.process import Model, Process, Units, finite
 from justimage.sampling import SolverName, check_settings
 from justimage.transformer import Architecture, JiT, architecture
 
@@ -155,7 +156,7 @@ class Recipe:
     """A training, whole. The default is JiT-B/16 on ImageNet 256 x 256 (Table 9)."""
 
     data: str = ""
-    """a folder of images (one sub-folder a class, or flat), the same in a .zip, or "digits\""""
+    """a store, a folder of images (one sub-folder a class, or flat), the same in a .zip or .tar, or "digits\""""
     network: Architecture = field(default_factory=lambda: architecture("B/16", classes=None))
     process: Process = Process()
     training: Training = Training()
@@ -164,6 +165,8 @@ class Recipe:
     upkeep: Upkeep = Upkeep()
     class_names: Suppress[tuple[str, ...]] = ()
     """the data's classes by number; filled in when the data is read"""
+    units: Suppress[Units] = Units()
+    """the data's statistics, where it is floats; filled in when the data is read"""
 
     def __post_init__(self) -> None:
         ema, known = self.sampling.use_ema, self.training.ema
@@ -176,10 +179,10 @@ class Recipe:
 
     def model(self) -> Model:
         """A new model, its weights freshly initialised from PyTorch's generator."""
-        return Model(JiT(self.network), self.process)
+        return Model(JiT(self.network), self.process, self.units)
 
     def complete(self, source: Source) -> "Recipe":
-        """This recipe with what only the data knows: the number of classes and their names."""
+        """This recipe with what only the data knows: the number of classes and their names, and the units of floats."""
         found = len(source.class_names)
         classes = found if self.network.classes is None else self.network.classes
         if classes not in (0, found):
@@ -190,6 +193,7 @@ class Recipe:
             network=replace(self.network, classes=classes),
             sampling=replace(self.sampling, guidance=guidance),
             class_names=tuple(source.class_names) if classes else (),
+            units=Units(*source.statistics) if isinstance(source, Store) and source.floats else Units(),
         )
 
 
@@ -260,15 +264,32 @@ def preset(name: str) -> Recipe:
 
 
 def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
-    """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes."""
+    """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes.
+
+    The patch is the nearest to that which divides both sides.
+    """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     factor = min(height, width) / min(recipe.network.size)
-    patch = max(1, round(recipe.network.patch_size * factor))
+    proportional = recipe.network.patch_size * factor
+    common = math.gcd(height, width)
+    dividing = [p for p in range(1, common + 1) if common % p == 0]
+    patch = min(dividing, key=lambda p: abs(math.log(p / proportional)))
     return replace(
         recipe,
         network=replace(recipe.network, image_size=image_size, patch_size=patch),
         process=replace(recipe.process, noise_scale=recipe.process.noise_scale * factor),
     )
+
+
+def fitted(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe for a store's images: their size, their channels, and no flips of floats, whose left may not be like their
+    right."""
+    channels, *size = store.shape
+    recipe = recipe if tuple(size) == recipe.network.size else resized(recipe, (size[0], size[1]))
+    flip = recipe.training.flip and not store.floats
+    return replace(
+        recipe, network=replace(recipe.network, channels=channels), training=replace(recipe.training, flip=flip)
+    )  # fmt: skip
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -281,7 +302,7 @@ def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
         if not isinstance(values, dict):
             raise ValueError(f"{place} is {values!r}; it must be an object")
         hints = get_type_hints(kind)
-        if place == "recipe" and (missing := hints.keys() - values.keys()):
+        if place == "recipe" and (missing := hints.keys() - values.keys() - {"units"}):  # without units: pixels
             raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
         for name in values:
             if name not in hints:

@@ -1,4 +1,4 @@
-"""From noise to images: solvers of dz/dt = v (Eq. 4), classifier-free guidance, and uint8 images from seeds.
+"""From noise to images: solvers of dz/dt = v (Eq. 4), classifier-free guidance, and images from seeds.
 
 A solver is a generator of states; whoever iterates it may watch, keep or stop. The state stays float32 whatever the
 network computes in.
@@ -178,7 +178,7 @@ def draw(
     batch: int = 64,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
-    """`sample`, a batch of uint8 images at a time."""
+    """`sample`, a batch at a time."""
     each_class, each_seed = listed(classes, "classes"), listed(seeds, "seeds")
     lengths = [len(q) for q in (each_class, each_seed, noise) if q is not None and not isinstance(q, int)]
     n = max(lengths, default=1)
@@ -207,11 +207,11 @@ def draw(
         with evaluating(model.net):
             for point in trajectory(model, z, y[part].to(device), **settings):
                 z = point.z
-        yield to_uint8(z).cpu()
+        yield model.units.outside(z).cpu()
 
 
 def sample(model: Model, classes: Numbers = None, seeds: Numbers = None, **settings: Any) -> Tensor:
-    """Images (n, channels, height, width), uint8, on the CPU.
+    """Images (n, channels, height, width), on the CPU: uint8, or float32 in the units of the data where it was floats.
 
     classes: one for all, one an image, or None for "no class". seeds: image i is drawn from seeds[i], whatever the others
     and their order (another batch size may round a pixel in some ten thousand differently); an integer s counts on from s.
@@ -220,13 +220,3 @@ def sample(model: Model, classes: Numbers = None, seeds: Numbers = None, **setti
     n is the longest of classes, seeds and noise. Raises ValueError for settings that do not fit.
     """
     return torch.cat(list(draw(model, classes, seeds, **settings)))
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Floats in [-1, 1] to the nearest of 256 levels; what lies outside is clipped."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """uint8 levels to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1

@@ -23,7 +23,6 @@ from justimage.distributed import Elsewhere, World, local
 from justimage.ema import EMA
 from justimage.process import Model, Process
 from justimage.recipe import Recipe, Training
-from justimage.sampling import from_uint8
 from justimage.transformer import dropouts, key_dropout
 
 
@@ -134,16 +133,16 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
         loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
         for part in range(m.accumulate):
             position = state.images_seen + (part * world.size + world.rank) * share
-            x, y = torch.zeros(share, *state.model.shape), torch.zeros(share, dtype=torch.int64)
+            images, labels = torch.zeros(share, *state.model.shape), torch.zeros(share, dtype=torch.int64)
             if not failure:
                 began = time.perf_counter()
                 try:
                     images, labels = next(parts)
-                    x, y = images, labels if recipe.network.classes else torch.full_like(labels, -1)
                 except (ValueError, OSError) as error:  # go through the step with the others, then say so
                     failure = error
                 waited += time.perf_counter() - began
-            x, y = from_uint8(x.to(world.device, non_blocking=True)), y.to(world.device, non_blocking=True)
+            images, y = (q.to(world.device, non_blocking=True) for q in (images, labels))
+            x, y = state.model.units.inside(images), y if recipe.network.classes else torch.full_like(y, -1)
             t, eps, drop = draw(process, r.seed, position, x)
             keys = randomness.keys(r.seed, "dropout", layers, np.arange(position, position + share)) >> np.uint64(32)
             key_dropout(net, torch.from_numpy(keys.astype(np.int64)).to(world.device, non_blocking=True))

@@ -111,4 +111,4 @@ def load(path: str | Path, ema: float | None = None, device: str | torch.device 
     with torch.no_grad():
         for n, p in model.net.named_parameters():
             p.copy_(tensor(n))
-    return Model(model.net.to(device).eval(), model.process)
+    return Model(model.net.to(device).eval(), model.process, model.units)

@@ -13,6 +13,7 @@ HELP = """usage: justimage COMMAND [options]
 Pixel-space diffusion with plain Transformers: the network predicts the clean image.
 
   demo      learn handwritten digits from scratch on the CPU, in minutes, and draw them
+  prepare   decode and crop a set of images once, into a store that trains faster
   train     train a model on your own images, or go on with a training
   sample    draw images from a trained model
   info      the networks: parameters, multiply-adds, tokens, memory to train
@@ -22,12 +23,13 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
 examples:
   justimage demo
   justimage train --preset folder-64 --data photos/ --out runs/photos
+  justimage prepare imagenet/train stores/imagenet-256 --image-size 256
   justimage sample --from runs/photos --count 16 --out grid.png
   justimage COMMAND --help        the options of a command, with examples
 
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
-COMMANDS = ("demo", "train", "sample", "info", "plan", "convert")
+COMMANDS = ("demo", "prepare", "train", "sample", "info", "plan", "convert")
 
 
 FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78

@@ -26,6 +26,7 @@ examples:
   justimage sample --from runs/digits --classes 3 7 --count 16 --guidance 2.2 --interval 0.1 1.0 --out grid.png
   justimage sample --from runs/photos --classes cat --count 1000 --folder cats/
   justimage sample --from runs/photos --count 1000 --npz samples.npz       images uint8 NHWC, labels
+  justimage sample --from runs/weather --count 100 --npz samples.npz       arrays float32 NCHW in the data's units, labels
 
 Image i is drawn from seed + i, whatever the count and the batch."""
 
@@ -92,7 +93,7 @@ def main(words: Sequence[str]) -> int:
     with bar("sampling") as advance:
         advance(0, count)
         for part in sampling.draw(model, labels, o.seed, dtype=torch.bfloat16 if precision == "bf16" else None, **settings):
-            for i, image in enumerate(part if o.folder else []):
+            for i, image in enumerate(model.units.visible(part) if o.folder else []):
                 disk.write((o.folder or Path()) / f"{done + i:06d}.png", pictures.png(pictures.picture(image)))
             done += len(part)
             if out or o.npz:
@@ -101,12 +102,19 @@ def main(words: Sequence[str]) -> int:
     seconds = time.perf_counter() - started
     print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {precision}")
     if out:
-        disk.write(out, pictures.encoded(sheet(torch.cat(parts), labels, len(classes), recipe), out.suffix))
+        disk.write(
+            out, pictures.encoded(sheet(model.units.visible(torch.cat(parts)), labels, len(classes), recipe), out.suffix)
+        )
     if o.npz:
         with disk.replacing(o.npz) as aside, open(aside, "wb") as file:
-            np.savez(file, images=torch.cat(parts).permute(0, 2, 3, 1).numpy(), labels=np.array(labels))
+            np.savez(file, allow_pickle=False, **arrays(torch.cat(parts)), labels=np.array(labels))
     print(*filter(None, (out, o.folder, o.npz)))
     return 0
+
+
+def arrays(drawn: Tensor) -> dict[str, np.ndarray]:
+    """Pixels as ADM stores them, (n, height, width, channels); floats as they are prepared, (n, channels, height, width)."""
+    return {"images": drawn.movedim(1, -1).numpy()} if drawn.dtype == torch.uint8 else {"arrays": drawn.numpy()}
 
 
 def vacant(place: Path, kind: str) -> None:

@@ -14,6 +14,7 @@ from justimage import distributed, recipe as recipes, run as runs
 from justimage.cli import STOPPED
 from justimage.cli.options import checked_device, given, parse
 from justimage.cli.progress import bar
+from justimage.data.store import is_store, open_store
 from justimage.recipe import Recipe
 from justimage.stopping import requests
 
@@ -23,8 +24,8 @@ examples:
   justimage train --preset folder-64 --data photos/            one sub-folder a class, or a flat folder
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
-  justimage train --preset jit-b16-256 --data imagenet/train --accumulate 8
-  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 --data imagenet.store \
+  justimage train --preset jit-b16-256 --data stores/imagenet-256 --accumulate 8     a store knows its size
+  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 --data stores/imagenet-256 \
       --parallel fsdp --out runs/l16
 
 Ctrl-C, SIGTERM, SIGUSR1 and a file called STOP in the directory save and stop (exit code 75: start it again). The directory
@@ -52,6 +53,9 @@ def main(words: Sequence[str]) -> int:
     size = [int(word) for word in given(words, "--image-size", most=2) if re.fullmatch(r"[1-9]\d*", word)]
     if size:
         default = recipes.resized(default, size[0] if len(size) == 1 else (size[0], size[1]))
+    data = given(words, "--data")
+    if data and is_store(place := Path(data[0]).expanduser()):
+        default = recipes.fitted(default, open_store(place))
     options = parse(Options, words, "train", DESCRIPTION, default=Options(default, names[0]))
     source = Path(options.recipe.data).stem
     out = options.out or Path("runs") / (names[0] if source in ("", names[0]) else f"{names[0]}-{source}")

@@ -1,0 +1,97 @@
+"""justimage prepare."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from justimage.cli.options import parse
+from justimage.cli.progress import bar
+from justimage.data.prepare import Report, prepare, words as times
+
+DESCRIPTION = """Decode and crop a set of images once, into a store: shards that training reads without decoding.
+
+SOURCE is a folder (one sub-folder a class, or flat), the same in a .zip; tar shards (one .tar, a folder of them, or a
+pattern; classes in .cls members, or by folder); arrays in .npy or .npz, uint8 or floats of any scale and shape
+(n, channels, height, width); or a folder that Hugging Face datasets saved (pip install 'justimage[hf]').
+
+examples:
+  justimage prepare imagenet/train stores/imagenet-256 --image-size 256
+  justimage prepare cifar10.zip stores/cifar --image-size 32
+  justimage prepare 'shards/train-{0000..0255}.tar' stores/scans --image-size 192 256 --channels 1
+  justimage prepare weather.npy stores/weather              arrays have their own size
+  justimage train --preset folder-64 --data stores/weather --out runs/weather
+
+Interrupted or killed, the same command goes on. On a complete store it verifies every hash."""
+
+SHOWN = 10
+"""Refused images that are printed; index.json lists all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    source: Positional[str]
+    """the images, or arrays"""
+    store: Positional[Path]
+    """a new folder, or a store to go on with"""
+    image_size: int | tuple[int, int] | None = None
+    """of the crop: one side, or height and width; arrays are not cropped"""
+    channels: int | None = None
+    """1, 3 or 4 [3; arrays have their own]"""
+    enlarge: bool = False
+    """scale up what is smaller; otherwise it is refused"""
+    shard_images: int | None = None
+    """images a shard [about 64 MB; fewer of a small set]"""
+    workers: int | None = None
+    """processes [one a core]"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "prepare", DESCRIPTION)
+    settings: dict[str, Any] = {k: getattr(o, k) for k in ("image_size", "channels", "enlarge", "shard_images", "workers")}
+    started = time.perf_counter()
+    try:
+        with terminable(), bar("preparing") as advance:
+            report = prepare(o.source, o.store, progress=advance, **settings)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with:  {shlex.join(['justimage', 'prepare', *words])}", file=sys.stderr)
+        return 75
+    seconds = time.perf_counter() - started
+    for line in summary(o.store, report, seconds):
+        print(line)
+    return 0
+
+
+def summary(store: Path, report: Report, seconds: float) -> Iterator[str]:
+    for name, reason in report.refused[:SHOWN]:
+        yield f"refused {name}: {reason}"
+    if report.refused:
+        more = f", of which {SHOWN} are shown" if len(report.refused) > SHOWN else ""
+        yield f"refused in all: {len(report.refused):,}{more}; they are listed in {store / 'index.json'}"
+    what = f"{report.count:,} images of {times(report.shape)} {report.dtype}"
+    if report.verified:
+        yield f"{store} is complete: {what}; every hash was verified in {seconds:.1f} s"
+    else:
+        yield f"{what} in {store}, in {seconds:.1f} s"
+    yield f"now try:  {shlex.join(['justimage', 'train', '--data', str(store)])}"
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM interrupts as Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,69 @@
+"""Images at any position: `data[position] -> (image, label)`, with no state, in any order.
+
+A source (digits, a folder, an archive, a store) numbers its images; a `Stream` turns that into an endless shuffled
+sequence whose every position is a function of the seed. Images are (channels, height, width): uint8, or, from a store of
+arrays, float32 in the data's own units.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from justimage.data.arrays import SUFFIXES, Arrays, digits
+from justimage.data.files import Files, open_files
+from justimage.data.images import decode
+from justimage.data.source import Source
+from justimage.data.store import Store, is_store, open_store
+from justimage.data.stream import Stream, batches
+
+__all__ = ["Arrays", "Files", "Source", "Store", "Stream", "batches", "decode", "digits", "in_memory", "open_source"]
+
+MEMORY = 2**30
+"""Bytes of decoded images up to which a source is read into memory once, instead of decoded again each epoch."""
+
+
+def open_source(path: str, size: tuple[int, int], channels: int, enlarge: bool = False) -> Source:
+    """The images at `path`: "digits"; a store; or image files as `open_files` says.
+
+    Raises ValueError or OSError, in one line, for what is missing, damaged, or of another size than the model's.
+    """
+    if path == "digits":
+        if channels != 1:
+            raise ValueError(f"the digits have 1 channel; the recipe asks for {channels}")
+        return digits(size)
+    place = Path(path).expanduser()
+    if is_store(place):
+        store = open_store(place)
+        if store.shape != (channels, *size):
+            found, asked = (" x ".join(map(str, shape)) for shape in (store.shape, (channels, *size)))
+            raise ValueError(f"{path} holds images of {found}, the recipe asks for {asked} (channels x height x width)")
+        return store
+    if place.suffix.lower() in SUFFIXES:
+        raise ValueError(
+            f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
+        )
+    return open_files(path, size, channels, enlarge)
+
+
+def in_memory(source: Source, progress: Callable[[int], None] | None = None) -> Source:
+    """Image files decoded once into memory, if that takes at most MEMORY bytes; otherwise the source itself.
+
+    A damaged image is found here, before anything is trained. progress is called with the number decoded so far.
+    """
+    if isinstance(source, Arrays | Store) or len(source) * source[0][0].numel() > MEMORY:
+        return source
+    images = torch.empty(len(source), *source[0][0].shape, dtype=torch.uint8)
+    labels = torch.empty(len(source), dtype=torch.int64)
+
+    def load(index: int) -> None:
+        images[index], labels[index] = source[index]
+
+    threads = 1 if isinstance(source, Files) and not source.contents.threads else os.cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
+        for done, _ in enumerate(pool.map(load, range(len(source))), 1):
+            if progress:
+                progress(done)
+    return Arrays(images, labels, source.class_names, source.fingerprint)

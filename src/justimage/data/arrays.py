@@ -1,0 +1,227 @@
+"""Arrays of numbers as images: in memory, or in an .npy or .npz file that is about to be prepared.
+
+Numbers are uint8 or floats of any scale, (n, channels, height, width); spectra and weather are images too.
+"""
+
+import hashlib
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = (".npy", ".npz")
+LONGEST_HEADER = 2**16
+LARGEST = 2**33
+"""Bytes of a compressed array, which has to be unpacked into memory."""
+LABELS = ("labels", "label", "arr_1")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A source in memory: images (n, channels, height, width), labels (n,), and the classes' names (empty for none)."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: list[str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def gather(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        chosen = torch.from_numpy(indices)
+        return self.images[chosen], self.labels[chosen]
+
+
+def digits(size: tuple[int, int] = (32, 32)) -> Arrays:
+    """The 1,797 handwritten digits that scikit-learn carries (8 x 8, 16 levels of grey), enlarged (bicubic)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("the digits need scikit-learn: pip install 'justimage[demo]'") from error
+    pixels, labels = load_digits(return_X_y=True)
+    small = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(d).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for d in small])
+    fingerprint = hashlib.sha256(small.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
+    return Arrays(torch.from_numpy(images)[:, None], torch.from_numpy(labels), [str(i) for i in range(10)], fingerprint)
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """The images of an .npy or .npz file, as uint8 or float32, with labels where it has them."""
+
+    path: Path
+    numbers: NDArray[Any]
+    """(n, channels, height, width), of the file's own type; mapped from the disk where it is not compressed"""
+    labels: list[int]
+    class_names: list[str]
+    fingerprint: str
+    """of shape, type and labels, and of the file's bytes at places spread over it"""
+    mapped: bool
+    """whether another process can open it at no cost"""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "ArrayFile"], tuple[Path]]:
+        return open_array_file, (self.path,)  # a mapped array would be copied whole
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.numbers.shape[1:]  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8 if self.numbers.dtype == np.uint8 else np.float32)
+
+    @property
+    def names(self) -> range:
+        return range(len(self))
+
+    def pixels(self, index: int) -> NDArray[Any]:
+        """One image (channels, height, width); ValueError for one with numbers that are not finite."""
+        with np.errstate(over="ignore"):
+            image = self.numbers[index].astype(self.dtype)
+        if self.dtype == np.float32 and not np.isfinite(image).all():
+            raise ValueError("has numbers that are not finite")
+        return image
+
+
+def open_array_file(path: Path) -> ArrayFile:
+    """ValueError, in one line, for a file that is damaged, or holds something else than images."""
+    try:
+        if path.suffix.lower() == ".npy":
+            with open(path, "rb") as file:
+                found, others, mapped = mapped_array(path, file, 0, path.stat().st_size), {}, True
+        else:
+            found, others, mapped = from_npz(path)
+        numbers = channels_first(found)
+        labels, class_names = classes_of(others, len(numbers))
+    except FileNotFoundError:
+        raise
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    digest = hashlib.sha256(repr((numbers.shape, str(numbers.dtype), labels, class_names)).encode())
+    with open(path, "rb") as file:
+        for place in np.linspace(0, max(path.stat().st_size - 4096, 0), 256).astype(np.int64):
+            file.seek(int(place))
+            digest.update(file.read(4096))
+    return ArrayFile(path, numbers, labels, class_names, digest.hexdigest(), mapped)
+
+
+class Header:
+    """What the head of an .npy file says, read from no more than LONGEST_HEADER bytes: nothing is allocated by its word."""
+
+    def __init__(self, start: bytes, total: int) -> None:
+        """start: the first LONGEST_HEADER bytes; total: bytes of the whole file, which must agree."""
+        if not start.startswith(npy.MAGIC_PREFIX) or len(start) < 12:
+            raise ValueError("not an .npy array")
+        length = struct.unpack("<H", start[8:10])[0] if start[6] == 1 else struct.unpack("<I", start[8:12])[0]
+        if length > LONGEST_HEADER - 12 or start[6] not in (1, 2):
+            raise ValueError("its header is not one of an array of numbers")
+        buffer = io.BytesIO(start)
+        version = npy.read_magic(buffer)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        self.shape: tuple[int, ...]
+        try:
+            self.shape, fortran, self.dtype = read(buffer)
+        except Exception as error:  # of the parser that NumPy gives it to
+            raise ValueError("its header is not one of an array of numbers") from error
+        self.order: Literal["C", "F"] = "F" if fortran else "C"
+        self.offset = buffer.tell()
+        if self.dtype.hasobject:
+            raise ValueError("it holds pickled objects, which are not read; save an array of numbers")
+        count = 1
+        for side in self.shape:
+            count *= side
+        if any(side < 0 for side in self.shape) or self.offset + count * self.dtype.itemsize != total:
+            raise ValueError(f"its header says {self.shape} {self.dtype}, which is not what its {total:,} bytes hold")
+
+
+def mapped_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
+    """The array that begins at some byte of a file, mapped; `file` is open there."""
+    header = Header(file.read(LONGEST_HEADER)[:total], total)
+    if 0 in header.shape:
+        return np.empty(header.shape, header.dtype)
+    return np.memmap(path, header.dtype, "r", start + header.offset, header.shape, header.order)
+
+
+def from_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
+    """The one array of images in an archive, the small ones beside it by name, and whether it is mapped."""
+    with zipfile.ZipFile(path) as archive:
+        headers = {}
+        for entry in archive.infolist():
+            if entry.filename.endswith(".npy"):
+                with archive.open(entry) as file:
+                    headers[entry.filename[:-4]] = Header(file.read(LONGEST_HEADER), entry.file_size)
+        images = [name for name, header in headers.items() if len(header.shape) in (3, 4)]
+        if len(images) != 1:
+            raise ValueError(f"it has {len(images)} arrays of 3 or 4 axes; exactly one is wanted, the images")
+        small = [n for n in headers if n in (*LABELS, "class_names") and len(headers[n].shape) == 1]
+        others = {name: unpacked(archive, name, headers[name]) for name in small}
+        entry, header = archive.getinfo(images[0] + ".npy"), headers[images[0]]
+        if entry.compress_type != zipfile.ZIP_STORED:
+            return unpacked(archive, images[0], header), others, False
+    with open(path, "rb") as file:  # a stored member is an .npy file within the file
+        file.seek(entry.header_offset)
+        local = file.read(30)
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
+        file.seek(start)
+        return mapped_array(path, file, start, entry.file_size), others, True
+
+
+def unpacked(archive: zipfile.ZipFile, name: str, header: Header) -> NDArray[Any]:
+    entry = archive.getinfo(name + ".npy")
+    if entry.file_size > LARGEST:
+        raise ValueError(f"{name} is compressed and has {entry.file_size / 1e9:.0f} GB; save it as .npy, or with np.savez")
+    array = np.empty(header.shape, header.dtype, order=header.order)
+    flat = array.reshape(-1, order="A").view(np.uint8).data
+    with archive.open(entry) as file:
+        file.read(header.offset)
+        done = 0
+        while done < len(flat):
+            part = file.read(min(2**24, len(flat) - done))
+            if not part:
+                raise ValueError(f"{name} ends too early")
+            flat[done : done + len(part)] = part
+            done += len(part)
+    return array
+
+
+def channels_first(found: NDArray[Any]) -> NDArray[Any]:
+    """Any allowed array as (n, channels, height, width), without a copy."""
+    if found.dtype != np.uint8 and found.dtype.kind != "f":
+        raise ValueError(f"its numbers are {found.dtype}; allowed: uint8 and floats")
+    if found.ndim not in (3, 4) or 0 in found.shape:
+        raise ValueError(f"its shape is {found.shape}; allowed: (n, channels, height, width) or (n, height, width)")
+    if found.ndim == 3:
+        return found[:, None]
+    last = found.dtype == np.uint8 and found.shape[3] in (1, 3, 4) and found.shape[1] not in (1, 3, 4)
+    return found.transpose(0, 3, 1, 2) if last else found
+
+
+def classes_of(others: dict[str, NDArray[Any]], count: int) -> tuple[list[int], list[str]]:
+    """Labels and class names from the small arrays beside the images."""
+    name = next((n for n in LABELS if n in others), None)
+    if name is None:
+        return [-1] * count, []
+    labels, names = others[name], others.get("class_names")
+    if labels.dtype.kind not in "iu" or len(labels) != count or (labels.min() if count else 0) < 0:
+        raise ValueError(f"{name} must be one whole number from 0 for each of the {count} images")
+    most = int(labels.max()) + 1
+    if most > min(len(names) if names is not None else 10**6, 10**6):
+        raise ValueError(f"{name} has class {most - 1}, but there are {len(names) if names is not None else 10**6} classes")
+    return labels.tolist(), [str(i) for i in range(most)] if names is None else [str(n) for n in names]

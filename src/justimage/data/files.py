@@ -1,0 +1,248 @@
+"""Image files in a folder, an archive or a table: listed once, each decoded and cropped when it is asked for."""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from justimage.data import table, tars
+from justimage.data.images import FORMATS, MODES, decode
+
+LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+SPLITS = {"train", "training", "test", "val", "valid", "validation"}
+LARGEST = 2**28
+"""Bytes of one image file beyond which it is refused unread."""
+
+
+class Contents(Protocol):
+    """The bytes of each numbered file."""
+
+    threads: bool
+    """whether threads may read at once"""
+
+    def read(self, index: int) -> bytes: ...
+
+
+@dataclass
+class Files:
+    """A source of image files: each is decoded, and cropped to `size`, when asked for."""
+
+    root: Path
+    """the folder, the archive, or the table"""
+    names: list[str]
+    """path of each image below the folder, or in the archive"""
+    sizes: list[int]
+    """of each file, in bytes"""
+    labels: list[int]
+    class_names: list[str]
+    contents: Contents
+    size: tuple[int, int]
+    channels: int
+    enlarge: bool
+    fingerprint: str
+    """of names, sizes in bytes, and classes"""
+
+    dtype = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, *self.size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            return torch.from_numpy(self.pixels(index)), self.labels[index]
+        except ValueError as error:
+            raise ValueError(f"{self.root / self.names[index]}: {error}") from error
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One image (channels, height, width); ValueError, without its name, for one that cannot be used."""
+        if self.sizes[index] > LARGEST:
+            raise ValueError(f"{self.sizes[index]:,} bytes; an image file has at most {LARGEST:,}")
+        try:
+            content = self.contents.read(index)
+        except OSError:  # the disk's fault, not the image's
+            raise
+        except Exception as error:  # a damaged archive
+            raise ValueError(str(error).split("\n")[0]) from error
+        try:
+            return decode(io.BytesIO(content), self.size, self.channels, self.enlarge)
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            reason = str(error).split("\n")[0]
+            raise ValueError("not a readable image" if "cannot identify" in reason else reason) from error
+
+
+@dataclass
+class Folder:
+    root: Path
+    names: list[str]
+    threads = True
+
+    def read(self, index: int) -> bytes:
+        return (self.root / self.names[index]).read_bytes()
+
+
+@dataclass
+class Zip:
+    archive: Path
+    names: list[str]
+    opened: dict[int, zipfile.ZipFile] = field(default_factory=dict, repr=False)
+    """the opened archive, one a process: a shared one would share its file position"""
+    threads = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"opened": {}}  # an opened file is not passed on to worker processes
+
+    def read(self, index: int) -> bytes:
+        process = os.getpid()
+        if process not in self.opened:
+            self.opened[process] = zipfile.ZipFile(self.archive)
+        return self.opened[process].read(self.names[index])
+
+
+def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = False) -> Files:
+    """The image files at `path`: a folder; a zip archive; `archive.zip/a/folder/in/it`; tar shards; a table of images.
+
+    One sub-folder a class, or no sub-folders for no classes. A folder of splits stands for its `train`. Images smaller than
+    `size` are an error when read, unless `enlarge`. Raises ValueError or OSError, in one line, for a path that is missing or
+    holds no images, or something else among them.
+    """
+    if channels not in MODES:
+        raise ValueError(f"channels is {channels}; image files have {', '.join(map(str, MODES))}")
+    given = Path(path).expanduser()
+    crop: dict[str, Any] = dict(size=size, channels=channels, enlarge=enlarge)
+    if shards := tars.shards_at(given):
+        return open_tars(path, shards, crop)
+    if table.is_table(given):
+        return open_table(given, crop)
+    root, inside = split_archive(given)
+    found = list_archive(root) if root.is_file() else list_folder(root)
+    names = [n for n in sorted(found) if n.startswith(inside) and not is_litter(n[len(inside) :])]
+    if not names:
+        raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
+    prefix = inside + descend([n[len(inside) :].split("/") for n in names])
+    names = [n for n in names if n.startswith(prefix)]
+    strangers = [n for n in names if Path(n).suffix.lower() not in FORMATS]
+    if strangers:
+        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+        raise ValueError(
+            f"{root / strangers[0]}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
+        )
+    labels, class_names = classes_by_folder(names, prefix, root)
+    sizes = [found[n] for n in names]
+    contents = Zip(root, names) if root.is_file() else Folder(root, names)
+    digest = hashed(class_names, [n[len(prefix) :] for n in names], sizes)
+    return Files(root, names, sizes, labels, class_names, contents, fingerprint=digest, **crop)
+
+
+def open_tars(path: str, shards: list[Path], crop: dict[str, Any]) -> Files:
+    """The images in tar shards, with the classes that stand beside them, or else by folder."""
+    members = [m for m in tars.index(shards) if not is_litter(m.name)]
+    if not members:
+        raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
+    labelled = [m for m in members if m.label is not None]
+    if labelled and len(labelled) < len(members):
+        without = next(m for m in members if m.label is None)
+        raise ValueError(f"{shards[without.shard]}: {without.name} has no class (.cls), where others have one")
+    if labelled:
+        labels = [m.label for m in members if m.label is not None]
+        class_names = [str(i) for i in range(max(labels) + 1)]
+    else:
+        prefix = descend([m.name.split("/") for m in members])
+        members = [m for m in members if m.name.startswith(prefix)]
+        labels, class_names = classes_by_folder([m.name for m in members], prefix, Path(path))
+    alone = len(shards) == 1
+    names = [m.name if alone else f"{shards[m.shard].name}/{m.name}" for m in members]
+    sizes = [m.size for m in members]
+    digest = hashed([*class_names, *map(str, labels)], names, sizes)
+    root = shards[0] if alone else shards[0].parent
+    return Files(root, names, sizes, labels, class_names, tars.Tars(shards, members), fingerprint=digest, **crop)
+
+
+def open_table(root: Path, crop: dict[str, Any]) -> Files:
+    """The images of a table that Hugging Face `datasets` saved."""
+    contents = table.Table(root)
+    labels, class_names = contents.labels()
+    found = list_folder(root)
+    digest = hashed([*class_names, *map(str, labels)], list(found), list(found.values()))
+    names = [f"row {i}" for i in range(len(labels))]
+    return Files(root, names, [0] * len(names), labels, class_names, contents, fingerprint=digest, **crop)
+
+
+def hashed(words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
+    text = "\n".join([*words, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def classes_by_folder(names: Sequence[str], prefix: str, root: Path) -> tuple[list[int], list[str]]:
+    """The class of each file by the folder below `prefix` in which it lies, and the classes' names."""
+    folders = [n[len(prefix) :].rpartition("/")[0].partition("/")[0] for n in names]
+    class_names = sorted(set(folders) - {""})
+    if class_names and "" in folders:
+        raise ValueError(
+            f"{root / names[folders.index('')]} lies beside class folders; give it a class, or use one flat folder"
+        )
+    number = {name: i for i, name in enumerate(class_names)} | {"": -1}
+    return [number[f] for f in folders], class_names
+
+
+def split_archive(path: Path) -> tuple[Path, str]:
+    """A folder or archive, and the folder in the archive ("" or "a/b/") that the path goes on to name."""
+    for root in [path, *path.parents]:
+        if root.is_file():
+            if not zipfile.is_zipfile(root):
+                raise ValueError(f"{root} is neither a folder nor a zip or tar archive of images")
+            inside = path.relative_to(root).as_posix()
+            return root, "" if inside == "." else inside + "/"
+        if root == path and root.is_dir():
+            return root, ""
+    raise FileNotFoundError(f"{path} does not exist; data is a folder, a .zip, a .tar, a store, or digits")
+
+
+def list_archive(archive: Path) -> dict[str, int]:
+    """Path in the archive and size in bytes of every file."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is a damaged zip archive: {error}") from error
+
+
+def list_folder(folder: Path) -> dict[str, int]:
+    """Path below the folder and size in bytes of every file."""
+    found, visited = {}, set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:  # a link to a folder above
+            folders.clear()
+            continue
+        visited.add(real)
+        below = Path(place).relative_to(folder)
+        found |= {(below / n).as_posix(): (folder / below / n).stat().st_size for n in names}
+    return found
+
+
+def is_litter(name: str) -> bool:
+    """Whether a path is hidden, or left behind by a file manager."""
+    return any(part.startswith(".") or part.lower() in LITTER for part in name.split("/"))
+
+
+def descend(names: list[list[str]]) -> str:
+    """The folder ("" or "a/b/") that holds the classes: past folders that stand alone, and into `train` among splits."""
+    prefix = ""
+    while True:
+        tops = {parts[0] if len(parts) > 1 else "" for parts in names}
+        into = tops.pop() if len(tops) == 1 else next((t for t in ("train", "training") if t in tops and tops <= SPLITS), "")
+        if not into:
+            return prefix
+        prefix += into + "/"
+        names = [parts[1:] for parts in names if parts[0] == into]

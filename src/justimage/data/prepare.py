@@ -1,0 +1,349 @@
+"""Making a store: every image decoded and cropped once, in parallel, so that a kill at any moment costs a shard at most.
+
+A plan, written first, fixes the source and the settings. Shard k holds the images k n, ..., k n + n - 1 of the source,
+without those refused, so that it does not depend on who makes it, or when. It is published by a rename, and after it a note
+(`images-00000.json`) with its hash, labels, sums, and what was refused. The index is merged from the notes in their order
+and published last; then plan and notes go.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from justimage import disk
+from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
+from justimage.data.crew import made
+from justimage.data.files import open_files
+from justimage.data.store import INDEX, LABELS, REMEDY, VERSION, is_store, open_store, shard_name
+
+PLAN = "plan.json"
+SHARD_BYTES, FEWEST_SHARDS, FEWEST_IMAGES = 2**26, 32, 64
+"""A shard has about this many bytes; those of a small set have fewer, so that several processes share the work."""
+REPORTED = 16
+"""Images between two words of a process on how far it is, and whose statistics are taken at a time."""
+
+Progress = Callable[[int, int], object]
+
+
+class Raw(Protocol):
+    """A source as it is prepared: each image by itself, with a reason where it is refused."""
+
+    @property
+    def names(self) -> Sequence[Any]: ...
+    @property
+    def labels(self) -> Sequence[int]: ...
+    @property
+    def class_names(self) -> Sequence[str]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def pixels(self, index: int, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what a store holds."""
+
+    source: str
+    fingerprint: str
+    count: int
+    image_size: tuple[int, int]
+    channels: int
+    enlarge: bool
+    dtype: str
+    shard_images: int
+    version: int = VERSION
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard_images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, *self.image_size
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self) | {"image_size": list(self.image_size)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done: images in the store, those refused with their reasons, and whether it only was verified."""
+
+    count: int
+    shape: tuple[int, int, int]
+    dtype: str
+    refused: list[tuple[str, str]]
+    verified: bool
+
+
+def prepare(
+    source: str,
+    store: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    enlarge: bool = False,
+    shard_images: int | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Make the store of a source, or go on with it, or verify it where it is complete.
+
+    image_size and channels (by default 3): of the crop, for image files; arrays have their own. enlarge: scale up what is
+    smaller. workers: processes, by default one a core; they change nothing that is written. progress is called with the
+    number of images done and in all. Raises ValueError or OSError, in one line.
+    """
+    root = Path(store)
+    for name, value in ("shard_images", shard_images), ("workers", workers), ("channels", channels):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    occupied = root.exists() and (not root.is_dir() or any(not p.name.startswith(".tmp-") for p in root.iterdir()))
+    if occupied and not is_store(root):
+        raise ValueError(f"{root} is not empty and holds no store; give another place")
+    try:
+        raw, plan = planned(source, image_size, channels, enlarge, shard_images)
+    except FileNotFoundError:  # a complete store can do without its source
+        if not (root / INDEX).exists():
+            raise
+        return verify(root, progress)
+    with alone(root):
+        if (root / INDEX).exists():
+            opened = open_store(root)
+            refuse_another(root, plan.json(), opened.index["made"])
+            return verify(root, progress)
+        if (root / PLAN).exists():
+            refuse_another(root, plan.json(), read_plan(root))
+        disk.write(root / PLAN, encoded(plan.json()))
+        for left in root.glob(".tmp-*"):  # by a crash
+            disk.remove(left)
+        todo = [k for k in range(plan.shards) if not is_made(root, k)]
+        done = plan.count - sum(len(part(plan, k)) for k in todo)
+        progress(done, plan.count)
+        several = not isinstance(raw, ArrayFile) or raw.mapped
+        crew = min(workers or os.cpu_count() or 1, len(todo)) if several else 1
+        for number in made(partial(make_shard, raw, plan, root), todo, crew, __name__):
+            done += number
+            progress(done, plan.count)
+        return finish(root, plan, list(raw.class_names))
+
+
+def planned(
+    source: str, image_size: int | tuple[int, int] | None, channels: int | None, enlarge: bool, shard_images: int | None
+) -> tuple[Raw, Plan]:
+    """The source, opened, and the plan for it."""
+    wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if wanted and min(wanted) < 1:
+        raise ValueError(f"image_size is {image_size}; it must be 1 or more")
+    place = Path(source).expanduser()
+    raw: Raw
+    if is_store(place):
+        raise ValueError(f"{source} is a store already")
+    if source == "digits" or place.suffix.lower() in SUFFIXES:
+        raw = of_digits() if source == "digits" else open_array_file(place)
+        _, height, width = raw.shape
+        if (wanted or (height, width)) != (height, width) or (channels or raw.shape[0]) != raw.shape[0]:
+            raise ValueError(f"{source} has images of {words(raw.shape)}, and arrays are not cropped; leave out the size")
+    elif wanted is None:
+        raise ValueError("no image size is given, to which images are cropped; for instance --image-size 256")
+    else:
+        raw = open_files(source, wanted, 3 if channels is None else channels, enlarge)
+    count, size = len(raw), int(np.prod(raw.shape)) * raw.dtype.itemsize
+    default = max(1, min(SHARD_BYTES // size, max(FEWEST_IMAGES, -(-count // FEWEST_SHARDS))))
+    plan = Plan(
+        source, raw.fingerprint, count, raw.shape[1:], raw.shape[0], enlarge, raw.dtype.name, shard_images or default
+    )  # fmt: skip
+    return raw, plan
+
+
+def of_digits() -> ArrayFile:
+    d = digits()
+    return ArrayFile(Path("digits"), d.images.numpy(), d.labels.tolist(), d.class_names, d.fingerprint, mapped=False)
+
+
+def words(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
+    """ValueError where a store was made, or begun, from something else. The same data may lie elsewhere by now."""
+    different = [
+        f"{k} is {new[k]}, was {old.get(k)}" for k in new if k not in ("source", "fingerprint") and new[k] != old.get(k)
+    ]
+    if not different and new["fingerprint"] != old.get("fingerprint"):
+        different = [f"{new['source']} is not the data it was begun with (files, sizes or classes changed)"]
+    if different:
+        raise ValueError(f"{root} was begun otherwise: {'; '.join(different)}. Use its values, or another store")
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Within the block no other process prepares this store; where it already does, ValueError. Ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        disk.make(root)
+        yield
+        return
+    disk.make(root)
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{root} is being prepared by another process; wait for it, or end it") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def part(plan: Plan, k: int) -> range:
+    """The images of the source that shard k is made from."""
+    return range(k * plan.shard_images, min((k + 1) * plan.shard_images, plan.count))
+
+
+def note_path(root: Path, k: int) -> Path:
+    return (root / shard_name(k)).with_suffix(".json")
+
+
+def is_made(root: Path, k: int) -> bool:
+    """Whether shard k and its note are there. Both were published by a rename, the note last."""
+    shard, note = root / shard_name(k), note_path(root, k)
+    try:
+        return shard.stat().st_size == json.loads(note.read_bytes())["size"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not yet made, or damaged, and made again
+        return False
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((root / PLAN).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{root / PLAN} is damaged; {REMEDY}") from error
+
+
+def make_shard(raw: Raw, plan: Plan, root: Path, k: int) -> Iterator[int]:
+    """Make shard k and its note; yields how many images it got through."""
+    numbers = part(plan, k)
+    images = np.empty((len(numbers), *plan.shape), plan.dtype)
+    labels: list[int] = []
+    refused: list[tuple[str, str]] = []
+    for passed, i in enumerate(numbers, 1):
+        try:
+            images[len(labels)] = raw.pixels(i)
+            labels.append(raw.labels[i])
+        except ValueError as error:
+            name = raw.names[i]
+            refused.append((name if isinstance(name, str) else f"image {name}", " ".join(str(error).split())))
+        if passed % REPORTED == 0:
+            yield REPORTED
+    images = images[: len(labels)]
+    head = io.BytesIO()
+    npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(images))
+    digest = hashlib.sha256(head.getvalue())
+    digest.update(images.data if images.size else b"")
+    with disk.replacing(root / shard_name(k)) as aside, open(aside, "wb") as file:
+        file.write(head.getvalue())
+        images.tofile(file)
+    mean, squares = moments(images)
+    note = {
+        "count": len(images), "size": len(head.getvalue()) + images.nbytes, "sha256": digest.hexdigest(),
+        "labels": labels, "refused": refused, "mean": mean, "squares": squares,
+    }  # fmt: skip
+    disk.write(note_path(root, k), encoded(note))
+    yield len(numbers) % REPORTED
+
+
+def moments(images: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Mean of each channel, and sum of the squared distances from it, in float64; some images at a time, to save memory."""
+    parts = [images[i : i + REPORTED] for i in range(0, len(images), REPORTED)]
+    mean, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
+    for part in parts:
+        mean += part.sum((0, 2, 3), dtype=np.float64) / images[:, 0].size
+    for part in parts:
+        squares += ((part - mean[:, None, None]) ** 2).sum((0, 2, 3))
+    return mean.tolist(), squares.tolist()
+
+
+def merged(plan: Plan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all shards, in their order (Chan, Golub and LeVeque 1979)."""
+    count, mean, squares = 0, np.zeros(plan.channels), np.zeros(plan.channels)
+    for note in notes:
+        if n := note["count"]:
+            apart = np.array(note["mean"]) - mean
+            mean = mean + apart * (n / (count + n))
+            squares = squares + np.array(note["squares"]) + apart**2 * (count * n / (count + n)) * np.prod(plan.image_size)
+            count += n
+    return mean.tolist(), np.sqrt(squares / (max(count, 1) * np.prod(plan.image_size))).tolist()
+
+
+def finish(root: Path, plan: Plan, class_names: list[str]) -> Report:
+    """Publish labels and index, then remove plan and notes. The index is what makes a store."""
+    notes = [json.loads(note_path(root, k).read_bytes()) for k in range(plan.shards)]
+    refused = [item for note in notes for item in note["refused"]]
+    labels = np.array([label for note in notes for label in note["labels"]], dtype=np.int64)
+    if not len(labels):
+        disk.remove(root)
+        raise ValueError(f"none of the {plan.count} images of {plan.source} can be used; {refused[0][0]}: {refused[0][1]}")
+    buffer = io.BytesIO()
+    np.save(buffer, labels)
+    disk.write(root / LABELS, buffer.getvalue())
+    mean, deviation = merged(plan, notes)
+    hashes = [note["sha256"] for note in notes]
+    index = {
+        "version": VERSION,
+        "count": len(labels),
+        "shape": list(plan.shape),
+        "dtype": plan.dtype,
+        "class_names": class_names,
+        "fingerprint": hashlib.sha256(json.dumps([hashes, labels.tolist(), class_names]).encode()).hexdigest(),
+        "mean": mean,
+        "deviation": deviation,
+        "made": plan.json(),
+        "refused": refused,
+        "labels": {"size": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()},
+        "shards": [{k: note[k] for k in ("count", "size", "sha256")} for note in notes],
+    }
+    disk.write(root / INDEX, encoded(index | {"sha256": disk.own_hash(index)}))
+    clear(root)
+    return Report(len(labels), plan.shape, plan.dtype, [tuple(item) for item in refused], verified=False)
+
+
+def clear(root: Path) -> None:
+    """Remove what only the making needed."""
+    for left in [*root.glob("images-*.json"), *root.glob(PLAN), *root.glob(".tmp-*")]:
+        disk.remove(left)
+
+
+def verify(root: Path, progress: Progress) -> Report:
+    """Compare every shard of a complete store with its hash."""
+    index = open_store(root).index
+    done = 0
+    for k, shard in enumerate(index["shards"]):
+        if disk.sha256(root / shard_name(k)) != shard["sha256"]:
+            raise ValueError(f"{root / shard_name(k)} was changed: its SHA-256 is not the index's; {REMEDY}")
+        done += shard["count"]
+        progress(done, index["count"])
+    clear(root)
+    return Report(index["count"], tuple(index["shape"]), index["dtype"], [tuple(r) for r in index["refused"]], verified=True)
+
+
+def encoded(facts: dict[str, Any]) -> bytes:
+    return json.dumps(facts, indent=1).encode()

@@ -1,0 +1,83 @@
+"""The endless training sequence, whose every position is a function of the seed, and its batches read ahead by processes."""
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from justimage import randomness
+from justimage.data.arrays import Arrays
+from justimage.data.source import Source, gather
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The endless training sequence: epoch after epoch of a source, each in its own order, flipped at random if asked.
+
+    stream[position] -> (image, label), a function of (seed, position) alone.
+    """
+
+    source: Source
+    seed: int
+    flip: bool
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        images, labels = self.batch(position, 1)
+        return images[0], int(labels[0])
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """The images (size, channels, height, width) and labels (size,) at positions start, start + 1, ..."""
+        count = len(self.source)
+        epochs = range(start // count, (start + size - 1) // count + 1)
+        orders = [
+            randomness.order(self.seed, epoch, count)[max(start - epoch * count, 0) : start + size - epoch * count]
+            for epoch in epochs
+        ]
+        images, labels = gather(self.source, np.concatenate(orders))
+        if self.flip:
+            turned = np.flatnonzero(randomness.uniform(self.seed, "flip", np.arange(start, start + size)) < 0.5)
+            pixels = images.numpy()  # in PyTorch this takes several times as long
+            pixels[turned] = pixels[turned][..., ::-1]
+        return images, labels
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
+    """Whole batches of a stream by the position of their first image. A bad image is handed over, to be raised where it is
+    read: raised in a worker process it would arrive wrapped in a foreign traceback."""
+
+    stream: Stream
+    size: int
+
+    def __getitem__(self, start: int) -> tuple[Tensor, Tensor] | Exception:
+        try:
+            return self.stream.batch(start, self.size)
+        except (ValueError, OSError) as error:
+            return error
+
+
+def undisturbed(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the step in hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def batches(
+    stream: Stream, starts: Iterable[int], size: int, workers: int = 0, pinned: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (size, channels, height, width) and labels (size,) of the `size` positions from each of `starts` on, in order.
+
+    Worker processes prepare them ahead (a source in memory needs none), in pinned memory for a GPU.
+    """
+    workers = 0 if isinstance(stream.source, Arrays) else workers
+    ahead = Batches(stream, size)
+    loader = DataLoader(
+        ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
+    )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch

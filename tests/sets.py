@@ -1,0 +1,153 @@
+"""Small sets of images in every form that a source may have, and hostile files."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def colours(seed: int, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def folder_of(place: Path, count: int = 5, side: int = 16) -> Path:
+    """PNGs in the classes cat and dog, alike in number (cat has the odd one)."""
+    for i in range(count):
+        name = place / ("cat" if i < (count + 1) // 2 else "dog") / f"{i:03d}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(png(colours(i, side)))
+    return place
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            file.write(path, path.relative_to(folder).as_posix())
+    return archive
+
+
+def tarred(members: dict[str, bytes], archive: Path) -> Path:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w") as file:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    return archive
+
+
+def as_members(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+def linked(archive: Path) -> Path:
+    """A tar of an image, a link out of it, a device and a named pipe."""
+    with tarfile.open(archive, "w") as file:
+        for kind, name in (tarfile.SYMTYPE, "b.png"), (tarfile.LNKTYPE, "c.png"), (tarfile.CHRTYPE, "d.png"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "/etc/passwd"
+            file.addfile(entry)
+        entry = tarfile.TarInfo("a.png")
+        content = png(colours(0))
+        entry.size = len(content)
+        file.addfile(entry, io.BytesIO(content))
+    return archive
+
+
+def header_of(name: str, size: int, kind: bytes) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def npy_header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+    """The head of an .npy file, without the numbers that it promises."""
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def npz_of(members: dict[str, bytes], path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name + ".npy", content)
+    return path
+
+
+def hostile(place: Path) -> dict[str, tuple[Path, str]]:
+    """Files made to do harm, each with what is to be said of it."""
+    place.mkdir(parents=True, exist_ok=True)
+    one = png(colours(0))
+
+    def raw(name: str, content: bytes) -> Path:
+        (place / name).write_bytes(content)
+        return place / name
+
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{"a": 1}] * 3, dtype=object), allow_pickle=True)
+    npy3 = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b"{" * 100
+    deep = b"\x93NUMPY\x01\x00" + (4000).to_bytes(2, "little") + (b"(" * 3999 + b"\n")
+    beyond = header_of("a.png", 2**40, tarfile.REGTYPE)
+    long_name = header_of("././@LongLink", 2**33, tarfile.GNUTYPE_LONGNAME)
+    pax = header_of("p", 2**33, tarfile.XHDTYPE)
+    backwards = header_of("a.png", -1024, tarfile.REGTYPE)
+    small = np.zeros((4, 1, 8, 8), dtype=np.uint8)
+    npz = io.BytesIO()
+    np.savez(npz, a=small, labels=np.full(4, 2**62))
+    return {
+        "a member above": (tarred({"../x.png": one}, place / "above.tar"), "outside"),
+        "an absolute member": (tarred({"/tmp/x.png": one}, place / "absolute.tar"), "outside"),
+        "a member that is too long": (raw("beyond.tar", beyond), "not a usable tar"),
+        "a name that is too long": (raw("long.tar", long_name + b"x" * 512), "not a usable tar"),
+        "an extended header that is too long": (raw("pax.tar", pax + b"x" * 512), "not a usable tar"),
+        "headers that point backwards": (raw("back.tar", header_of("b", 0, tarfile.REGTYPE) + backwards), "not a usable tar"),
+        "a class that is code": (
+            tarred({"a.png": one, "a.cls": b"__import__('os')"}, place / "code.tar"),
+            "a class is a number",
+        ),
+        "a class beyond": (tarred({"a.png": one, "a.cls": b"9999999"}, place / "class.tar"), "a class is a number"),
+        "a missing class": (tarred({"a.png": one, "a.cls": b"1", "b.png": one}, place / "some.tar"), "has no class"),
+        "noise as a tar": (raw("noise.tar", np.random.default_rng(0).bytes(4096)), "not a usable tar"),
+        "a compressed tar": (raw("a.tar.gz", b"\x1f\x8b"), "unpack it to a plain .tar"),
+        "an .npy of pickled objects": (raw("pickled.npy", pickled.getvalue()), "pickled objects"),
+        "a pickle with an array's name": (raw("pickle.npy", b"\x80\x04cos\nsystem\n."), "not an .npy array"),
+        "a shape that is too large": (raw("huge.npy", npy_header((10**6, 3, 10**4, 10**4))), "is not what its"),
+        "a shape that overflows": (raw("wrap.npy", npy_header((2**32, 2**32, 16, 16))), "is not what its"),
+        "a negative side": (raw("negative.npy", npy_header((-1, 3, 4, 4))), "is not what its"),
+        "a header without end": (raw("endless.npy", npy3), "its header is not"),
+        "a deep header": (raw("deep.npy", deep), "header"),
+        "an .npz with a huge shape": (
+            npz_of({"a": npy_header((10**6, 3, 10**4, 10**4))}, place / "huge.npz"),
+            "is not what its",
+        ),
+        "an .npz of pickled objects": (npz_of({"a": pickled.getvalue()}, place / "pickled.npz"), "pickled objects"),
+        "an .npz with class 2^62": (raw("labels.npz", npz.getvalue()), "has class"),
+        "an .npz that is no zip": (raw("noise.npz", b"PK\x03\x04" + bytes(100)), "noise.npz"),
+        "whole numbers": (raw("whole.npy", npy_header((1, 1, 2, 2), "<i2") + bytes(8)), "its numbers are int16"),
+        "one axis": (raw("one.npy", npy_header((8,), "<f4") + bytes(32)), "its shape is (8,)"),
+    }
+
+
+def web_dataset(place: Path, images: list[np.ndarray], labels: list[int], shards: int = 2) -> Path:
+    """Tar shards as WebDataset writes them: key.png, key.cls, key.txt, key.json."""
+    each = -(-len(images) // shards)
+    for shard in range(shards):
+        members: dict[str, bytes] = {}
+        for i in range(shard * each, min((shard + 1) * each, len(images))):
+            members[f"{i:06d}.png"] = png(images[i])
+            members[f"{i:06d}.cls"] = f"{labels[i]}\n".encode()
+            members[f"{i:06d}.txt"] = b"a caption"
+            members[f"{i:06d}.json"] = json.dumps({"caption": "a"}).encode()
+        tarred(members, place / f"train-{shard:04d}.tar")
+    return place

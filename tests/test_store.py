@@ -1,0 +1,382 @@
+"""Stores: the reference's crops, one set in every form, kills that change nothing, and what is refused."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from justimage.data import Stream, batches, in_memory, open_source
+from justimage.data.crew import made
+from justimage.data.prepare import Report, prepare
+from justimage.data.store import Store, open_store
+from tests import sets
+from tests.reference import SHARED, needs_shared
+
+
+def files(store: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in store.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images, of which two cannot be used."""
+    folder = sets.folder_of(tmp_path_factory.mktemp("forty") / "set", 40)
+    (folder / "cat" / "005.png").write_bytes((folder / "cat" / "005.png").read_bytes()[:70])
+    (folder / "dog" / "030.png").write_bytes(sets.png(sets.colours(30, 4)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(forty: Path) -> Path:
+    """The store of forty, made in one go by one process."""
+    prepare(str(forty), forty.parent / "whole", image_size=8, shard_images=4, workers=1)
+    return forty.parent / "whole"
+
+
+def fatal(how: str, k: int) -> Iterator[int]:
+    """A piece of work that ends its process, or fails, after some others."""
+    yield 1
+    if k == 3 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if k == 3 and how == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "images-00003.npy")
+
+
+@pytest.mark.parametrize(("how", "said"), [("killed", "a process at work died"), ("full", "No space left"), ("well", "")])
+def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) -> None:
+    if how == "well":
+        assert sum(made(partial(fatal, how), range(6), 2, "tests.test_store")) == 6
+        return
+    with pytest.raises((ValueError, OSError), match=said):
+        list(made(partial(fatal, how), range(6), 2, "tests.test_store"))
+
+
+@needs_shared
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_crops_in_a_store_are_the_references_bit_for_bit(size: int, tmp_path: Path) -> None:
+    hashes = json.loads((SHARED / "reference" / "crop_sha256.json").read_text())
+    folder = SHARED / "data" / "imagenet-sample"
+    report = prepare(str(folder), tmp_path / "store", image_size=size, enlarge=True, shard_images=16, workers=1)
+    assert report == Report(63, (3, size, size), "uint8", [], verified=False)
+    store = open_store(tmp_path / "store")
+    for i, name in enumerate(sorted(hashes)):
+        pixels = store[i][0].permute(1, 2, 0).contiguous().numpy()
+        assert hashlib.sha256(pixels.tobytes()).hexdigest() == hashes[name][str(size)], name
+
+
+def test_one_set_in_every_form_is_one_store(tmp_path: Path) -> None:
+    folder = sets.folder_of(tmp_path / "set", 10)
+    images = [sets.colours(i) for i in range(10)]
+    labels, names = [0] * 5 + [1] * 5, np.array(["cat", "dog"])
+    first = np.stack(images).transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "a.npz", arr_0=np.stack(images), arr_1=np.array(labels), class_names=names)
+    np.savez_compressed(tmp_path / "b.npz", images=first, labels=np.array(labels), class_names=names)
+    np.savez(tmp_path / "c.npz", images=np.asfortranarray(first), label=np.array(labels), class_names=names)
+    sources = [
+        folder,
+        sets.zipped(folder, tmp_path / "set.zip"),
+        sets.tarred(sets.as_members(folder), tmp_path / "set.tar"),
+        *(tmp_path / f"{n}.npz" for n in "abc"),
+    ]
+    sizes = [16, 16, 16, None, None, None]
+    stores = []
+    for i, (source, size) in enumerate(zip(sources, sizes, strict=True)):
+        prepare(str(source), tmp_path / f"store{i}", image_size=size, workers=1, shard_images=4)
+        stores.append(open_store(tmp_path / f"store{i}"))
+    assert len({s.fingerprint for s in stores}) == 1 and stores[0].class_names == ["cat", "dog"]
+    assert torch.equal(stores[0].gather(np.arange(10))[0], torch.from_numpy(first))
+    assert stores[0].gather(np.arange(10))[1].tolist() == labels
+    web = sets.web_dataset(tmp_path / "web", images, labels)
+    for pattern in web, web / "train-{0000..0001}.tar", web / "train-*.tar", web / "train-000{0,1}.tar":
+        source = open_source(str(pattern), (16, 16), 3)
+        assert len(source) == 10 and source.class_names == ["0", "1"]
+        assert [source[i][1] for i in range(10)] == labels
+        assert all(torch.equal(source[i][0], torch.from_numpy(first[i])) for i in range(10))
+
+
+def test_a_hugging_face_table_is_the_same_store(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install 'justimage[hf]'")
+    folder = sets.folder_of(tmp_path / "set", 6)
+    content = [p.read_bytes() for p in sorted(folder.rglob("*.png"))]
+    features = datasets.Features(
+        {"image": datasets.Image(), "note": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    columns = {"image": [{"bytes": c, "path": None} for c in content], "note": ["a"] * 6, "label": [0, 0, 0, 1, 1, 1]}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    table.save_to_disk(tmp_path / "table")
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "splits")
+    prepare(str(folder), tmp_path / "plain", image_size=8, workers=1)
+    for name in "table", "splits":
+        prepare(str(tmp_path / name), tmp_path / f"{name}-store", image_size=8, workers=2, shard_images=3)
+        again = prepare(str(tmp_path / name), tmp_path / f"{name}-store", image_size=8, shard_images=3)
+        assert again.verified
+        a, b = open_store(tmp_path / f"{name}-store"), open_store(tmp_path / "plain")
+        assert a.class_names == b.class_names and torch.equal(a.gather(np.arange(6))[0], b.gather(np.arange(6))[0])
+
+
+def test_a_table_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "dataset_info.json", "state.json":
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r"pip install 'justimage\[hf\]'"):
+        open_source(str(tmp_path), (8, 8), 3)
+
+
+def test_the_number_of_processes_changes_nothing(forty: Path, whole: Path, tmp_path: Path) -> None:
+    counts = []
+    prepare(str(forty), tmp_path / "s", image_size=8, shard_images=4, workers=3, progress=lambda *n: counts.append(n))
+    assert files(tmp_path / "s") == files(whole) and counts[-1] == (40, 40)
+    assert {p.name for p in whole.iterdir()} == {"index.json", "labels.npy", *(f"images-{k:05d}.npy" for k in range(10))}
+
+
+def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> None:
+    refused = dict(json.loads((whole / "index.json").read_text())["refused"])
+    assert set(refused) == {"cat/005.png", "dog/030.png"} and "4 x 4 pixels, smaller" in refused["dog/030.png"]
+    store = open_store(whole)
+    assert len(store) == 38 and store.labels.tolist() == [0] * 19 + [1] * 19
+    kept = [p for p in sorted(forty.rglob("*.png")) if p.relative_to(forty).as_posix() not in refused]
+    plain = open_source(str(forty), (8, 8), 3)
+    names = sorted(p.relative_to(forty).as_posix() for p in forty.rglob("*.png"))
+    for i, path in enumerate(kept):
+        assert torch.equal(store[i][0], plain[names.index(path.relative_to(forty).as_posix())][0])
+
+
+def dying(life: Callable[[], object], left: int) -> bool:
+    """Run in a child process, killed at its n-th operation that makes, publishes, syncs or removes; whether it was."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+
+    def counted(plain: Callable[..., object]) -> Callable[..., object]:
+        def call(*words: object, **more: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(*words, **more)
+
+        return call
+
+    for name in "replace", "rename", "fsync", "unlink", "mkdir":
+        setattr(os, name, counted(getattr(os, name)))
+    try:
+        life()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_killed_at_every_operation_and_started_again_it_is_the_same_store(forty: Path, tmp_path: Path) -> None:
+    settings = dict(image_size=8, shard_images=14, workers=1)
+    prepare(str(forty), tmp_path / "straight", **settings)
+    straight, at = files(tmp_path / "straight"), 0
+    while True:
+        life = partial(prepare, str(forty), tmp_path / f"s{at}", **settings)
+        if not dying(life, at):
+            break
+        with suppress(ValueError, FileNotFoundError):
+            open_store(tmp_path / f"s{at}")  # whole, or one line
+        dying(life, 7)  # and again soon after
+        life()
+        assert files(tmp_path / f"s{at}") == straight, at
+        at += 1
+    assert at > 20
+
+
+def test_killed_with_its_processes_at_some_moment_it_is_the_same_store(tmp_path: Path) -> None:
+    folder = sets.folder_of(tmp_path / "set", 300, side=160)
+    words = ["prepare", str(folder), "--image-size", "64", "--shard-images", "8", "--workers", "2"]
+
+    def start(store: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "justimage", *words[:2], str(store), *words[2:]]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    straight = start(tmp_path / "straight")
+    assert straight.communicate(timeout=120)[0].count("300 images of 3 x 64 x 64 uint8") == 1
+    for notes in 1, 9:
+        killed = start(tmp_path / "killed")
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "killed").glob("images-*.json"))) < notes and time.monotonic() < deadline:
+            time.sleep(0.002)
+        killed.kill()
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "index.json").exists()
+    interrupted = start(tmp_path / "killed")
+    while len(list((tmp_path / "killed").glob("images-*.json"))) < 18 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    interrupted.send_signal(signal.SIGTERM)
+    _, said = interrupted.communicate(timeout=20)
+    assert interrupted.returncode == 75 and "go on with:  justimage prepare" in said and said.count("\n") == 1, said
+    with pytest.raises(ValueError, match="is not finished"):
+        open_store(tmp_path / "killed")
+    prepare(str(folder), tmp_path / "killed", image_size=64, shard_images=8, workers=2)
+    assert files(tmp_path / "killed") == files(tmp_path / "straight")
+
+
+def test_a_complete_store_is_verified_without_its_source_too(forty: Path, whole: Path, tmp_path: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.iterdir()}
+    assert prepare(str(forty), whole, image_size=8, shard_images=4).verified
+    assert prepare(str(tmp_path / "gone"), whole, image_size=8, shard_images=4).verified
+    assert before == {p: p.stat().st_mtime_ns for p in whole.iterdir()}
+
+
+def copied(store: Path, to: Path) -> Path:
+    to.mkdir()
+    for path in store.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize("file", ["index.json", "labels.npy", "images-00003.npy"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "bit"])
+def test_damage_is_named_in_one_line(file: str, damage: str, forty: Path, whole: Path, tmp_path: Path) -> None:
+    store = copied(whole, tmp_path / "store")
+    content = (store / file).read_bytes()
+    if damage == "missing":
+        (store / file).unlink()
+    else:
+        flipped = content[:-30] + bytes([content[-30] ^ 16]) + content[-29:]
+        (store / file).write_bytes(content[:-1] if damage == "cut" else flipped)
+    said = "holds no store|missing" if (file, damage) == ("index.json", "missing") else file.replace(".", r"\.")
+    with pytest.raises((ValueError, OSError), match=said) as caught:
+        opened = open_store(store)
+        assert damage == "bit" and len(opened) == 38  # in a shard, it is found when the store is prepared again
+        prepare(str(forty), store, image_size=8, shard_images=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_going_on_otherwise_is_refused(forty: Path, whole: Path, tmp_path: Path) -> None:
+    for change, words in (
+        (dict(image_size=4), r"image_size is \[4, 4\], was \[8, 8\]"),
+        (dict(shard_images=5), "shard_images is 5, was 4"),
+        (dict(enlarge=True), "enlarge is True, was False"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            prepare(str(forty), whole, **({"image_size": 8, "shard_images": 4} | change))
+    with pytest.raises(ValueError, match="is not the data it was begun with"):
+        prepare(str(sets.folder_of(tmp_path / "other", 40)), whole, image_size=8, shard_images=4)
+    with pytest.raises(ValueError, match="is not empty and holds no store"):
+        prepare(str(forty), forty, image_size=8)
+    with pytest.raises(ValueError, match="is a store already"):
+        prepare(str(whole), tmp_path / "s", image_size=8)
+    with pytest.raises(ValueError, match="no image size is given"):
+        prepare(str(forty), tmp_path / "s")
+    (tmp_path / "tiny" / "a").mkdir(parents=True)
+    (tmp_path / "tiny" / "a" / "0.png").write_bytes(sets.png(sets.colours(0, 4)))
+    with pytest.raises(ValueError, match=r"none of the 1 images .* a/0\.png: 4 x 4 pixels, smaller"):
+        prepare(str(tmp_path / "tiny"), tmp_path / "s", image_size=8, workers=1)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_damage_to_what_an_unfinished_store_has_is_made_good_or_named(forty: Path, whole: Path, tmp_path: Path) -> None:
+    settings = dict(image_size=8, shard_images=4, workers=1)
+    assert dying(partial(prepare, str(forty), tmp_path / "s", **settings), 40)
+    (tmp_path / "s" / "images-00000.json").write_bytes(b"{")
+    (tmp_path / "s" / "images-00001.npy").write_bytes(b"")
+    plan = (tmp_path / "s" / "plan.json").read_bytes()
+    (tmp_path / "s" / "plan.json").write_bytes(b"[")
+    with pytest.raises(ValueError, match=r"plan\.json is damaged"):
+        prepare(str(forty), tmp_path / "s", **settings)
+    (tmp_path / "s" / "plan.json").write_bytes(plan)
+    prepare(str(forty), tmp_path / "s", **settings)
+    assert files(tmp_path / "s") == files(whole)
+
+
+def test_two_at_once_on_one_store_are_one(forty: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "s").mkdir()
+    held = os.open(tmp_path / "s", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="is being prepared by another process"):
+        prepare(str(forty), tmp_path / "s", image_size=8)
+    os.close(held)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Path) -> None:
+    folder = sets.folder_of(tmp_path / "set", 40)
+    prepare(str(folder), tmp_path / "store", image_size=8, shard_images=7, workers=1)
+    streams = [Stream(open_source(str(tmp_path / n), (8, 8), 3), 3, flip=True) for n in ("set", "store")]
+    assert isinstance(streams[1].source, Store) and in_memory(streams[1].source) is streams[1].source
+
+    def digest(stream: Stream, workers: int, start: int = 0) -> list[str]:
+        read = batches(stream, range(start, 128, 16), 16, workers)
+        return [hashlib.sha256(i.numpy().tobytes() + y.numpy().tobytes()).hexdigest() for i, y in read]
+
+    straight = digest(streams[0], 0)
+    assert len(set(straight)) == 8
+    for stream in streams:
+        for workers in 0, 1, 2, 4:
+            assert digest(stream, workers) == straight
+        assert digest(stream, 2, start=48) == straight[3:]  # resumed
+
+
+def test_a_store_is_handed_to_a_worker_as_its_path(whole: Path) -> None:
+    import pickle
+
+    store = open_store(whole)
+    store[0]
+    assert len(pickle.dumps(store)) < 500
+    assert torch.equal(pickle.loads(pickle.dumps(store))[37][0], store[37][0])
+
+
+def test_a_store_of_another_shape_is_one_line(whole: Path) -> None:
+    with pytest.raises(ValueError, match="holds images of 3 x 8 x 8, the recipe asks for 1 x 8 x 8"):
+        open_source(str(whole), (8, 8), 1)
+    with pytest.raises(ValueError, match="justimage prepare"):
+        open_source("weather.npy", (8, 8), 1)
+
+
+def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
+    """Under a limit of address space, in a process of its own, with an audit hook that watches for unpickling."""
+    corpus = sets.hostile(tmp_path / "corpus")
+    code = """
+import json, resource, sys
+from justimage.data import open_source
+from justimage.data.crew import made
+from justimage.data.prepare import prepare
+import multiprocessing.connection  # which imports pickle, lawfully
+seen = []
+sys.addaudithook(lambda event, words: seen.append(event) if event in ("pickle.find_class", "os.system", "exec") else None)
+used = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+said = {}
+for name, path in json.load(sys.stdin).items():
+    size = None if path.endswith(("npy", "npz")) else 8
+    try:
+        prepare(path, sys.argv[1], image_size=size, workers=1)
+        said[name] = "nothing was wrong"
+    except (ValueError, OSError) as error:
+        said[name] = str(error)
+assert "pickle.find_class" not in seen and "os.system" not in seen
+print(json.dumps(said))
+"""
+    given = json.dumps({name: str(path) for name, (path, _) in corpus.items()})
+    before = set(tmp_path.rglob("*"))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    wrong = {name: said[name] for name, (_, words) in corpus.items() if words not in said[name] or "\n" in said[name]}
+    assert not wrong and len(said) == len(corpus)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_links_and_devices_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+    source = open_source(str(sets.linked(tmp_path / "links.tar")), (8, 8), 3)
+    assert len(source) == 1 and source[0][0].shape == (3, 8, 8)
