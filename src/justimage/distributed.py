@@ -8,6 +8,7 @@ not know. Optimizer, averages and checkpoints work on `local` tensors: whole one
 import atexit
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -177,10 +178,15 @@ def parallel(
             fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
         fully_shard(net, mesh=mesh)
         return net
-    ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        net, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
-    )
+    with warnings.catch_warnings():  # newer versions call the first of these otherwise
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            net,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused,
+        )
 
 
 def accumulating(net: Callable[..., Any], last: bool) -> Any:

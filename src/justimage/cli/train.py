@@ -25,8 +25,8 @@ examples:
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
   justimage train --preset jit-b16-256 --data stores/imagenet-256 --accumulate 8     a store knows its size
-  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 --data stores/imagenet-256 \
-      --parallel fsdp --out runs/l16
+  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 \
+      --data stores/imagenet-256 --parallel fsdp --out runs/l16
 
 Ctrl-C, SIGTERM, SIGUSR1 and a file called STOP in the directory save and stop (exit code 75: start it again). The directory
 holds recipe.json, metrics.jsonl, events.jsonl, samples/ and checkpoints/.
@@ -76,7 +76,7 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     parameters = sum(p.numel() for p in run.state.model.net.parameters())
     classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
     where = f"{run.world.device}" if run.world.size == 1 else f"{run.world.size} processes ({run.recipe.machine.parallel})"
-    say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.1f} M parameters on {where}; in {out}")
+    say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.3g} M parameters on {where}; in {out}")
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images or run.ended_early:
         say(f"this run is complete, at {seen:,} images; now try:  {tried}")
