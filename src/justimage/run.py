@@ -358,6 +358,8 @@ def steps(run: Run) -> Generator[Step, None, None]:
     finally:
         run.event(why)
         run.saver.close()
+        if run.lock:
+            run.lock.close()
         if run.board:
             run.board.close()
 

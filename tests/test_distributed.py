@@ -1,0 +1,159 @@
+"""Several processes compute what one would have: the same draws to the bit, the same losses to rounding, the same decisions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from justimage import checkpoint, distributed, log, run as runs
+from justimage.checkpoint import shards
+from justimage.distributed import Rows
+from tests import world
+from tests.test_training import small
+
+
+def several(processes: int, out: Path, *parts: str) -> list[dict[str, Any]]:
+    """What each of several processes finds."""
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "tests.world", str(out), *parts]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words],
+        capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, uninterrupted."""
+    out = tmp_path_factory.mktemp("straight")
+    for _ in runs.steps(runs.open_run(world.logged(640), out / "run", "cpu")):
+        pass
+    return out
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Two processes, after one had begun the run that they go on with, and before one goes on again."""
+    out = tmp_path_factory.mktemp("two")
+    for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
+        pass
+    return out, several(2, out, "draws", "losses", "resumes", "gathered", "not_finite", "policies")
+
+
+def merged(found: list[dict[str, Any]]) -> dict[str, str]:
+    return {position: value for one in found for position, value in one["draws"].items()}
+
+
+def test_two_processes_draw_what_one_draws(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    alone = world.draws(tmp_path)
+    assert len(alone) == 80 and len(set(alone.values())) == 80
+    assert merged(two[1]) == alone and all(len(one["draws"]) == 40 for one in two[1])
+
+
+def test_four_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    found = several(4, tmp_path, "draws")
+    assert merged(found) == world.draws(tmp_path) and all(len(one["draws"]) == 20 for one in found)
+
+
+def test_losses_agree_however_the_work_is_divided(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    alone = torch.tensor(world.losses(tmp_path)["ddp"], dtype=torch.float64)
+    assert len(alone) == 50
+    for name, values in two[1][0]["losses"].items():
+        difference = (torch.tensor(values, dtype=torch.float64) / alone - 1).abs()
+        assert difference[:, 0].max() < 1e-5, (name, difference[:, 0].max())
+        assert difference[:, 1].max() < 1e-3, name
+        assert values == two[1][1]["losses"][name]
+
+
+def test_one_to_two_to_one_and_ddp_to_fsdp_and_back(two: tuple[Path, list[dict[str, Any]]], straight: Path) -> None:
+    """And a checkpoint of two halves is read as one."""
+    out, found = two
+    for _ in runs.steps(runs.open_run(world.logged(640), out / "run", "cpu")):
+        pass
+    whole, parts = ({m["images_seen"]: m["loss"] for m in log.records(p / "run" / "metrics.jsonl")} for p in (straight, out))
+    assert whole.keys() == parts.keys() and len(whole) == 80
+    assert max(abs(parts[n] / whole[n] - 1) for n in whole) < 1e-5
+    processes = [(e["images_seen"], e["processes"]) for e in log.records(out / "run" / "events.jsonl") if "processes" in e]
+    assert processes == [(0, 1), (128, 2), (256, 2), (384, 2), (512, 1)]
+    assert found[0]["gathered"] == world.gathered(straight) == found[1]["gathered"]
+
+
+def test_all_processes_end_in_the_same_step_with_their_state_untouched(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    for cases in zip(*(one["not_finite"] for one in two[1]), strict=True):
+        for case in cases:
+            assert "the loss became" in case["ended"] and case["at"] == 24 and case["untouched"], case
+            assert case["seconds"] < 5, case
+    assert len(two[1][0]["not_finite"]) == 16
+
+
+def test_one_process_ends_with_its_state_untouched(tmp_path: Path) -> None:
+    for case in world.not_finite(tmp_path):
+        assert "the loss became" in case["ended"] and case["at"] == 24 and case["untouched"] and case["seconds"] < 5, case
+
+
+def test_steps_that_are_not_finite_are_left_out_alike(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """Skipped, or gone back before; two processes and one; and with the same result as if the step had never been."""
+    alone = world.policies(tmp_path)
+    for policy in "skip", "rollback":
+        both = [one["policies"][policy] for one in two[1]]
+        assert alone[policy]["passed over"] == [40] == both[0]["passed over"] == both[1]["passed over"]
+        assert both[0]["weights"] == both[1]["weights"]
+        assert [n for n, _ in alone[policy]["lines"]] == [8, 16, 24, 32, 40, 56, 64, 72, 80, 88, 96]
+        pairs = zip(both[0]["lines"], alone[policy]["lines"], strict=True)
+        assert all(a[0] == b[0] and abs(a[1] / b[1] - 1) < 1e-5 for a, b in pairs)
+    assert alone["skip"]["weights"] == alone["rollback"]["weights"]
+
+
+@pytest.mark.parametrize("accumulate", [3, 16])
+def test_a_batch_that_cannot_be_divided_is_refused(accumulate: int) -> None:
+    from justimage import data, training
+
+    with pytest.raises(ValueError, match=f"a batch of 8 cannot be divided evenly over {accumulate} parts"):
+        training.begin(small(accumulate=accumulate).complete(data.digits()))
+
+
+def test_any_number_of_parts_is_read_by_any_other(tmp_path: Path) -> None:
+    """Tensors of every awkward height, written in 1 to 5 parts as FSDP2 divides them, read whole and in pieces."""
+    tensors = {f"t{h}": torch.randn(h, 3) for h in (1, 2, 5, 7, 16)} | {"scalar": torch.tensor(3.0), "none": torch.empty(0, 2)}
+    recipe = small()
+    for parts in range(1, 6):
+        folder = tmp_path / f"run{parts}" / "checkpoints" / "000000008"
+        (shards.aside_of(folder)).mkdir(parents=True)
+        for part in range(parts):
+            mine = {}
+            for n, t in tensors.items():
+                height = -(-t.shape[0] // parts) if t.ndim else 0
+                start = min(part * height, t.shape[0]) if t.ndim else 0
+                rows = t[start : start + height] if t.ndim else t
+                mine[n] = Rows(rows, start, list(t.shape), t.ndim > 0 or part == 0)
+            shards.write_part(folder, {"model": mine}, recipe, part, parts)
+        shards.publish_parts(folder, recipe, {"images_seen": 8}, parts)
+        reader = checkpoint.shards.Reader(folder)
+        checkpoint.verify(folder)
+        for n, t in tensors.items():
+            assert torch.equal(reader.rows("model", n), t), (parts, n)
+            for start in range(t.shape[0] if t.ndim else 0):
+                for count in range(1, t.shape[0] - start + 1):
+                    assert torch.equal(reader.rows("model", n, start, count), t[start : start + count]), (parts, n, start)
+
+
+def test_rows_that_are_missing_or_twice_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "000000008"
+    shards.aside_of(folder).mkdir(parents=True)
+    whole = torch.randn(6, 2)
+    for starts in ((0, 4), (0, 2)):
+        for part, start in enumerate(starts):
+            shards.write_part(folder, {"model": {"w": Rows(whole[start : start + 3], start, [6, 2], True)}}, small(), part, 2)
+        with pytest.raises(ValueError, match="rows are not all there, or more than once"):
+            shards.publish_parts(folder, small(), {"images_seen": 8}, 2)
+        assert not folder.exists()
+
+
+def test_one_process_is_a_world_of_one() -> None:
+    alone = distributed.join("cpu")
+    assert (alone.rank, alone.size, alone.leads, alone.gather(3), alone.first(lambda: 4)) == (0, 1, True, [3], 4)

@@ -1,0 +1,178 @@
+"""What one of several processes does in the tests of worlds: `torchrun --nproc-per-node N -m tests.world OUT draws losses ...`.
+
+Each part is a function that `test_distributed.py` also calls alone, as a world of one. OUT/RANK.json is what it found.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from justimage import checkpoint, data, distributed, log, run as runs, training
+from justimage.process import Process, Units
+from justimage.recipe import Recipe
+from justimage.transformer import dropouts
+from tests.test_training import digest, small
+
+STEPS = 50
+
+
+def source() -> data.Arrays:
+    digits = data.digits()
+    return replace(digits, images=digits.images[:100], labels=digits.labels[:100])
+
+
+def sha(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()[:16]
+
+
+def draws(out: Path) -> dict[str, str]:
+    """Of each position in ten steps: a hash of its image, label, t, noise, drop and dropout keys."""
+    recipe, found, at = small(images=80).complete(source()), {}, []
+    recipe = replace(recipe, process=replace(recipe.process, label_drop=0.5))
+    draw, objective = training.draw, Process.objective
+
+    def noted(process: Process, seed: int, position: int, x: Tensor) -> Any:
+        at.append(position)
+        return draw(process, seed, position, x)
+
+    def hashed(self: Process, net: Any, x: Tensor, y: Tensor, t: Tensor, eps: Tensor, drop: Tensor) -> Tensor:
+        keys = torch.stack([layer.keys for layer in dropouts(state.model.net)])  # pyright: ignore[reportArgumentType]
+        for i in range(len(x)):
+            found[str(at[-1] + i)] = sha(x[i], y[i], t[i], eps[i], drop[i], keys[:, i])
+        return objective(self, net, x, y, t, eps, drop)
+
+    state = training.begin(recipe)
+    with mock.patch.object(training, "draw", noted), mock.patch.object(Process, "objective", hashed):
+        for _ in training.train(recipe, source(), state):
+            pass
+    return found
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, machine=replace(recipe.machine, **changes))
+
+
+def losses(out: Path) -> dict[str, list[list[float]]]:
+    """Loss and gradient norm of fifty steps, by how the network is divided and the batch is cut."""
+    found = {}
+    for name, changes in {
+        "ddp": {},
+        "fsdp": {"parallel": "fsdp"},
+        "ddp parts": {"accumulate": 2},
+        "fsdp parts": {"parallel": "fsdp", "accumulate": 2},
+        "fsdp recomputed": {"parallel": "fsdp", "activation_checkpointing": True},
+    }.items():
+        recipe = changed(small(images=8 * STEPS), **changes).complete(source())
+        state = training.begin(recipe)
+        found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, source(), state)]
+    return found
+
+
+def resumes(out: Path) -> None:
+    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16."""
+    for images, mode in (256, "ddp"), (384, "fsdp"), (512, "ddp"):
+        recipe = changed(logged(images), parallel=mode)
+        for _ in runs.steps(runs.open_run(recipe, out / "run", "cpu")):
+            pass
+
+
+def logged(images: int) -> Recipe:
+    recipe = small(images=images)
+    return replace(recipe, upkeep=replace(recipe.upkeep, log_every=1, save_every=64))
+
+
+@contextmanager
+def spoilt(what: str, state: training.State, number: float, when: Callable[[], bool]) -> Iterator[None]:
+    """Within the block some number of the step is not finite, wherever `when` says so."""
+
+    def spoil(x: Tensor) -> Tensor:
+        return torch.full_like(x, number) if when() else x
+
+    objective, inside = Process.objective, Units.inside
+    if what == "image":
+        with mock.patch.object(Units, "inside", lambda self, images: spoil(inside(self, images))):
+            yield
+    elif what == "loss":
+        with mock.patch.object(Process, "objective", lambda *a, **k: objective(*a, **k) + spoil(torch.zeros(()))):
+            yield
+    else:
+
+        def hook(module: Any, args: Any, output: Tensor) -> Tensor:
+            if what == "activation":
+                return output * spoil(torch.ones(()))
+            output.register_hook(lambda gradient: gradient * spoil(torch.ones(())))
+            return output
+
+        handle = state.model.net.blocks[1].register_forward_hook(hook)  # pyright: ignore
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def not_finite(out: Path) -> list[dict[str, Any]]:
+    """Every kind of number that is not finite, in one process or all: where each process ended, how fast, and in what state."""
+    found = []
+    for mode in "ddp", "fsdp":
+        recipe = changed(small(images=80), parallel=mode).complete(source())
+        for what in "image", "activation", "gradient", "loss":
+            for who in (0, -1) if what == "image" else (1, -1):
+                state = training.begin(recipe)
+                world, before, began = state.world, [], 0.0
+                mine = who in (world.rank, -1) or world.size == 1
+                number = float("inf") if what == "loss" else float("nan")
+                with spoilt(what, state, number, lambda s=state, m=mine: m and s.images_seen == 24):
+                    try:
+                        for _ in training.train(recipe, source(), state):
+                            before, began = digest(state), time.perf_counter()
+                        ended = "never"
+                    except training.NotFinite as error:
+                        ended = str(error)
+                same = all(torch.equal(a, b) for a, b in zip(before, digest(state), strict=True))
+                found.append({
+                    "case": [mode, what, who], "ended": ended, "at": state.images_seen, "untouched": same,
+                    "seconds": time.perf_counter() - began,
+                })  # fmt: skip
+    return found
+
+
+def policies(out: Path) -> dict[str, Any]:
+    """Runs that leave a step out, or go back and leave it out: what was logged, and what the state came to."""
+    found = {}
+    for policy in "skip", "rollback":
+        recipe = logged(96)
+        recipe = replace(recipe, upkeep=replace(recipe.upkeep, not_finite=policy, save_every=16))
+        run = runs.open_run(recipe, out / policy, "cpu")
+        with spoilt("activation", run.state, float("nan"), lambda r=run: r.state.images_seen == 40 and r.world.rank == 0):
+            for _ in runs.steps(run):
+                pass
+        lines = [(line["images_seen"], line["loss"]) for line in log.records(out / policy / "metrics.jsonl")]
+        found[policy] = {"passed over": run.state.passed_over, "lines": lines, "weights": sha(*digest(run.state))}
+    return found
+
+
+def gathered(out: Path) -> list[str]:
+    """Names and hashes of the weights in the newest checkpoint of OUT/run, whole."""
+    tensors = checkpoint.read(checkpoint.published(out / "run")[-1], "model")
+    return [f"{n} {list(t.shape)}" for n, t in tensors.items()]
+
+
+def main() -> None:
+    out, parts = Path(sys.argv[1]), sys.argv[2:]
+    world = distributed.join("cpu")
+    found = {part: globals()[part](out) for part in parts}
+    (out / f"{world.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
