@@ -1,6 +1,11 @@
 """Training: what a step computes, and that an interrupted training is the uninterrupted one, bit for bit."""
 
+import errno
 import json
+import random
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,7 +13,7 @@ import pytest
 import torch
 
 import justimage
-from justimage import checkpoint, data, distributed, randomness, run as runs, training
+from justimage import checkpoint, cost, data, disk, distributed, log, randomness, run as runs, training
 from justimage.data import Arrays
 from justimage.preview import preview as preview_of
 from justimage.process import from_uint8
@@ -22,7 +27,7 @@ def small(images: int = 48 * 8, **changes) -> Recipe:
     """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
     r = preset("digits")
     network = replace(r.network, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
-    machine = Machine(compile=False, workers=0, **{k: changes.pop(k) for k in MACHINE & changes.keys()})
+    machine = Machine(**{"compile": False, "workers": 0} | {k: changes.pop(k) for k in MACHINE & changes.keys()})
     options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), schedule="constant", flip=True) | changes
     upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6)
     sampling = replace(r.sampling, use_ema=100, steps=2)
@@ -261,3 +266,152 @@ def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
         state = training.begin(r, distributed.join("cuda"))
         ends.append([step.loss for step in training.train(r, data.digits(), state)][-1])
     assert abs(ends[0] / ends[1] - 1) < 1e-3
+
+
+def kept_by(recipe: Recipe) -> tuple[list[torch.Tensor], int]:
+    """The end of a training, and the bytes that its forward passes kept for the backward ones."""
+    kept = 0
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        return final(recipe)[0], kept
+
+
+def test_activation_checkpointing_keeps_less_and_computes_the_same_bits() -> None:
+    plain, again = (kept_by(small(images=24, activation_checkpointing=a)) for a in (False, True))
+    assert equal(plain[0], again[0]) and again[1] < plain[1] / 4
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_compiled_blocks_compute_the_same(recomputed: bool) -> None:
+    plain = kept_by(small(images=24))
+    torch.compiler.reset()
+    compiled = kept_by(small(images=24, compile=True, activation_checkpointing=recomputed))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # blocks with dropout, and without
+    assert compiled[1] < plain[1]
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(plain[0], compiled[0], strict=True))
+
+
+def test_accumulation_and_workers_change_nothing_that_is_dropped() -> None:
+    whole, parts = (final(small(images=40, accumulate=n)) for n in (1, 4))
+    assert abs(whole[1] / parts[1] - 1) < 1e-5
+
+
+def test_each_epoch_shows_every_image_once_however_it_is_divided_and_resumed() -> None:
+    """2,000 random cases of set, batch, processes, parts and points of resuming with other processes and parts."""
+    draw = random.Random(0)
+    for _ in range(2000):
+        count, batch = draw.randint(1, 40), draw.choice([8, 12, 24])
+        images = torch.arange(count).view(-1, 1, 1, 1)
+        stream = data.Stream(Arrays(images, torch.zeros(count, dtype=torch.int64), [], ""), draw.randint(0, 99), flip=False)
+        seen: list[int] = []
+        steps = draw.randint(1, 6)
+        size, accumulate = draw.choice([(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
+        for step in range(steps):
+            if draw.random() < 0.3:  # resumed
+                size, accumulate = draw.choice([(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
+            share = batch // size // accumulate
+            parts = {
+                start: stream.batch(start, share)[0].flatten().tolist()
+                for rank in range(size)
+                for start in training.parts_of(step * batch, batch, accumulate, rank, size)
+            }
+            assert len(parts) == size * accumulate
+            seen += [i for start in sorted(parts) for i in parts[start]]
+        for epoch in range(0, len(seen) - count + 1, count):
+            assert sorted(seen[epoch : epoch + count]) == list(range(count))
+        rest = seen[len(seen) // count * count :]
+        assert len(set(rest)) == len(rest) and len(seen) == steps * batch
+
+
+def test_a_checkpoint_written_in_the_background_is_of_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on while a slow disk takes it; what is published is what was to be saved."""
+    recipe = small(images=8 * 12)
+    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, keep=9))
+    quick = runs.open_run(recipe, tmp_path / "quick", "cpu")
+    for _ in runs.steps(quick):
+        quick.note(quick.saver.finished(wait=True))
+    monkeypatch.setattr(disk, "observe", lambda *_: time.sleep(0.01))
+    slow = runs.open_run(recipe, tmp_path / "slow", "cpu")
+    during = sum(slow.saver.pending is not None and not slow.saver.pending.done() for _ in runs.steps(slow))
+    assert during >= 4
+    for a, b in zip(*(checkpoint.published(tmp_path / name) for name in ("quick", "slow")), strict=True):
+        assert checkpoint.verify(a)["files"] == checkpoint.verify(b)["files"]
+    saves = [e for e in log.records(tmp_path / "slow" / "events.jsonl") if e["event"] == "saved"]
+    assert [e["images_seen"] for e in saves] == [32, 64, 96] and all(e["blocked"] < e["seconds"] for e in saves)
+
+
+def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(images=8 * 100)
+    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=16))
+    run = runs.open_run(recipe, tmp_path / "run", "cpu")
+
+    def full(operation: str, path: Path, content: bytes = b"") -> None:
+        if run.state.images_seen > 40 and "checkpoints" in path.parts and operation == "write":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(disk, "observe", full)
+    with pytest.raises(checkpoint.NotSaved, match=r"No space left on device.*the last checkpoint is at 32 images"):
+        for _ in runs.steps(run):
+            run.note(run.saver.finished(wait=True))
+    assert 80 < run.state.images_seen < 200
+    newest = checkpoint.newest(tmp_path / "run")
+    assert newest is not None and newest.name == "000000032"
+    monkeypatch.undo()
+    assert runs.open_run(recipe, tmp_path / "run", "cpu").state.images_seen == 32
+
+
+def test_metrics_tell_speed_waiting_memory_and_utilisation(tmp_path: Path) -> None:
+    recipe = small(images=48, peak_tflops=0.001)
+    run = runs.open_run(recipe, tmp_path / "run", "cpu")
+    finish(run)
+    (line,) = log.records(tmp_path / "run" / "metrics.jsonl")
+    assert line.keys() == {
+        "images_seen", "loss", "gradient_norm", "learning_rate", "images_per_second", "data_wait", "memory_gb", "mfu",
+    }  # fmt: skip
+    flops = 6 * cost.cost(run.recipe.network).multiply_adds
+    assert abs(line["mfu"] / (line["images_per_second"] * flops / 1e9) - 1) < 0.01
+    assert 0 <= line["data_wait"] < 1 and 0.05 < line["memory_gb"] < 50
+
+
+def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watched number falls, then rises: the run ends `patience` images after its best, whose checkpoint is kept."""
+    recipe = small(images=8 * 200)
+    upkeep = replace(recipe.upkeep, log_every=1, save_every=16, keep=1, watch="loss", patience=48)
+    recipe = replace(recipe, upkeep=upkeep)
+    measured = iter([5.0, 4.0, 3.0, 2.0, *[3.0] * 100])
+    run = runs.open_run(recipe, tmp_path / "run", "cpu")
+    true_steps = training.train
+    monkeypatch.setattr(
+        training, "train", lambda *a, **k: (step._replace(loss=next(measured)) for step in true_steps(*a, **k))
+    )  # fmt: skip
+    finish(run)
+    assert run.ended_early and run.state.images_seen == 32 + 48 + 8  # a step later: all processes agree first
+    assert [int(f.name) for f in checkpoint.published(tmp_path / "run")] == [32, 88]
+    again = runs.open_run(recipe, tmp_path / "run", "cpu")
+    assert again.ended_early
+    finish(again)
+    assert again.state.images_seen == 88
+    patient = runs.open_run(replace(recipe, upkeep=replace(upkeep, patience=None)), tmp_path / "run", "cpu")
+    assert not patient.ended_early
+    with pytest.raises(ValueError, match="patience is 48; it must be 1 or more, with --watch"):
+        replace(upkeep, watch="")
+    assert log.watched(tmp_path / "run", "-loss")[0] == (8, -5.0)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
+    run = runs.open_run(small(images=16), tmp_path / "run", "cpu")
+    code = (
+        "from pathlib import Path; from tests.test_training import small; from justimage import run\n"
+        f"try: run.open_run(small(images=16), {str(tmp_path / 'run')!r}, 'cpu')\n"
+        "except BlockingIOError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert "is in use by another process" in done.stdout, done.stderr
+    finish(run)

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from justimage import randomness
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
 from justimage.mlp import MLP
 from justimage.process import Process
-from justimage.transformer import Architecture, JiT, architecture, rotate, rotations
+from justimage.transformer import Architecture, Dropout, JiT, architecture, dropouts, key_dropout, rotate, rotations
 from tests.reference import DEVICES, TINY, TINY_ARRAYS, noise, relative_error, tiny
 
 SMALL = Architecture(
@@ -168,3 +170,33 @@ def test_a_wrong_name_says_what_there_is(name: str) -> None:
 def test_patches_must_fit() -> None:
     with pytest.raises(ValueError, match="not divisible by patch_size 7"):
         architecture("B/7", image_size=32)
+
+
+def test_dropout_is_a_function_of_key_and_place() -> None:
+    """Not of the batch, nor of the generator; and it is a dropout: unbiased, and independent between images and layers."""
+    layer = Dropout(0.2).train()
+    keys = torch.from_numpy(randomness.keys(0, "dropout", range(6)).astype(np.int64) & 0xFFFFFFFF)
+    x = torch.ones(6, 500, 40)
+    layer.keys = keys
+    whole = layer(x)
+    assert set(whole.unique().tolist()) == {0.0, 1.25} and torch.equal(whole, layer(x))
+    layer.keys = keys[2:4]
+    assert torch.equal(layer(x[2:4]), whole[2:4])
+    dropped = (whole == 0).double().flatten(1)
+    assert (dropped.mean(1) - 0.2).abs().max() < 0.01  # 3.5 standard deviations
+    correlations = torch.corrcoef(dropped) - torch.eye(6)
+    assert correlations.abs().max() < 0.03
+    neighbours = torch.corrcoef(torch.stack([dropped[0][:-1], dropped[0][1:]]))[0, 1]
+    assert neighbours.abs() < 0.03
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_keys_are_for_every_layer_that_drops() -> None:
+    net = JiT("T/8", image_size=16, channels=1, classes=2, dropout=0.5)
+    layers = dropouts(net)
+    assert len(layers) == 4  # attention and MLP of the middle two of six blocks
+    keys = torch.arange(8).view(4, 2)
+    key_dropout(net, keys)
+    assert all(layer.keys is not None and torch.equal(layer.keys, k) for layer, k in zip(layers, keys, strict=True))
+    with pytest.raises(ValueError):
+        key_dropout(net, torch.zeros(5, 2))

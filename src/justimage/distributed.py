@@ -163,12 +163,11 @@ def parallel(
     gathered as bfloat16, which they compute in. unused: some weights may have no gradient.
     """
     blocks = list(getattr(net, "blocks", []))
-    if activation_checkpointing:
-        for block in blocks:
+    for block in blocks:
+        if compile:
+            block.forward = torch.compile(block.forward)
+        if activation_checkpointing:  # outside what is compiled; dropout needs no generator's state to be computed again
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-    if compile:
-        for block in blocks:
-            block.compile()
     if world.size == 1:
         return net
     if mode == "fsdp":

@@ -97,6 +97,12 @@ def draw(process: Process, seed: int, position: int, x: Tensor) -> tuple[Tensor,
     return t.to(x.device, non_blocking=True), eps, drop.to(x.device, non_blocking=True)
 
 
+def parts_of(begin: int, batch: int, accumulate: int, rank: int, size: int) -> range:
+    """Where in the sequence of images the parts begin that one of `size` processes computes of the batch at `begin`."""
+    share = batch // (accumulate * size)
+    return range(begin + rank * share, begin + batch, size * share)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within the block PyTorch's generator starts from the seed; afterwards it is where it was."""
@@ -115,14 +121,10 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
     weights: list[Tensor] = state.optimizer.param_groups[0]["params"]
     share = r.batch // (m.accumulate * world.size)  # images that one process computes at a time
     stop = state.images_seen + math.ceil((r.images - state.images_seen) / r.batch) * r.batch
-    starts = (
-        begin + (part * world.size + world.rank) * share
-        for begin in range(state.images_seen, stop, r.batch)
-        if begin not in state.passed_over
-        for part in range(m.accumulate)
-    )
+    begins = (begin for begin in range(state.images_seen, stop, r.batch) if begin not in state.passed_over)
+    starts = (start for begin in begins for start in parts_of(begin, r.batch, m.accumulate, world.rank, world.size))
     stream = data.Stream(source, r.seed, r.flip)
-    parts = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
+    batches = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
     layers = np.arange(len(dropouts(net)))[:, None]
 
@@ -131,13 +133,13 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
             state.images_seen += r.batch
             continue
         loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
-        for part in range(m.accumulate):
-            position = state.images_seen + (part * world.size + world.rank) * share
+        positions = parts_of(state.images_seen, r.batch, m.accumulate, world.rank, world.size)
+        for position in positions:
             images, labels = torch.zeros(share, *state.model.shape), torch.zeros(share, dtype=torch.int64)
             if not failure:
                 began = time.perf_counter()
                 try:
-                    images, labels = next(parts)
+                    images, labels = next(batches)
                 except (ValueError, OSError) as error:  # go through the step with the others, then say so
                     failure = error
                 waited += time.perf_counter() - began
@@ -146,7 +148,7 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
             t, eps, drop = draw(process, r.seed, position, x)
             keys = randomness.keys(r.seed, "dropout", layers, np.arange(position, position + share)) >> np.uint64(32)
             key_dropout(net, torch.from_numpy(keys.astype(np.int64)).to(world.device, non_blocking=True))
-            with distributed.accumulating(state.net, last=part == m.accumulate - 1):
+            with distributed.accumulating(state.net, last=position == positions[-1]):
                 with autocast:
                     part_loss = process.objective(state.net, x, y, t, eps, drop).mean() / m.accumulate
                 part_loss.backward()
