@@ -59,11 +59,11 @@ def main() -> None:
     writing = [t for t, b in zip(seconds[2:], busy[2:], strict=True) if b]
     alone = [t for t, b in zip(seconds[2:], busy[2:], strict=True) if not b]
     print(f"checkpoint of {size / 1e6:.0f} MB, {len(saves)} saves, {between:.1f} s of training between two; on {o.device}")
+    middle, most = statistics.median(later), max(later)
     print(
-        f"the first save blocks {1e3 * first:.1f} ms, the others {1e3 * statistics.median(later):.1f} ms (median), at most",
-        end=" ",
+        f"the first save blocks {1e3 * first:.1f} ms; the others {1e3 * middle:.1f} ms in the middle, {1e3 * most:.1f} ms at most:"
     )
-    print(f"{1e3 * max(later):.1f} ms: {statistics.median(later) / between:.2%} and {max(later) / between:.2%} of that time")
+    print(f"{middle / between:.2%} and {most / between:.2%} of the time between two")
     print(f"writing takes {statistics.median(s['seconds'] for s in saves):.2f} s in the background", end="; ")
     if writing and alone:
         print(f"a step takes {statistics.median(writing):.3f} s during it, {statistics.median(alone):.3f} s otherwise")

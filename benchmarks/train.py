@@ -73,10 +73,7 @@ def main() -> None:
     world = distributed.join(o.device)
     peak = o.peak * 1e12 if o.peak else plan.peak_of(world.device_name)
     print(f"{world.device_name}, torch {torch.__version__}, {o.precision}; peak {peak and peak / 1e12} TFLOP/s")
-    print(f"{'network':8} {'batch':>5} {'compile':7} {'recompute':9}", end=" ")
-    print(
-        f"{'images/s':>9} {'MFU':>6} {'GB':>7}   {'ms/step':>8} {'net':>4} {'Adam':>4} {'EMA':>4} {'draw':>4} {'data':>5}  1st, s"
-    )
+    print("network  batch compile recompute  images/s    MFU      GB    ms/step  net Adam  EMA draw  data  1st, s")
     for name, batch, compiled, again in itertools.product(o.networks, o.batches, o.compile, o.recompute):
         network = architecture(name, classes=1000)
         images = torch.randint(0, 256, (batch, network.channels, *network.size), dtype=torch.uint8)
