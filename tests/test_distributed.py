@@ -80,6 +80,7 @@ def test_one_to_two_to_one_and_ddp_to_fsdp_and_back(two: tuple[Path, list[dict[s
     assert max(abs(parts[n] / whole[n] - 1) for n in whole) < 1e-5
     processes = [(e["images_seen"], e["processes"]) for e in log.records(out / "run" / "events.jsonl") if "processes" in e]
     assert processes == [(0, 1), (128, 2), (256, 2), (384, 2), (512, 1)]
+    assert found[0]["resumes"] == len(list(small().complete(world.source()).model().net.parameters()))
     assert found[0]["gathered"] == world.gathered(straight) == found[1]["gathered"]
 
 

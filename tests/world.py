@@ -78,12 +78,21 @@ def losses(out: Path) -> dict[str, list[list[float]]]:
     return found
 
 
-def resumes(out: Path) -> None:
-    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16."""
+def resumes(out: Path) -> int:
+    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16.
+
+    How many weights, divided over the processes, are those of the model that a person loads from their checkpoint.
+    """
+    same = 0
     for images, mode in (256, "ddp"), (384, "fsdp"), (512, "ddp"):
-        recipe = changed(logged(images), parallel=mode)
-        for _ in runs.steps(runs.open_run(recipe, out / "run", "cpu")):
+        run = runs.open_run(changed(logged(images), parallel=mode), out / "run", "cpu")
+        for _ in runs.steps(run):
             pass
+        if mode == "fsdp":
+            loaded = checkpoint.load(out / "run", ema=0).net.parameters()
+            pairs = zip(run.state.model.net.parameters(), loaded, strict=True)
+            same = sum(torch.equal(p.full_tensor(), q) for p, q in pairs)  # pyright: ignore[reportAttributeAccessIssue]
+    return same
 
 
 def logged(images: int) -> Recipe:

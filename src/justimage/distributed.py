@@ -31,7 +31,11 @@ TIMEOUT = timedelta(minutes=30)
 
 
 class Elsewhere(RuntimeError):
-    """Another process of this world met an error, or is gone."""
+    """Another process of this world met an error; `kind` is what it was there."""
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,12 @@ class World:
                 result = action()
             except (ValueError, OSError) as error:
                 failure = error
-        told = self.gather([result, str(failure) if failure else ""])[0]
+        result_there, message, kind = self.gather([result, str(failure or ""), type(failure).__name__])[0]
         if failure:
             raise failure
-        if told[1]:
-            raise Elsewhere(told[1])
-        return told[0] if result is None else result
+        if message:
+            raise Elsewhere(message, kind)
+        return result_there if result is None else result
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -92,11 +96,12 @@ class World:
             yield
         except (ValueError, OSError) as error:
             failure = error
-        told = self.gather(str(failure) if failure else "")
+        told = self.gather([str(failure or ""), type(failure).__name__])
         if failure:
             raise failure
-        if found := next((text for text in told if text), ""):
-            raise Elsewhere(found)
+        for message, kind in told:
+            if message:
+                raise Elsewhere(message, kind)
 
     def agree(self, what: str, value: Any) -> None:
         """ValueError where the processes differ in a value."""

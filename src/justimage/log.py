@@ -53,13 +53,14 @@ def forget_after(file: Path, images_seen: int) -> None:
 
 
 def watched(directory: Path, watch: str) -> list[tuple[int, float]]:
-    """Images seen and the value of a watched metric, wherever metrics.jsonl has it; -name is turned round: less is better."""
+    """Images seen and the value of a watched number, wherever metrics.jsonl has it."""
+    return [found for line in records(directory / "metrics.jsonl") for found in value_in(line, watch)]
+
+
+def value_in(line: dict[str, Any], watch: str) -> list[tuple[int, float]]:
+    """The watched number in one line, if it is there; of "-name" its negative, so that less is always better."""
     name, sign = watch.removeprefix("-"), -1 if watch.startswith("-") else 1
-    return [
-        (line["images_seen"], sign * float(line[name]))
-        for line in records(directory / "metrics.jsonl")
-        if name in line and "images_seen" in line
-    ]
+    return [(line["images_seen"], sign * float(line[name]))] if name in line and "images_seen" in line else []
 
 
 def without_progress(values: Sequence[tuple[int, float]]) -> int:

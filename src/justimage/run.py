@@ -50,8 +50,10 @@ class Run:
     """saves that failed in a row"""
     error: str = ""
     """of the last save"""
+    watched: list[tuple[int, float]] = field(default_factory=list)
+    """images seen and the watched number, in the leading process"""
     ended_early: bool = False
-    """whether the watched metric has not become better for as long as one is patient (App. A, "early stop")"""
+    """whether it ended because the watched number did not become better"""
     rolled_back: int = 0
     """times that it went back to the checkpoint at saved_at"""
     board: Any = None
@@ -68,10 +70,8 @@ class Run:
 
     def best(self) -> int | None:
         """Images seen at the checkpoint with the best watched metric."""
-        if not self.recipe.upkeep.watch:
-            return None
         saved = [int(folder.name) for folder in checkpoint.published(self.directory)]
-        return log.best_of(saved, log.watched(self.directory, self.recipe.upkeep.watch))
+        return log.best_of(saved, list(self.watched))
 
     def event(self, kind: str, **facts: Any) -> None:
         if self.world.leads:
@@ -97,12 +97,23 @@ class Run:
         if peak:
             line["mfu"] = round(speed * cost.training_flops(self.recipe.network) / (peak * self.world.size), 4)
         if self.world.leads:
-            self.metrics.add(line)
-            self.ended_early = out_of_patience(self.directory, self.recipe)
-        if self.board:
-            for key, value in line.items():
-                self.board.add_scalar(key, value, self.state.images_seen)
+            self.record(line)
         self.window, self.clock = [], time.perf_counter()
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Add a line to the metrics, and take note of the number that is watched in it."""
+        self.metrics.add(line)
+        self.watched += log.value_in(line, self.recipe.upkeep.watch)
+        self.ended_early = self.out_of_patience()
+        if self.board:
+            with suppress(OSError):
+                for key, value in line.items():
+                    self.board.add_scalar(key, value, line["images_seen"])
+
+    def out_of_patience(self) -> bool:
+        """Whether the watched number has not become better for as many images as the recipe allows (App. A, "early stop")."""
+        patience = self.recipe.upkeep.patience
+        return patience is not None and log.without_progress(self.watched) >= patience
 
     def save(self) -> None:
         """Begin to save this moment; training goes on meanwhile."""
@@ -151,8 +162,9 @@ class Run:
             except OSError as error:
                 self.event("no preview", error=str(error))
         if self.board:
-            for name, picture in ("samples", sheet), ("denoised", denoised):
-                self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
+            with suppress(OSError):
+                for name, picture in ("samples", sheet), ("denoised", denoised):
+                    self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
         self.clock += time.perf_counter() - began
 
     def after(self, step: Step) -> None:
@@ -188,10 +200,13 @@ class Run:
             self.note(self.saver.finished(wait=True))
             if self.saved_at < 0 or self.rolled_back >= LEFT_OUT:
                 raise NotFinite(f"{error}, and going back did not help {self.rolled_back} times; {hint}")
-            checkpoint.restore(folder_at(self.directory, self.saved_at), s.model.net, s.optimizer, s.ema, s.world)
+            folder = folder_at(self.directory, self.saved_at)
+            self.world.first(lambda: checkpoint.verify(folder) and None)
+            checkpoint.restore(folder, s.model.net, s.optimizer, s.ema, s.world)
             s.images_seen, self.window, self.rolled_back = self.saved_at, [], self.rolled_back + 1
             if self.world.leads:
                 log.forget_after(self.metrics.file, self.saved_at)
+                self.watched = [(seen, value) for seen, value in self.watched if seen <= self.saved_at]
         s.passed_over.append(position)
         batch, run = self.recipe.training.batch, 0
         while position - run * batch in s.passed_over:
@@ -298,13 +313,8 @@ def enter(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool:
         run.event("damaged", what=error)
     log.forget_after(run.metrics.file, seen)
     run.event("resumed" if run.resumed else "begun", processes=run.world.size, device=str(run.world.device))
-    return out_of_patience(directory, run.recipe)
-
-
-def out_of_patience(directory: Path, recipe: Recipe) -> bool:
-    """Whether a run's watched metric has not become better for as many images as its recipe allows."""
-    upkeep = recipe.upkeep
-    return upkeep.patience is not None and log.without_progress(log.watched(directory, upkeep.watch)) >= upkeep.patience
+    run.watched = log.watched(directory, run.recipe.upkeep.watch)
+    return run.out_of_patience()
 
 
 def vacant_beside(directory: Path) -> Path:
@@ -346,6 +356,7 @@ def steps(run: Run) -> Generator[Step, None, None]:
                     except NotFinite as error:
                         run.leave_out(error)
                         going = True
+                run.ended_early = run.world.first(lambda: run.ended_early)
                 if run.state.images_seen >= run.recipe.training.images or run.ended_early:
                     why = "finished early" if run.ended_early else "finished"
             except (GeneratorExit, ValueError, OSError, distributed.Elsewhere):  # the last step's state is whole
@@ -353,6 +364,7 @@ def steps(run: Run) -> Generator[Step, None, None]:
                     run.save_now()
                 raise
             run.save_now()
+            run.metrics.flush()
             if why != "stopped" and run.previewed_at != run.state.images_seen:
                 run.look()
     finally:

@@ -60,7 +60,7 @@ def main() -> None:
             traceback.print_exc()
         else:
             print(f"justimage: error: {in_one_line(error)}", file=sys.stderr)
-        leave(code or FAILED)
+        leave(FAILED if code is None else code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         leave(130)
@@ -68,19 +68,15 @@ def main() -> None:
 
 def code_of(error: Exception) -> int | None:
     """The exit code that an error stands for; None for one that nobody foresaw."""
-    from justimage.checkpoint import Damaged, NotSaved, Unusable
-    from justimage.distributed import Elsewhere
-    from justimage.stopping import Stopped
-    from justimage.training import NotFinite
+    from justimage.distributed import Elsewhere, restarts_left
 
-    if isinstance(error, NotSaved) or (isinstance(error, OSError) and error.errno in FULL_OR_BROKEN):
+    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE}
+    codes["Stopped"] = 0 if restarts_left() else STOPPED  # torchrun starts again what is not 0
+    kind = error.kind if isinstance(error, Elsewhere) else type(error).__name__
+    if isinstance(error, OSError) and error.errno in FULL_OR_BROKEN:
         return DISK
-    if isinstance(error, NotFinite | Elsewhere):
-        return FAILED
-    if isinstance(error, Unusable | Damaged):
-        return UNUSABLE
-    if isinstance(error, Stopped):
-        return STOPPED
+    if kind in codes:
+        return codes[kind]
     if isinstance(error, ValueError | OSError):
         return 2
     return FAILED if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None  # another process is gone
