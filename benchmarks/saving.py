@@ -61,7 +61,7 @@ def main() -> None:
     print(f"checkpoint of {size / 1e6:.0f} MB, {len(saves)} saves, {between:.1f} s of training between two; on {o.device}")
     middle, most = statistics.median(later), max(later)
     print(
-        f"the first save blocks {1e3 * first:.1f} ms; the others {1e3 * middle:.1f} ms in the middle, {1e3 * most:.1f} ms at most:"
+        f"a save blocks {1e3 * first:.1f} ms the first time, then {1e3 * middle:.1f} ms (median), {1e3 * most:.1f} ms (most):"
     )
     print(f"{middle / between:.2%} and {most / between:.2%} of the time between two")
     print(f"writing takes {statistics.median(s['seconds'] for s in saves):.2f} s in the background", end="; ")

@@ -65,8 +65,9 @@ def test_losses_agree_however_the_work_is_divided(two: tuple[Path, list[dict[str
     assert len(alone) == 50
     for name, values in two[1][0]["losses"].items():
         difference = (torch.tensor(values, dtype=torch.float64) / alone - 1).abs()
-        assert difference[:, 0].max() < 1e-5, (name, difference[:, 0].max())
-        assert difference[:, 1].max() < 1e-3, name
+        rounding = (2e-2, 1e-1) if name.startswith("bf16") else (1e-5, 1e-3)
+        assert difference[:, 0].max() < rounding[0], (name, difference[:, 0].max())
+        assert difference[:, 1].max() < rounding[1], (name, difference[:, 1].max())
         assert values == two[1][1]["losses"][name]
 
 

@@ -71,21 +71,25 @@ def losses(out: Path) -> dict[str, list[list[float]]]:
         "ddp parts": {"accumulate": 2},
         "fsdp parts": {"parallel": "fsdp", "accumulate": 2},
         "fsdp recomputed": {"parallel": "fsdp", "activation_checkpointing": True},
+        "bf16 ddp": {"precision": "bf16"},
+        "bf16 fsdp": {"precision": "bf16", "parallel": "fsdp"},
     }.items():
-        recipe = changed(small(images=8 * STEPS), **changes).complete(source())
+        recipe = changed(small(images=8 * STEPS, precision=changes.pop("precision", "fp32")), **changes).complete(source())
         state = training.begin(recipe)
         found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, source(), state)]
     return found
 
 
 def resumes(out: Path) -> int:
-    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16.
+    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16, with previews on the way.
 
     How many weights, divided over the processes, are those of the model that a person loads from their checkpoint.
     """
     same = 0
     for images, mode in (256, "ddp"), (384, "fsdp"), (512, "ddp"):
-        run = runs.open_run(changed(logged(images), parallel=mode), out / "run", "cpu")
+        recipe = changed(logged(images), parallel=mode)
+        recipe = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=40, preview_count=2))
+        run = runs.open_run(recipe, out / "run", "cpu")
         for _ in runs.steps(run):
             pass
         if mode == "fsdp":

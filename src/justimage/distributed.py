@@ -180,7 +180,7 @@ def parallel(
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
-        fully_shard(net, mesh=mesh)
+        fully_shard(net, mesh=mesh, reshard_after_forward=True)  # else a preview would leave its average's weights gathered
         return net
     with warnings.catch_warnings():  # newer versions call the first of these otherwise
         warnings.simplefilter("ignore", FutureWarning)
