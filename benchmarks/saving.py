@@ -1,6 +1,6 @@
 """How long training waits for a checkpoint, and how long the writing takes beside it.
 
-    python benchmarks/saving.py                                     # a state of 100 MB on the CPU
+    python benchmarks/saving.py                                     # a state of some 100 MB on the CPU
     python benchmarks/saving.py --network L/16 --device cuda --images 4096 --every 1024 --batch 128
 
 Trains on random images, saves on the way, and compares: the blocking part of a save with the time between two saves, and
@@ -25,7 +25,7 @@ from justimage.transformer import architecture
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="S/4")
-    parser.add_argument("--depth", type=int, default=3, help="blocks; 0 for the network's own")
+    parser.add_argument("--depth", type=int, default=1, help="blocks; 0 for the network's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--every", type=int, default=160, help="images between two saves")
@@ -33,7 +33,7 @@ def main() -> None:
     o = parser.parse_args()
     a = architecture(o.network, classes=10)
     if o.depth:
-        a = replace(a, depth=o.depth, context_start=1)
+        a = replace(a, depth=o.depth, context_start=0)
     images = torch.randint(0, 256, (256, a.channels, *a.size), dtype=torch.uint8)
     source = data.Arrays(images, torch.randint(0, 10, (256,)), [str(i) for i in range(10)], "random")
     data.open_source = lambda *_: source
