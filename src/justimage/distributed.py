@@ -8,6 +8,8 @@ not know. Optimizer, averages and checkpoints work on `local` tensors: whole one
 import atexit
 import json
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -126,10 +128,37 @@ def connected(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, rank, size = meet()
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(leave)
     talk, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
     return World(device, dist.get_rank(), dist.get_world_size(), talk, saving)
+
+
+def meet() -> tuple[dist.Store, int, int]:
+    """A store that only these processes write to, the rank, and how many they are.
+
+    torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of processes that are dead. The number of
+    restarts does not tell them apart, as each node counts its own. So every process says its name, chosen now, and the first
+    one answers until all the others have heard from it; nobody but the living can answer to such a name.
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    first = me = uuid.uuid4().hex
+    if rank:
+        store.set(f"justimage/name/{rank}", me)
+        first = store.get(f"justimage/answer/{me}").decode()
+        store.add(f"justimage/heard/{first}", 1)
+    else:
+        deadline = time.monotonic() + TIMEOUT.total_seconds()
+        while store.add(f"justimage/heard/{me}", 0) < size - 1:
+            if time.monotonic() > deadline:
+                raise Elsewhere(f"not all of {size} processes came within {TIMEOUT}")
+            for other in range(1, size):
+                if store.check([f"justimage/name/{other}"]):
+                    store.set(f"justimage/answer/{store.get(f'justimage/name/{other}').decode()}", me)
+            time.sleep(0.01)
+    return dist.PrefixStore(f"justimage/{first}", store), rank, size
 
 
 def leave() -> None:
