@@ -52,10 +52,6 @@ class StopFile:
     def __init__(self, directory: Path) -> None:
         self.path, self.looked, self.found = directory / "STOP", 0.0, False
 
-    def refuse(self) -> None:
-        if self.path.exists():
-            raise Stopped(f"{self.path} asks this run to stop; remove it to go on")
-
     def there(self) -> bool:
         """Whether it is there, as of at most a second ago."""
         now = time.monotonic()

@@ -60,7 +60,7 @@ def main() -> None:
             traceback.print_exc()
         else:
             print(f"justimage: error: {in_one_line(error)}", file=sys.stderr)
-        leave(code or FAILED)
+        leave(FAILED if code is None else code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         leave(130)
@@ -80,10 +80,17 @@ def code_of(error: Exception) -> int | None:
     if isinstance(error, Unusable | Damaged):
         return UNUSABLE
     if isinstance(error, Stopped):
-        return STOPPED
+        return code_when_stopped()
     if isinstance(error, ValueError | OSError):
         return 2
     return FAILED if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None  # another process is gone
+
+
+def code_when_stopped() -> int:
+    """75, to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
+    from justimage.distributed import restarts_left
+
+    return 0 if restarts_left() else STOPPED
 
 
 def leave(code: int) -> NoReturn:
