@@ -22,7 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -136,14 +138,14 @@ def connected(device: torch.device) -> World:
     return World(device, dist.get_rank(), dist.get_world_size(), talk, saving)
 
 
-def meet() -> tuple[dist.Store, int, int]:
+def meet() -> tuple[PrefixStore, int, int]:
     """A store that only these processes write to, the rank, and how many they are.
 
     torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of processes that are dead. The number of
     restarts does not tell them apart, as each node counts its own. So every process says its name, chosen now, and the first
     one answers until all the others have heard from it; nobody but the living can answer to such a name.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     first = me = uuid.uuid4().hex
     if rank:
         store.set(f"justimage/name/{rank}", me)
@@ -158,7 +160,7 @@ def meet() -> tuple[dist.Store, int, int]:
                 if store.check([f"justimage/name/{other}"]):
                     store.set(f"justimage/answer/{store.get(f'justimage/name/{other}').decode()}", me)
             time.sleep(0.01)
-    return dist.PrefixStore(f"justimage/{first}", store), rank, size
+    return PrefixStore(f"justimage/{first}", store), rank, size
 
 
 def leave() -> None:

@@ -79,6 +79,7 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.3g} M parameters on {where}; in {out}")
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images or run.ended_early:
+        run.event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images; now try:  {tried}")
         return 0
     if run.resumed:
