@@ -8,11 +8,12 @@ not know. Optimizer, averages and checkpoints work on `local` tensors: whole one
 import atexit
 import json
 import os
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -32,6 +33,8 @@ from torch.utils.checkpoint import checkpoint
 Parallel = Literal["ddp", "fsdp"]
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
+GRACE = 2.0
+"""Seconds in which a process may notice by itself that another one is gone, and say more about it."""
 
 
 class Elsewhere(RuntimeError):
@@ -49,6 +52,8 @@ class World:
     """group for short messages between hosts"""
     saving: Any = None
     """group for the threads that write checkpoints; with the training's own collectives they would wait for each other"""
+    ring: Any = None
+    """group in which each process notices when the next one is gone"""
 
     @property
     def leads(self) -> bool:
@@ -102,6 +107,38 @@ class World:
         if found := next((text for text in told if text), ""):
             raise Elsewhere(found)
 
+    @contextmanager
+    def in_company(self, lost: Callable[[], object]) -> Iterator[None]:
+        """A block in which `lost` is called in every process, from a thread, when one is gone and this one does not notice.
+
+        Among GPUs a collective whose partner has died may never return, and the process that waits in it hears no signal.
+        """
+        if self.size == 1:
+            yield
+            return
+        over, told = threading.Event(), threading.Lock()
+
+        def tell(gone: float) -> None:
+            if told.acquire(blocking=False):  # once: nobody listens to more
+                with suppress(RuntimeError):
+                    dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.ring)
+
+        def listen() -> None:
+            gone = torch.ones(1)
+            with suppress(RuntimeError):
+                dist.recv(gone, (self.rank + 1) % self.size, self.ring)
+            if gone.item():
+                tell(1.0)
+                if not over.wait(GRACE):
+                    lost()
+
+        threading.Thread(target=listen, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            tell(0.0)
+
     def agree(self, what: str, value: Any) -> None:
         """ValueError where the processes differ in a value."""
         values = self.gather(value)
@@ -134,8 +171,8 @@ def connected(device: torch.device) -> World:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(leave)
-    talk, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
-    return World(device, dist.get_rank(), dist.get_world_size(), talk, saving)
+    talk, saving, ring = (dist.new_group(backend="gloo", timeout=t) for t in (TIMEOUT, TIMEOUT, timedelta(days=3650)))
+    return World(device, dist.get_rank(), dist.get_world_size(), talk, saving, ring)
 
 
 def meet() -> tuple[PrefixStore, int, int]:

@@ -18,7 +18,7 @@ from justimage.distributed import World
 from justimage.log import Log
 from justimage.preview import preview
 from justimage.recipe import Recipe
-from justimage.stopping import StopFile, Stopped, Watchdog
+from justimage.stopping import StopFile, Stopped, Watchdog, alone
 from justimage.training import NotFinite, State, Step
 
 FAILURES = 3
@@ -337,7 +337,7 @@ def steps(run: Run) -> Generator[Step, None, None]:
     run.clock = time.perf_counter()
     why, facts = "stopped", {}
     try:
-        with Watchdog(run.recipe.machine.hang_after).watching() as watchdog:
+        with Watchdog(run.recipe.machine.hang_after).watching() as watchdog, run.world.in_company(alone):
             try:
                 going = not run.ended_early
                 while going:
