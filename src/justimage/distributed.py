@@ -8,9 +8,12 @@ not know. Optimizer, averages and checkpoints work on `local` tensors: whole one
 import atexit
 import json
 import os
+import threading
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -20,7 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -28,6 +33,8 @@ from torch.utils.checkpoint import checkpoint
 Parallel = Literal["ddp", "fsdp"]
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
+GRACE = 2.0
+"""Seconds in which a process may notice by itself that another one is gone, and say more about it."""
 
 
 class Elsewhere(RuntimeError):
@@ -49,6 +56,8 @@ class World:
     """group for short messages between hosts"""
     saving: Any = None
     """group for the threads that write checkpoints; with the training's own collectives they would wait for each other"""
+    ring: Any = None
+    """group in which each process notices when the next one is gone"""
 
     @property
     def leads(self) -> bool:
@@ -103,6 +112,38 @@ class World:
             if message:
                 raise Elsewhere(message, kind)
 
+    @contextmanager
+    def in_company(self, lost: Callable[[], object]) -> Iterator[None]:
+        """A block in which `lost` is called in every process, from a thread, when one is gone and this one does not notice.
+
+        Among GPUs a collective whose partner has died may never return, and the process that waits in it hears no signal.
+        """
+        if self.size == 1:
+            yield
+            return
+        over, told = threading.Event(), threading.Lock()
+
+        def tell(gone: float) -> None:
+            if told.acquire(blocking=False):  # once: nobody listens to more
+                with suppress(RuntimeError):
+                    dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.ring)
+
+        def listen() -> None:
+            gone = torch.ones(1)
+            with suppress(RuntimeError):
+                dist.recv(gone, (self.rank + 1) % self.size, self.ring)
+            if gone.item():
+                tell(1.0)
+                if not over.wait(GRACE):
+                    lost()
+
+        threading.Thread(target=listen, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            tell(0.0)
+
     def agree(self, what: str, value: Any) -> None:
         """ValueError where the processes differ in a value."""
         values = self.gather(value)
@@ -131,10 +172,37 @@ def connected(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, rank, size = meet()
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         atexit.register(leave)
-    talk, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
-    return World(device, dist.get_rank(), dist.get_world_size(), talk, saving)
+    talk, saving, ring = (dist.new_group(backend="gloo", timeout=t) for t in (TIMEOUT, TIMEOUT, timedelta(days=3650)))
+    return World(device, dist.get_rank(), dist.get_world_size(), talk, saving, ring)
+
+
+def meet() -> tuple[PrefixStore, int, int]:
+    """A store that only these processes write to, the rank, and how many they are.
+
+    torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of processes that are dead. The number of
+    restarts does not tell them apart, as each node counts its own. So every process says its name, chosen now, and the first
+    one answers until all the others have heard from it; nobody but the living can answer to such a name.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    first = me = uuid.uuid4().hex
+    if rank:
+        store.set(f"justimage/name/{rank}", me)
+        first = store.get(f"justimage/answer/{me}").decode()
+        store.add(f"justimage/heard/{first}", 1)
+    else:
+        deadline = time.monotonic() + TIMEOUT.total_seconds()
+        while store.add(f"justimage/heard/{me}", 0) < size - 1:
+            if time.monotonic() > deadline:
+                raise Elsewhere(f"not all of {size} processes came within {TIMEOUT}")
+            for other in range(1, size):
+                if store.check([f"justimage/name/{other}"]):
+                    store.set(f"justimage/answer/{store.get(f'justimage/name/{other}').decode()}", me)
+            time.sleep(0.01)
+    return PrefixStore(f"justimage/{first}", store), rank, size
 
 
 def leave() -> None:

@@ -18,7 +18,7 @@ from justimage.distributed import World
 from justimage.log import Log
 from justimage.preview import preview
 from justimage.recipe import Recipe
-from justimage.stopping import StopFile, Watchdog
+from justimage.stopping import StopFile, Stopped, Watchdog, alone
 from justimage.training import NotFinite, State, Step
 
 FAILURES = 3
@@ -241,7 +241,8 @@ def open_run(
         recipe = recipe.complete(source)
     world.agree("the data", source.fingerprint)
     world.agree("the recipe", recipes.to_json(recipe))
-    world.first(lambda: refuse_another(directory, recipe, fresh))
+    if world.first(lambda: refuse_another(directory, recipe, fresh)):
+        raise Stopped(f"{directory / 'STOP'} asks this run to stop; remove it to go on")
     total = len(source)
     with world.together():
         source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
@@ -259,8 +260,11 @@ def open_run(
     return run
 
 
-def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> None:
-    """ValueError where the directory holds something else than a run by this recipe; before a checkpoint any may begin."""
+def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> bool:
+    """ValueError where the directory holds something else than a run by this recipe; before a checkpoint any may begin.
+
+    Returns whether a run is there that a person asked to stop.
+    """
     disk.writable(directory / "recipe.json")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; a run needs a directory")
@@ -268,10 +272,11 @@ def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> None:
     if not stored.exists():
         if directory.exists() and any(not p.name.startswith((".tmp-", ".lock")) for p in directory.iterdir()):
             raise ValueError(f"{directory} is not empty and holds no run; give another --out")
-        return
+        return False
     if fresh:
-        return
-    StopFile(directory).refuse()
+        return False
+    if StopFile(directory).there():
+        return True
     if checkpoint.published(directory) or log.last_saved(directory):
         try:
             old = recipes.from_json(disk.read_json(stored))
@@ -279,6 +284,7 @@ def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> None:
             raise Unusable(f"{stored} is not a recipe: {error}") from error
         if differences := "; ".join(recipes.contradictions(recipe, old)):
             raise ValueError(f"{directory} was begun with another recipe: {differences}. Use its values, or another --out")
+    return False
 
 
 def look_for_newest(directory: Path, recipe: Recipe, source: Source) -> tuple[str | None, list[tuple[str, str]]]:
@@ -339,9 +345,9 @@ def steps(run: Run) -> Generator[Step, None, None]:
     if run.world.leads:
         run.board = tensorboard(run.directory, run.state.images_seen)
     run.clock = time.perf_counter()
-    why = "stopped"
+    why, facts = "stopped", {}
     try:
-        with Watchdog(run.recipe.machine.hang_after).watching() as watchdog:
+        with Watchdog(run.recipe.machine.hang_after).watching() as watchdog, run.world.in_company(alone):
             try:
                 going = not run.ended_early
                 while going:
@@ -367,8 +373,11 @@ def steps(run: Run) -> Generator[Step, None, None]:
             run.metrics.flush()
             if why != "stopped" and run.previewed_at != run.state.images_seen:
                 run.look()
+    except (Exception, KeyboardInterrupt) as error:
+        why, facts = "failed", {"error": " ".join(str(error).split())}
+        raise
     finally:
-        run.event(why)
+        run.event(why, **facts)
         run.saver.close()
         if run.lock:
             run.lock.close()

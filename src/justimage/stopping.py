@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HUNG = 70
-"""Exit code of a run that the watchdog ends."""
+"""Exit code of a run that hangs."""
 STDERR = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -52,16 +52,18 @@ class StopFile:
     def __init__(self, directory: Path) -> None:
         self.path, self.looked, self.found = directory / "STOP", 0.0, False
 
-    def refuse(self) -> None:
-        if self.path.exists():
-            raise Stopped(f"{self.path} asks this run to stop; remove it to go on")
-
     def there(self) -> bool:
         """Whether it is there, as of at most a second ago."""
         now = time.monotonic()
         if now - self.looked > 1:
             self.looked, self.found = now, self.path.exists()
         return self.found
+
+
+def alone() -> None:
+    """End the process, whatever its main thread waits for: another process is gone."""
+    print("justimage: error: another process is gone", file=sys.__stderr__, flush=True)
+    os._exit(HUNG)
 
 
 class Watchdog:

@@ -68,10 +68,9 @@ def main() -> None:
 
 def code_of(error: Exception) -> int | None:
     """The exit code that an error stands for; None for one that nobody foresaw."""
-    from justimage.distributed import Elsewhere, restarts_left
+    from justimage.distributed import Elsewhere
 
-    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE}
-    codes["Stopped"] = 0 if restarts_left() else STOPPED  # torchrun starts again what is not 0
+    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE, "Stopped": code_when_stopped()}
     kind = error.kind if isinstance(error, Elsewhere) else type(error).__name__
     if isinstance(error, OSError) and error.errno in FULL_OR_BROKEN:
         return DISK
@@ -80,6 +79,13 @@ def code_of(error: Exception) -> int | None:
     if isinstance(error, ValueError | OSError):
         return 2
     return FAILED if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None  # another process is gone
+
+
+def code_when_stopped() -> int:
+    """75, to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
+    from justimage.distributed import restarts_left
+
+    return 0 if restarts_left() else STOPPED
 
 
 def leave(code: int) -> NoReturn:

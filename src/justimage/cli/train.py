@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from justimage import distributed, recipe as recipes, run as runs
-from justimage.cli import STOPPED
+from justimage import recipe as recipes, run as runs
+from justimage.cli import code_when_stopped
 from justimage.cli.options import checked_device, given, parse
 from justimage.cli.progress import bar
 from justimage.data.store import is_store, open_store
@@ -79,6 +79,7 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.3g} M parameters on {where}; in {out}")
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images or run.ended_early:
+        run.event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images; now try:  {tried}")
         return 0
     if run.resumed:
@@ -97,9 +98,4 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     early = f", as {run.recipe.upkeep.watch} did not become better" if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
     say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
-    return exit_code(stopped)
-
-
-def exit_code(stopped: bool) -> int:
-    """75 for a training to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
-    return STOPPED if stopped and not distributed.restarts_left() else 0
+    return code_when_stopped() if stopped else 0
