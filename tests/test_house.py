@@ -25,14 +25,14 @@ MAY_IMPORT = {
     "checkpoint": {"recipe", "process", "ema", "distributed", "disk"},
     "training": {"recipe", "process", "transformer", "ema", "data", "randomness", "sampling", "distributed"},
     "preview": {"training", "recipe", "process", "data", "randomness", "sampling", "pictures"},
-    "convert": {"transformer", "recipe", "checkpoint", "process", "ema", "disk"},
+    "convert": {"transformer", "recipe", "checkpoint", "process", "sampling", "ema", "disk"},
     "pictures": set(),
 }
 """A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
 DATA = {
     "source": set(),
     "images": set(),
-    "store": set(),
+    "store": {"arrays"},
     "table": set(),
     "tars": {"images"},
     "arrays": set(),

@@ -7,6 +7,8 @@ training state. It is read with `weights_only=True` and one allow-listed class, 
 import argparse
 import math
 import re
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, disk
+from justimage import checkpoint, disk, recipe as recipes
 from justimage.checkpoint.model import refuse_misfits
 from justimage.ema import REFERENCE_BATCH, name
 from justimage.process import Process
 from justimage.recipe import Recipe, Sampling, Training
+from justimage.sampling import SolverName
 from justimage.transformer import SIZES, Architecture, JiT, sincos_positions
 
 EMAS = {"model_ema1": ("ema_decay1", 0.9999), "model_ema2": ("ema_decay2", 0.9996)}
@@ -43,8 +46,7 @@ RENAMED = [  # the authors' names, ours; the special before the general, in both
 
 def to_ours(tensors: Mapping[str, Tensor], a: Architecture, where: str = "official weights") -> dict[str, Tensor]:
     """An official state dict in our names and layouts, without the position table, which is checked. Strict."""
-    shapes = {n: t.to("meta") if isinstance(t, Tensor) else torch.empty(0, device="meta") for n, t in tensors.items()}
-    refuse_misfits({n: t.shape for n, t in expected_official(a).items()}, {n: t.shape for n, t in shapes.items()}, Path(where))
+    refuse_misfits({n: t.shape for n, t in expected_official(a).items()}, {n: t.shape for n, t in tensors.items()}, Path(where))
     ours = {}
     for official, tensor in tensors.items():
         n = official.removeprefix("net.")
@@ -112,6 +114,31 @@ def described(
     )  # fmt: skip
 
 
+def refuse_pretenders(tensors: Any, where: str) -> None:
+    """ValueError unless these are tensors by name whose every number is stored: a view can pretend to any size."""
+    if not isinstance(tensors, dict) or not all(isinstance(n, str) for n in tensors):
+        raise ValueError(f"{where} is not tensors by their names")
+    for n, t in tensors.items():
+        if not isinstance(t, Tensor):
+            raise ValueError(f"{where}: {disk.shown(n)} is {type(t).__name__}, not a tensor")
+        if t.layout != torch.strided or t.device.type != "cpu" or not t.is_floating_point():
+            raise ValueError(f"{where}: {disk.shown(n)} is {t.dtype} {t.layout} on {t.device}, not plain numbers")
+        if t.numel() * t.element_size() > t.untyped_storage().nbytes():
+            raise ValueError(f"{where}: {disk.shown(n)} is {list(t.shape)}, more numbers than are stored of it")
+
+
+def refuse_compressed(source: Path) -> None:
+    """ValueError for members that PyTorch would unpack into memory, however large; it writes none such."""
+    if zipfile.is_zipfile(source):
+        try:
+            with zipfile.ZipFile(source) as archive:
+                packed = [e for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError, struct.error):
+            return  # PyTorch says what is wrong with it
+        if packed:
+            raise ValueError(f"{source} is not an official checkpoint: {disk.shown(packed[0].filename)} is compressed")
+
+
 def from_official(source: Path, target: Path, context_start: int | None = None) -> Path:
     """An official checkpoint file as a folder that `justimage.load` and `--from` take, with all its averages.
 
@@ -122,6 +149,7 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
         raise FileExistsError(f"{target} exists; give a new folder")
     if source.is_dir():
         raise ValueError(f"{source} is a folder, not an official checkpoint file; to write one from it, add: --to official")
+    refuse_compressed(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             file = torch.load(source, map_location="cpu", weights_only=True)
@@ -132,10 +160,28 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
             f"{source} is not an official checkpoint, or holds more than tensors and settings; nothing of it was run"
         ) from error
     if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
-        keys = ", ".join(map(str, file)) if isinstance(file, dict) else type(file).__name__
-        raise ValueError(f"{source} has no entry 'model' with weights; it holds {keys[:100]}")
+        keys = ", ".join(k for k in file if isinstance(k, str)) if isinstance(file, dict) else type(file).__name__
+        raise ValueError(f"{source} has no entry 'model' with weights; it holds {disk.shown(keys, 100)}")
+    for part in ("model", *EMAS):
+        if part in file:
+            refuse_pretenders(file[part], f"{source} ({part})")
     settings = vars(file["args"]) if isinstance(file.get("args"), argparse.Namespace) else {}
-    network = described(file["model"], settings, context_start, f"{source} (model)")
+    try:
+        network, recipe, emas = read_off(file, settings, context_start, f"{source} (model)")
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        reason = disk.shown(str(error).split("\n")[0])
+        raise ValueError(reason if str(source) in reason else f"{source} has settings of no training: {reason}") from error
+    groups = {"model": to_ours(file["model"], network, f"{source} (model)")}
+    for part, value in emas.items():
+        groups[f"ema-{name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
+    return checkpoint.publish(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
+
+
+def read_off(
+    file: Mapping[str, Any], settings: Mapping[str, Any], context_start: int | None, where: str
+) -> tuple[Architecture, Recipe, dict[str, float]]:
+    """The network, the recipe, and the decay of each average, from an official checkpoint's shapes and settings."""
+    network = described(file["model"], settings, context_start, where)
     emas = {part: float(settings.get(key, decay)) for part, (key, decay) in EMAS.items() if part in file}
     clip = float(settings.get("t_eps", 0.05))
     recipe = Recipe(
@@ -147,15 +193,13 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
         ),
         training=Training(ema=tuple(emas.values())),
         sampling=Sampling(
-            solver=settings.get("sampling_method", "heun"), steps=int(settings.get("num_sampling_steps", 50)),
+            solver=recipes.from_json(settings.get("sampling_method", "heun"), SolverName, "sampling_method"),
+            steps=int(settings.get("num_sampling_steps", 50)),
             guidance=float(settings.get("cfg", 2.2)) if network.classes else 1.0, use_ema=max(emas.values(), default=0.0),
             interval=(float(settings.get("interval_min", 0.1)), float(settings.get("interval_max", 1.0))),
         ),
     )  # fmt: skip
-    groups = {"model": to_ours(file["model"], network, f"{source} (model)")}
-    for part, value in emas.items():
-        groups[f"ema-{name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
-    return checkpoint.publish(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
+    return network, recipe, emas
 
 
 def into_official(source: Path, target: Path) -> Path:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-JSON_LIMIT = 256 * 2**20
-"""Bytes of the largest JSON file that is read."""
+JSON_LIMIT, JSON_VALUES = 256 * 2**20, 2**24
+"""Bytes of the largest JSON file that is read, and how much it may hold: three bytes can become a list of a hundred."""
 
 
 def observe(operation: str, path: Path, content: bytes | memoryview = b"") -> None:
@@ -85,6 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A place to write a file aside; on leaving, it becomes `path` whole. After an error or a crash `path` is what it was."""
     make(path.parent)
     aside = path.with_name(f".tmp-{path.name}")
+    remove(aside)  # by a crash, or a link that somebody else put there
     try:
         yield aside
         sync(aside)
@@ -145,14 +146,30 @@ def own_hash(entries: dict[str, Any]) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; ValueError, in one line, for anything else."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file")
     if path.stat().st_size > JSON_LIMIT:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; at most {JSON_LIMIT} are read")
+    return json_object(path.read_bytes(), str(path))
+
+
+def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """A JSON object of bounded size; ValueError, in one line, for anything else."""
+    if sum(map(content.count, (b",", b"[", b"{"))) > JSON_VALUES:
+        raise ValueError(f"{where} holds more than {JSON_VALUES} values")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+        raise ValueError(f"{where} is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+        raise ValueError(f"{where} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{where} holds no JSON object")
     return value
+
+
+def shown(name: object, most: int = 500) -> str:
+    """A name that comes from a file, for a message: in one line, without commands to a terminal, and not endless."""
+    text = str(name)
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return text if text.isprintable() else repr(text)

@@ -1,6 +1,7 @@
 """A run's logs, one JSON object a line: kept whole through crashes and full disks, and read for the best so far."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from justimage import disk
+
+LARGEST, LONGEST = 2**28, 2**20
+"""Bytes of a log, and of a line in it, beyond which it was not written here."""
 
 
 @dataclass
@@ -29,27 +33,60 @@ class Log:
             self.pending.pop(0)
 
 
+def lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of a log, as they stand there and as objects; what a crash tore, or is no object, is passed over."""
+    if not file.exists():
+        return
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        raise ValueError(f"{file} is not a log; remove it, or put it back (a log is a file of at most {LARGEST} bytes)")
+    with open(file, "rb") as opened:
+        while line := opened.readline(LONGEST):
+            if not line.endswith(b"\n") and len(line) == LONGEST:
+                while (rest := opened.readline(LONGEST)) and not rest.endswith(b"\n"):
+                    pass
+                continue
+            with suppress(ValueError, RecursionError):
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    yield line, found
+
+
 def records(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log; one that a crash tore is passed over."""
-    for line in file.read_bytes().splitlines() if file.exists() else []:
-        with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                yield found
+    """The lines of a log, as objects."""
+    return (found for _, found in lines(file))
+
+
+def images_of(line: dict[str, Any]) -> int | None:
+    """Images seen when a line was written; None where it does not say."""
+    seen = line.get("images_seen")
+    return seen if type(seen) is int and 0 <= seen < 2**53 else None
+
+
+def number(value: Any) -> float:
+    """A measured number; not a number for what is none."""
+    return float(value) if type(value) in (int, float) and abs(value) < 1e300 else math.nan
 
 
 def last_saved(directory: Path) -> int | None:
     """Images seen at the last checkpoint that a run's events tell of."""
-    saved = [e["images_seen"] for e in records(directory / "events.jsonl") if e.get("event") == "saved" and "images_seen" in e]
-    return saved[-1] if saved else None
+    last = None
+    for event in records(directory / "events.jsonl"):
+        if event.get("event") == "saved" and (seen := images_of(event)) is not None:
+            last = seen
+    return last
 
 
 def forget_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
-    lines = list(records(file))
-    kept = [line for line in lines if line.get("images_seen", images_seen + 1) <= images_seen]
-    if len(kept) < len(lines):
-        disk.write(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    kept, dropped = bytearray(), False
+    for line, found in lines(file):
+        seen = images_of(found)
+        if seen is None or seen > images_seen:
+            dropped = True
+        else:
+            kept += line.rstrip() + b"\n"
+    if dropped:
+        disk.write(file, bytes(kept))
 
 
 def watched(directory: Path, watch: str) -> list[tuple[int, float]]:
@@ -60,7 +97,8 @@ def watched(directory: Path, watch: str) -> list[tuple[int, float]]:
 def value_in(line: dict[str, Any], watch: str) -> list[tuple[int, float]]:
     """The watched number in one line, if it is there; of "-name" its negative, so that less is always better."""
     name, sign = watch.removeprefix("-"), -1 if watch.startswith("-") else 1
-    return [(line["images_seen"], sign * float(line[name]))] if name in line and "images_seen" in line else []
+    seen, value = images_of(line), sign * number(line.get(name))
+    return [(seen, value)] if seen is not None and math.isfinite(value) else []
 
 
 def without_progress(values: Sequence[tuple[int, float]]) -> int:

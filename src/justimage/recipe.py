@@ -6,8 +6,10 @@ every run and every file of weights. All amounts of training are counted in imag
 
 import difflib
 import math
+import reprlib
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -300,14 +302,16 @@ def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
     """A recipe from its JSON. Every name and type is checked; ValueError says which one is wrong."""
     if is_dataclass(kind):
         if not isinstance(values, dict):
-            raise ValueError(f"{place} is {values!r}; it must be an object")
+            raise ValueError(f"{place} is {reprlib.repr(values)}; it must be an object")
         hints = get_type_hints(kind)
         if place == "recipe" and (missing := hints.keys() - values.keys() - {"units"}):  # without units: pixels
             raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
         for name in values:
             if name not in hints:
-                near = difflib.get_close_matches(name, hints, n=1)
-                raise ValueError(f"{place} has an unknown entry {name!r}" + (f"; perhaps {near[0]}" if near else ""))
+                near = difflib.get_close_matches(name[:100], hints, n=1)
+                raise ValueError(
+                    f"{place} has an unknown entry {reprlib.repr(name)}" + (f"; perhaps {near[0]}" if near else "")
+                )
         return kind(**{n: from_json(v, hints[n], f"{place}.{n}") for n, v in values.items()})  # pyright: ignore[reportCallIssue]
     if get_origin(kind) in (Union, types.UnionType):
         for option in get_args(kind):
@@ -323,10 +327,11 @@ def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
     elif get_origin(kind) is Literal and values in get_args(kind):
         return values
     elif kind is float and isinstance(values, int | float) and not isinstance(values, bool):
-        return float(values)
+        with suppress(OverflowError):
+            return float(values)
     elif isinstance(kind, type) and type(values) is kind:
         return values
-    raise ValueError(f"{place} is {values!r}, which is not allowed there")
+    raise ValueError(f"{place} is {reprlib.repr(values)}, which is not allowed there")
 
 
 def contradictions(new: Recipe, old: Recipe) -> list[str]:

@@ -268,6 +268,8 @@ def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> bool:
     disk.writable(directory / "recipe.json")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; a run needs a directory")
+    if not fresh:
+        refuse_links(directory)
     stored = directory / "recipe.json"
     if not stored.exists():
         if directory.exists() and any(not p.name.startswith((".tmp-", ".lock")) for p in directory.iterdir()):
@@ -287,6 +289,16 @@ def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> bool:
     return False
 
 
+def refuse_links(directory: Path) -> None:
+    """ValueError where something that a run writes is not its own: what is written there would change other places."""
+    for name in "recipe.json", "events.jsonl", "metrics.jsonl", ".lock", "samples", "checkpoints", "tensorboard":
+        path = directory / name
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link; a run keeps its own files, so let --out be where they are")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{path} is neither a file nor a folder; remove it")
+
+
 def look_for_newest(directory: Path, recipe: Recipe, source: Source) -> tuple[str | None, list[tuple[str, str]]]:
     """The newest intact checkpoint, if there ever was one, and those that are damaged with what is wrong."""
     damage: list[tuple[str, str]] = []
@@ -301,7 +313,10 @@ def look_for_newest(directory: Path, recipe: Recipe, source: Source) -> tuple[st
                 f"{directory} had a checkpoint at {last} images, and has none now; put it back, or begin again with --fresh"
             )
         return None, []
-    if checkpoint.read_state(newest).get("fingerprint") != source.fingerprint:
+    state = checkpoint.read_state(newest)
+    if state.get("images_seen") != int(newest.name):
+        raise Damaged(f"{newest / 'state.json'} says that it is of another moment than its folder's name")
+    if state.get("fingerprint") != source.fingerprint:
         raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
     return str(newest), damage
 

@@ -120,8 +120,8 @@ def check_settings(guidance: float, interval: tuple[float, float], steps: int, s
     """ValueError for settings with which no model can sample."""
     if solver not in SOLVERS:
         raise ValueError(f"no solver is called {solver!r}; allowed: {', '.join(SOLVERS)}")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be 1 or more")
+    if not 1 <= steps <= 100_000:
+        raise ValueError(f"steps is {steps}; allowed: 1 to 100000")
     if not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"interval is {interval[0]:g} {interval[1]:g}; allowed: 0 <= low <= high <= 1")
     if not math.isfinite(guidance):

@@ -76,11 +76,19 @@ class Architecture:
             raise ValueError(f"context_start is {self.context_start}; allowed: 0 to {self.depth - 1}, the blocks")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; allowed: 0 up to, not including, 1")
-        for name, most in ("width", 65_536), ("depth", 1_000), ("context_tokens", 65_536):
-            if getattr(self, name) > most:
+        limits = dict(width=65_536, depth=1_000, context_tokens=65_536, bottleneck=65_536, classes=10**8)
+        for name, most in limits.items():
+            if (getattr(self, name) or 0) > most:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {most} or less")
         if self.grid[0] * self.grid[1] > 2**18:
             raise ValueError(f"an image of {height} x {width} is {self.grid[0] * self.grid[1]} patches; allowed: up to {2**18}")
+        if self.patch_dimension > 2**24:
+            raise ValueError(f"a patch is {self.patch_dimension} numbers; allowed: up to {2**24}")
+        if self.grid[0] * self.grid[1] * self.width > 2**26:
+            raise ValueError(
+                f"{self.grid[0] * self.grid[1]} patches of width {self.width} need tables of positions that are too large; "
+                f"allowed: up to {2**26 // self.width} patches"
+            )
         if self.classifier and (self.classes == 0 or self.context_start == 0):
             raise ValueError("a classifier needs classes, and a context_start of 1 or more: it stands before that block")
 
@@ -391,6 +399,6 @@ def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     omega = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     row = torch.arange(rows)[:, None] * omega
     column = torch.arange(columns)[:, None] * omega
-    row = torch.cat([row.sin(), row.cos()], dim=-1)[:, None].expand(-1, columns, -1)
-    column = torch.cat([column.sin(), column.cos()], dim=-1)[None].expand(rows, -1, -1)
-    return torch.cat([column, row], dim=-1).flatten(0, 1)[None].float()
+    row = torch.cat([row.sin(), row.cos()], dim=-1).float()[:, None].expand(-1, columns, -1)
+    column = torch.cat([column.sin(), column.cos()], dim=-1).float()[None].expand(rows, -1, -1)
+    return torch.cat([column, row], dim=-1).flatten(0, 1)[None]

@@ -32,6 +32,8 @@ def newest(
     damage = []
     for folder in reversed(published(run)):
         try:
+            if folder.is_symlink():
+                raise Damaged(f"{folder} is a link, not a folder")
             verify(folder, groups)
         except Damaged as error:
             damage.append(str(error))

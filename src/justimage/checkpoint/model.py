@@ -1,20 +1,21 @@
 """A model to sample with, from a run, a checkpoint, or one file of weights; strict, and checked before memory is taken."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from justimage import recipe as recipes
+from justimage import disk, recipe as recipes
 from justimage.checkpoint.history import newest
-from justimage.checkpoint.shards import MANIFEST, Damaged, Reader, opened, read_state, verify
+from justimage.checkpoint.shards import MANIFEST, NAME, Reader, opened, read_state, stored, verify
 from justimage.ema import name
 from justimage.process import Model
 from justimage.recipe import Recipe
 
 Shapes = Mapping[str, Sequence[int]]
+LONGEST_DESCRIPTION = 2**24
+"""Bytes of what a file of weights says of itself: a recipe, with the names of its classes."""
 
 
 def refuse_misfits(wanted: Shapes, found: Shapes, where: Path) -> None:
@@ -28,7 +29,7 @@ def refuse_misfits(wanted: Shapes, found: Shapes, where: Path) -> None:
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"{where} {fault}: {', '.join(names[:3])}{more}")
+            raise ValueError(f"{where} {fault}: {', '.join(disk.shown(n, 100) for n in names[:3])}{more}")
 
 
 def find(path: str | Path, groups: Collection[str] = ()) -> Path:
@@ -54,15 +55,17 @@ def find(path: str | Path, groups: Collection[str] = ()) -> Path:
 
 def metadata_of(file: Path) -> dict[str, Any]:
     """What a file of weights says of itself: its group, which part of it this is, and its recipe."""
-    stored = (opened(file).metadata() or {}).get("justimage")
-    if stored is None:
+    description = (opened(file).metadata() or {}).get("justimage")
+    if description is None:
         raise ValueError(f"{file} carries no recipe, so its network is unknown; it was not written by justimage")
     try:
-        metadata = json.loads(stored)
-        _, parts = metadata.get("part", [0, 1])
-        if not isinstance(metadata["group"], str) or "recipe" not in metadata:
-            raise ValueError("its group or recipe is missing")
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        if len(description) > LONGEST_DESCRIPTION:
+            raise ValueError(f"{len(description)} bytes; at most {LONGEST_DESCRIPTION} are read")
+        metadata = disk.json_object(description.encode(), "it")
+        part, parts = metadata.get("part", [0, 1])
+        if not NAME.fullmatch(metadata["group"]) or "recipe" not in metadata or type(part) is not int or type(parts) is not int:
+            raise ValueError("its group, part or recipe is missing")
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} carries a damaged description ({error})") from error
     if parts != 1:
         raise ValueError(f"{file} is one of {parts} parts; give the folder it is in")
@@ -71,12 +74,18 @@ def metadata_of(file: Path) -> dict[str, Any]:
 
 def stored_recipe(place: Path) -> Recipe:
     """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
-    if place.is_dir():
-        try:
-            return recipes.from_json(read_state(place)["recipe"])
-        except KeyError as error:
-            raise Damaged(f"{place / 'state.json'} carries no recipe") from error
-    return recipes.from_json(metadata_of(place)["recipe"])
+    carried = (read_state(place) if place.is_dir() else metadata_of(place))["recipe"]
+    try:
+        recipe = recipes.from_json(carried)
+        if recipe.network.classes is None:
+            raise ValueError("classes is not known; a trained network's is")
+        if recipe.class_names and len(recipe.class_names) != recipe.network.classes:
+            raise ValueError(f"class_names are {len(recipe.class_names)}, for {recipe.network.classes} classes")
+        if len(recipe.units.mean) not in (0, recipe.network.channels):
+            raise ValueError(f"units are of {len(recipe.units.mean)} channels, the network of {recipe.network.channels}")
+    except ValueError as error:
+        raise ValueError(f"{place / 'state.json' if place.is_dir() else place}: {error}") from error
+    return recipe
 
 
 def load(path: str | Path, ema: float | None = None, device: str | torch.device = "cpu") -> Model:
@@ -102,7 +111,8 @@ def load(path: str | Path, ema: float | None = None, device: str | torch.device 
         if ema is not None and found != group:
             raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
         file = opened(place)
-        shapes, tensor = {n: file.get_slice(n).get_shape() for n in file.keys()}, file.get_tensor  # noqa: SIM118
+        shapes = {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
+        tensor = lambda n: stored(file, n, shapes[n], place)[:]
     where = place / group if place.is_dir() else place
     with torch.device("meta"):
         refuse_misfits({n: p.shape for n, p in recipe.model().net.named_parameters()}, shapes, where)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ SAFETENSORS_TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+FLOATS = ("F32", "F64", "BF16", "F16")
+"""What weights, moments and averages may be."""
+NAME = re.compile(r"[\w.+-]+")
+"""Of a group or a tensor."""
 CHUNK = 2**22
 """Bytes that are hashed and written at a time."""
 
@@ -126,11 +130,15 @@ def publish(folder: Path, groups: Mapping[str, Tensors], recipe: Recipe, state: 
 
 def check_rows(entry: dict[str, Any], where: str) -> None:
     """ValueError unless a tensor's shards are all of its rows, each once."""
+    if type(entry["shape"]) is not list or any(type(side) is not int or side < 0 for side in entry["shape"]):
+        raise ValueError(f"{where} has no shape")
+    if any(type(file) is not str or type(start) is not int or type(count) is not int for file, start, count in entry["shards"]):
+        raise ValueError(f"{where} has rows that are not counted")
     height = entry["shape"][0] if entry["shape"] else 1
     at = 0
     for file, start, count in sorted(entry["shards"], key=lambda shard: shard[1]):
         if start != at or count < 0:
-            raise ValueError(f"{where}: its rows are not all there, or more than once, at row {at} ({file})")
+            raise ValueError(f"{where}: its rows are not all there, or more than once, at row {at} ({disk.shown(file)})")
         at = start + count
     if at != height:
         raise ValueError(f"{where} has {at} of {height} rows")
@@ -139,23 +147,33 @@ def check_rows(entry: dict[str, Any], where: str) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A manifest that is whole and well formed; `Damaged` says what is wrong with it."""
     path = folder / MANIFEST
+    if path.is_symlink():
+        raise Damaged(f"{path} is a link, not a file")
     try:
         manifest = disk.read_json(path)
         if manifest["sha256"] != disk.own_hash(manifest):
             raise Damaged(f"{path} was changed: its hash of itself does not match")
         for file, facts in manifest["files"].items():
-            if not re.fullmatch(r"[\w+-][\w.+-]*", file) or type(facts["size"]) is not int or len(facts["sha256"]) != 64:
-                raise ValueError(f"it names a file {file!r}")
+            whole = type(facts["size"]) is int and facts["size"] >= 0 and type(facts["sha256"]) is str
+            if not re.fullmatch(r"[\w+-][\w.+-]*", file) or not whole:
+                raise ValueError(f"it names a file {disk.shown(file)!r}")
+        if strangers := [g for g in manifest["tensors"] if not NAME.fullmatch(g)]:
+            raise ValueError(f"it names a group {disk.shown(strangers[0])}")
+        if "state.json" not in manifest["files"]:
+            raise ValueError("it does not list state.json")
         for group, named in manifest["tensors"].items():
             for n, entry in named.items():
-                check_rows(entry, f"{group}: {n}")
+                where = disk.shown(f"{group}: {n}")
+                if not NAME.fullmatch(n):
+                    raise ValueError(f"it names a tensor {where}")
+                check_rows(entry, where)
                 if strangers := [f for f, _, _ in entry["shards"] if f not in manifest["files"]]:
-                    raise ValueError(f"it puts {group}: {n} into {strangers[0]!r}, which it does not list")
+                    raise ValueError(f"it puts {where} into {disk.shown(strangers[0])!r}, which it does not list")
     except Damaged:
         raise
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Damaged(f"{path} is not a manifest ({error})") from error
     return manifest
 
@@ -175,11 +193,29 @@ def verify(folder: Path, groups: Collection[str] | None = None) -> dict[str, Any
             raise Damaged(f"{path} has {path.stat().st_size} bytes, not {facts['size']}")
         if disk.sha256(path) != facts["sha256"]:
             raise Damaged(f"{path} was changed: its SHA-256 is not the manifest's")
+    read_state(folder)
     return manifest
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    return disk.read_json(folder / "state.json")
+    """What a checkpoint says beside its tensors; `Damaged` where that is nothing that a training wrote."""
+
+    def counts(n: Any) -> bool:
+        return type(n) is int and 0 <= n < 2**53
+
+    path = folder / "state.json"
+    try:
+        state = disk.read_json(path)
+    except ValueError as error:
+        raise Damaged(str(error)) from error
+    passed = state.get("passed_over", [])
+    if not isinstance(state.get("recipe"), dict):
+        raise Damaged(f"{path} carries no recipe")
+    if not counts(state.get("images_seen", 0)) or not isinstance(state.get("fingerprint", ""), str):
+        raise Damaged(f"{path} does not say how many images were seen, and of which data")
+    if not isinstance(passed, list) or not all(map(counts, passed)):
+        raise Damaged(f"{path} does not say which steps were passed over")
+    return state
 
 
 class Reader:
@@ -196,21 +232,24 @@ class Reader:
         """`count` rows of a tensor from `start` on; all of it where it has no rows."""
         entry = self.tensors[group][n]
         if not entry["shape"]:
-            return self.file(entry["shards"][0][0]).get_tensor(n)
+            name = entry["shards"][0][0]
+            self.part(name, n, [])
+            return self.opened[name].get_tensor(n)
         stop = start + (entry["shape"][0] - start if count is None else count)
         parts = []
         for file, first, height in sorted(entry["shards"], key=lambda shard: shard[1]):
             low, high = max(start, first), min(stop, first + height)
             if low < high or (height == entry["shape"][0] and low == high):
-                parts.append(self.file(file).get_slice(n)[low - first : high - first])
+                parts.append(self.part(file, n, [height, *entry["shape"][1:]])[low - first : high - first])
         if not parts:
             return torch.empty(0, *entry["shape"][1:])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def file(self, name: str) -> Any:
+    def part(self, name: str, n: str, shape: list[int]) -> Any:
+        """The rows of a tensor that one file holds, not yet read; `Damaged` where they are not what the manifest says."""
         if name not in self.opened:
             self.opened[name] = opened(self.folder / name)
-        return self.opened[name]
+        return stored(self.opened[name], n, shape, self.folder / name)
 
 
 def opened(file: Path) -> Any:
@@ -219,6 +258,17 @@ def opened(file: Path) -> Any:
         return safe_open(file, framework="pt").__enter__()
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def stored(file: Any, n: str, shape: Sequence[int], where: Path) -> Any:
+    """A tensor in an opened file, not yet read, of a shape and of a type that is written here; otherwise `Damaged`."""
+    try:
+        found = file.get_slice(n)
+    except SafetensorError as error:
+        raise Damaged(f"{where} has no tensor {disk.shown(n)}") from error
+    if found.get_shape() != list(shape) or found.get_dtype() not in FLOATS:
+        raise Damaged(f"{where}: {disk.shown(n)} is {found.get_dtype()} {found.get_shape()}, not {list(shape)} of {FLOATS[0]}")
+    return found
 
 
 def read(folder: Path, group: str) -> Tensors:

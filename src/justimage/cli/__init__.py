@@ -98,9 +98,12 @@ def leave(code: int) -> NoReturn:
 
 
 def in_one_line(error: Exception) -> str:
+    """What is wrong; a name in it that comes from a file gives no commands to the terminal."""
+    from justimage.disk import shown
+
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+        return shown(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2000)
+    return shown(" ".join(str(error).split()), 2000)
 
 
 def fail(message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from justimage.cli.options import parse
 from justimage.cli.progress import bar
 from justimage.data.prepare import Report, prepare, words as times
+from justimage.disk import shown
 
 DESCRIPTION = """Decode and crop a set of images once, into a store: shards that training reads without decoding.
 
@@ -71,7 +72,7 @@ def main(words: Sequence[str]) -> int:
 
 def summary(store: Path, report: Report, seconds: float) -> Iterator[str]:
     for name, reason in report.refused[:SHOWN]:
-        yield f"refused {name}: {reason}"
+        yield f"refused {shown(name)}: {shown(reason)}"
     if report.refused:
         more = f", of which {SHOWN} are shown" if len(report.refused) > SHOWN else ""
         yield f"refused in all: {len(report.refused):,}{more}; they are listed in {store / 'index.json'}"

@@ -7,6 +7,7 @@ import hashlib
 import io
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from justimage.disk import shown
+
 SUFFIXES = (".npy", ".npz")
 LONGEST_HEADER = 2**16
 LARGEST = 2**33
 """Bytes of a compressed array, which has to be unpacked into memory."""
+DENSEST = 200
+"""How many times smaller than itself a large array may be compressed: nearly nothing but zeros is smaller."""
 LABELS = ("labels", "label", "arr_1")
 
 
@@ -112,8 +117,10 @@ def open_array_file(path: Path) -> ArrayFile:
         labels, class_names = classes_of(others, len(numbers))
     except FileNotFoundError:
         raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path}: its arrays do not fit into memory; save them as .npy, or with np.savez") from error
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, RuntimeError, OverflowError, zlib.error) as error:
+        raise ValueError(f"{path}: {shown(' '.join(str(error).split()))}") from error
     digest = hashlib.sha256(repr((numbers.shape, str(numbers.dtype), labels, class_names)).encode())
     with open(path, "rb") as file:
         for place in np.linspace(0, max(path.stat().st_size - 4096, 0), 256).astype(np.int64):
@@ -165,6 +172,8 @@ def from_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
         headers = {}
         for entry in archive.infolist():
             if entry.filename.endswith(".npy"):
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}; allowed: deflated")
                 with archive.open(entry) as file:
                     headers[entry.filename[:-4]] = Header(file.read(LONGEST_HEADER), entry.file_size)
         images = [name for name, header in headers.items() if len(header.shape) in (3, 4)]
@@ -187,6 +196,8 @@ def unpacked(archive: zipfile.ZipFile, name: str, header: Header) -> NDArray[Any
     entry = archive.getinfo(name + ".npy")
     if entry.file_size > LARGEST:
         raise ValueError(f"{name} is compressed and has {entry.file_size / 1e9:.0f} GB; save it as .npy, or with np.savez")
+    if entry.file_size > max(2**28, DENSEST * entry.compress_size):
+        raise ValueError(f"{name} is {entry.file_size:,} bytes in {entry.compress_size:,}; save it as .npy, or with np.savez")
     array = np.empty(header.shape, header.dtype, order=header.order)
     flat = array.reshape(-1, order="A").view(np.uint8).data
     with archive.open(entry) as file:

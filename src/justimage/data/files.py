@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import stat
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from justimage.data import table, tars
 from justimage.data.images import FORMATS, MODES, decode
+from justimage.disk import shown
 
 LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 SPLITS = {"train", "training", "test", "val", "valid", "validation"}
@@ -63,7 +66,7 @@ class Files:
         try:
             return torch.from_numpy(self.pixels(index)), self.labels[index]
         except ValueError as error:
-            raise ValueError(f"{self.root / self.names[index]}: {error}") from error
+            raise ValueError(f"{shown(self.root / self.names[index])}: {error}") from error
 
     def pixels(self, index: int) -> np.ndarray:
         """One image (channels, height, width); ValueError, without its name, for one that cannot be used."""
@@ -74,12 +77,16 @@ class Files:
         except OSError:  # the disk's fault, not the image's
             raise
         except Exception as error:  # a damaged archive
-            raise ValueError(str(error).split("\n")[0]) from error
+            raise ValueError(reason_of(error)) from error
         try:
             return decode(io.BytesIO(content), self.size, self.channels, self.enlarge)
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            reason = str(error).split("\n")[0]
+            reason = reason_of(error)
             raise ValueError("not a readable image" if "cannot identify" in reason else reason) from error
+
+
+def reason_of(error: Exception) -> str:
+    return shown(str(error).split("\n")[0] or type(error).__name__)
 
 
 @dataclass
@@ -107,7 +114,14 @@ class Zip:
         process = os.getpid()
         if process not in self.opened:
             self.opened[process] = zipfile.ZipFile(self.archive)
-        return self.opened[process].read(self.names[index])
+        entry = self.opened[process].getinfo(self.names[index])
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others one piece can unpack to anything
+            raise ValueError(f"it is compressed by method {entry.compress_type}; allowed: stored and deflated")
+        with self.opened[process].open(entry) as file:
+            content = file.read(entry.file_size)  # and not what there is, which can be more
+        if len(content) < entry.file_size:
+            raise ValueError("the archive ends within it")
+        return content
 
 
 def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = False) -> Files:
@@ -136,7 +150,7 @@ def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = 
     if strangers:
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         raise ValueError(
-            f"{root / strangers[0]}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
+            f"{shown(root / strangers[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
         )
     labels, class_names = classes_by_folder(names, prefix, root)
     sizes = [found[n] for n in names]
@@ -190,7 +204,7 @@ def classes_by_folder(names: Sequence[str], prefix: str, root: Path) -> tuple[li
     class_names = sorted(set(folders) - {""})
     if class_names and "" in folders:
         raise ValueError(
-            f"{root / names[folders.index('')]} lies beside class folders; give it a class, or use one flat folder"
+            f"{shown(root / names[folders.index('')])} lies beside class folders; give it a class, or use one flat folder"
         )
     number = {name: i for i, name in enumerate(class_names)} | {"": -1}
     return [number[f] for f in folders], class_names
@@ -213,21 +227,26 @@ def list_archive(archive: Path) -> dict[str, int]:
     """Path in the archive and size in bytes of every file."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is a damaged zip archive: {error}") from error
+            found = {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
+        for name in found:
+            tars.refuse_outside(name)
+        return found
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError, struct.error) as error:
+        raise ValueError(f"{archive} is a damaged zip archive: {reason_of(error)}") from error
 
 
 def list_folder(folder: Path) -> dict[str, int]:
-    """Path below the folder and size in bytes of every file."""
-    found, visited = {}, set()
+    """Path below the folder and size in bytes of every file; pipes and devices, which have no end, are passed over."""
+    found: dict[str, int] = {}
+    visited: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in visited:  # a link to a folder above
             folders.clear()
             continue
         visited.add(real)
         below = Path(place).relative_to(folder)
-        found |= {(below / n).as_posix(): (folder / below / n).stat().st_size for n in names}
+        facts = {(below / n).as_posix(): (folder / below / n).stat() for n in names}
+        found |= {n: its.st_size for n, its in facts.items() if stat.S_ISREG(its.st_mode)}
     return found
 
 

@@ -7,15 +7,20 @@ from PIL import Image, ImageOps
 
 FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jpe", ".jfif"}
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PIXELS = 2**27
+"""Of the largest picture: in memory four bytes each, and twice that while it is cropped."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(file: io.BytesIO, size: tuple[int, int], channels: int, enlarge: bool = True) -> np.ndarray:
     """An image file as (channels, height, width) uint8: upright, in the wanted channels, cropped at its centre.
 
-    ValueError for an image smaller than `size`, unless it may be enlarged.
+    ValueError for an image smaller than `size`, unless it may be enlarged, and for one of more than PIXELS.
     """
-    image = ImageOps.exif_transpose(Image.open(file, formats=PILLOW_FORMATS))
+    image = Image.open(file, formats=PILLOW_FORMATS)
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels; at most {PIXELS:,} in all are decoded")
+    image = ImageOps.exif_transpose(image)
     if not enlarge and (image.height < size[0] or image.width < size[1]):
         raise ValueError(
             f"{image.width} x {image.height} pixels, smaller than the model's {size[1]} x {size[0]} (allowed with --enlarge)"

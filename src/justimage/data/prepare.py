@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,19 @@ from justimage import disk
 from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
 from justimage.data.crew import made
 from justimage.data.files import open_files
-from justimage.data.store import INDEX, LABELS, REMEDY, VERSION, is_store, open_store, shard_name
+from justimage.data.store import (
+    INDEX,
+    LABELS,
+    REMEDY,
+    VERSION,
+    WELL_FORMED,
+    all_of,
+    is_count,
+    is_finite,
+    is_store,
+    open_store,
+    shard_name,
+)  # fmt: skip
 
 PLAN = "plan.json"
 SHARD_BYTES, FEWEST_SHARDS, FEWEST_IMAGES = 2**26, 32, 64
@@ -132,7 +145,7 @@ def prepare(
         disk.write(root / PLAN, encoded(plan.json()))
         for left in root.glob(".tmp-*"):  # by a crash
             disk.remove(left)
-        todo = [k for k in range(plan.shards) if not is_made(root, k)]
+        todo = [k for k in range(plan.shards) if not is_made(plan, root, k)]
         done = plan.count - sum(len(part(plan, k)) for k in todo)
         progress(done, plan.count)
         several = not isinstance(raw, ArrayFile) or raw.mapped
@@ -183,7 +196,9 @@ def words(shape: Sequence[int]) -> str:
 def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
     """ValueError where a store was made, or begun, from something else. The same data may lie elsewhere by now."""
     different = [
-        f"{k} is {new[k]}, was {old.get(k)}" for k in new if k not in ("source", "fingerprint") and new[k] != old.get(k)
+        f"{k} is {new[k]}, was {reprlib.repr(old.get(k))}"
+        for k in new
+        if k not in ("source", "fingerprint") and new[k] != old.get(k)
     ]
     if not different and new["fingerprint"] != old.get("fingerprint"):
         different = [f"{new['source']} is not the data it was begun with (files, sizes or classes changed)"]
@@ -223,19 +238,34 @@ def note_path(root: Path, k: int) -> Path:
     return (root / shard_name(k)).with_suffix(".json")
 
 
-def is_made(root: Path, k: int) -> bool:
+def is_made(plan: Plan, root: Path, k: int) -> bool:
     """Whether shard k and its note are there. Both were published by a rename, the note last."""
-    shard, note = root / shard_name(k), note_path(root, k)
     try:
-        return shard.stat().st_size == json.loads(note.read_bytes())["size"]
+        return (root / shard_name(k)).stat().st_size == read_note(plan, root, k)["size"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # not yet made, or damaged, and made again
         return False
 
 
+def read_note(plan: Plan, root: Path, k: int) -> dict[str, Any]:
+    """The note of shard k; ValueError, KeyError or TypeError for one that is not of this plan."""
+    note = disk.read_json(note_path(root, k))
+    count, of = note["count"], len(part(plan, k))
+    right = (
+        WELL_FORMED["shards"]([note])
+        and WELL_FORMED["refused"](note["refused"])
+        and all_of(is_count, note["labels"] if note["labels"] != [-1] * count else [])
+        and all(all_of(is_finite, note[name]) and len(note[name]) == plan.channels for name in ("mean", "squares"))
+        and count == len(note["labels"]) == of - len(note["refused"])
+    )
+    if not right:
+        raise ValueError(f"{note_path(root, k)} is not a note on {of} images")
+    return note
+
+
 def read_plan(root: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((root / PLAN).read_bytes()))
-    except (ValueError, TypeError) as error:
+        return disk.read_json(root / PLAN)
+    except ValueError as error:
         raise ValueError(f"{root / PLAN} is damaged; {REMEDY}") from error
 
 
@@ -296,7 +326,7 @@ def merged(plan: Plan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], li
 
 def finish(root: Path, plan: Plan, class_names: list[str]) -> Report:
     """Publish labels and index, then remove plan and notes. The index is what makes a store."""
-    notes = [json.loads(note_path(root, k).read_bytes()) for k in range(plan.shards)]
+    notes = [read_note(plan, root, k) for k in range(plan.shards)]
     refused = [item for note in notes for item in note["refused"]]
     labels = np.array([label for note in notes for label in note["labels"]], dtype=np.int64)
     if not len(labels):

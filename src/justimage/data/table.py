@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from justimage.disk import shown
+
 
 def is_table(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or all((root / n).is_file() for n in ("dataset_info.json", "state.json"))
@@ -58,7 +60,7 @@ class Table:
         try:
             table = load_from_disk(str(self.root))
         except Exception as error:  # of many libraries below it
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = shown((str(error).splitlines() or [type(error).__name__])[0])
             raise ValueError(f"{self.root} is not a readable table: {reason}") from error
         if isinstance(table, DatasetDict):
             if "train" not in table and len(table) != 1:

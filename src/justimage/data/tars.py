@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from justimage.data.images import FORMATS
+from justimage.disk import shown
 
 COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
 LONGEST_HEADER = 2**20
@@ -118,8 +119,7 @@ def images_of(number: int, shard: Path) -> Iterator[Member]:
             for entry in entries(file):
                 name = entry.name.removeprefix("./")
                 path = PurePosixPath(name)
-                if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-                    raise ValueError(f"it has a member {name!r}, outside of it")
+                refuse_outside(name)
                 if entry.offset_data + entry.size > end:
                     raise ValueError(f"it ends within {name}")
                 suffix = path.suffix.lower()
@@ -134,6 +134,14 @@ def images_of(number: int, shard: Path) -> Iterator[Member]:
             raise ValueError(f"{shard} is not a usable tar archive: {str(error).splitlines()[0]}") from error
     for name, offset, size in images:
         yield Member(number, name, offset, size, labels.get(stem(name), labels.get(first_stem(name))))
+
+
+def refuse_outside(name: str) -> None:
+    """ValueError for a member whose name is a place outside of its archive, or could be on another system. Nothing is
+    extracted; but such a name was not packed in good faith, or its folders are not told by slashes."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"it has a member {shown(name)!r}, outside of it (folders are told by /)")
 
 
 def entries(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
