@@ -132,12 +132,14 @@ class World:
                 if not over.wait(GRACE):
                     lost()
 
-        threading.Thread(target=listen, daemon=True).start()
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
         try:
             yield
         finally:
             over.set()
             tell(0.0)
+            listener.join(GRACE)
 
     def agree(self, what: str, value: Any) -> None:
         """ValueError where the processes differ in a value."""
