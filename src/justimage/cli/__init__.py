@@ -53,7 +53,7 @@ def main() -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         fail(f"no command is called {words[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
-        sys.exit(import_module(f"justimage.cli.{words[0]}").main(words[1:]))
+        leave(import_module(f"justimage.cli.{words[0]}").main(words[1:]))
     except (ValueError, OSError, RuntimeError) as error:
         code = code_of(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
@@ -89,7 +89,8 @@ def code_when_stopped() -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit. One of several processes does not wait for the others to say goodbye."""
+    """Exit. One of several processes does so at once: it neither waits for the others nor takes down the threads that talked
+    to them, in which C++ may abort (code -6, now and then) when all is done, so that torchrun does it again."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
