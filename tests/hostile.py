@@ -47,8 +47,8 @@ from tests import crash, sets
 
 MEMORY = 2**30
 """Bytes of address space that opening a file may take beyond what the process has."""
-SECONDS = 20
-"""After which a case is killed; a test allows less."""
+SECONDS = 60
+"""After which a case is killed, however busy the machine is; a test allows less of its own time."""
 
 
 # ways to open a file ---------------------------------------------------------------------------------------------------
@@ -1164,13 +1164,13 @@ def opened(case: Case, place: Path, watch: Watch) -> dict[str, Any]:
     said, kind, trace = "", "", ""
     with watch.watching(place / "out", *own) as seen:
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             case.open(path, place / "out")
         except BaseException as error:
             said, trace = str(error), traceback.format_exc()[-3000:]
             kind = "line" if isinstance(error, ValueError | OSError) else type(error).__name__
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     after = tree(place, place / "out", *own)
     changed = sorted(os.path.relpath(p, place) for p in before.keys() | after.keys() if before.get(p) != after.get(p))

@@ -17,9 +17,8 @@ from tests.hostile import CASES, CONTROL
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is measured as Linux tells it")
 
 Open = Callable[[str], dict[str, Any]]
-LONGEST = 1000
-"""Letters of a message, and seconds that a file may take."""
-SECONDS = 8
+LONGEST, SECONDS = 1000, 8
+"""Letters of a message, and seconds of computing that a file may take."""
 
 
 @pytest.fixture(scope="module")
