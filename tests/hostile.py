@@ -1066,7 +1066,7 @@ def make_good(place: Path) -> None:
         (place / "set2" / f"a.{kind.lower()}").write_bytes(buffer.getvalue())
     images(place / "set2", place)
     with contextlib.suppress(ImportError):
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
 
         content = [p.read_bytes() for p in sorted(GOOD["folder"].rglob("*.png"))]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})

@@ -34,7 +34,7 @@ class Table:
     def labels(self) -> tuple[list[int], list[str]]:
         """The class of each row, -1 for none, and the classes' names."""
         table, _ = self.table()
-        from datasets import ClassLabel
+        from datasets import ClassLabel  # pyright: ignore[reportMissingImports]
 
         features = {name: f for name, f in table.features.items() if is_label(name, f)}
         if not features:
@@ -54,7 +54,7 @@ class Table:
 
     def open(self) -> tuple[Any, str]:
         try:
-            from datasets import DatasetDict, Image, load_from_disk
+            from datasets import DatasetDict, Image, load_from_disk  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(f"{self.root} is a table that needs datasets: pip install 'justimage[hf]'") from error
         try:
@@ -83,7 +83,7 @@ class Table:
 
 def is_label(name: str, feature: Any) -> bool:
     """Whether a column gives classes: by its kind, or as whole numbers under a usual name."""
-    from datasets import ClassLabel, Value
+    from datasets import ClassLabel, Value  # pyright: ignore[reportMissingImports]
 
     whole = isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
     return isinstance(feature, ClassLabel) or (whole and name in ("label", "labels", "cls", "class"))
