@@ -109,7 +109,7 @@ def publish_parts(folder: Path, recipe: Recipe, state: dict[str, Any], parts: in
     size, digest = disk.put(aside / "state.json", [json.dumps(state | {"recipe": recipes.to_json(recipe)}, indent=1).encode()])
     files["state.json"] = {"size": size, "sha256": digest}
     manifest = {"files": files, "tensors": tensors}
-    disk.put(aside / MANIFEST, [json.dumps(manifest | {"sha256": disk.own_hash(manifest)}, indent=1).encode()])
+    disk.put(aside / MANIFEST, [json.dumps(manifest | {"sha256": disk.own_hash(manifest)}, separators=(",", ":")).encode()])
     for part in range(parts):
         disk.remove(aside / f"part-{part}.json")
     disk.sync(aside)
