@@ -26,7 +26,7 @@ from typing import Any
 from justimage import checkpoint, data, disk, log, run as runs
 from justimage.recipe import Recipe, preset
 
-BATCH, STEPS = 4, 12
+BATCH, STEPS = 4, 9
 KILLED, FAULTY = 9, 3
 
 

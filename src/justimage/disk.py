@@ -81,10 +81,13 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place to write a file aside; on leaving, it becomes `path` whole. After an error or a crash `path` is what it was."""
+def replacing(path: Path, by: str = "") -> Iterator[Path]:
+    """A place to write a file aside; on leaving, it becomes `path` whole. After an error or a crash `path` is what it was.
+
+    by: who writes, where several may write the same file.
+    """
     make(path.parent)
-    aside = path.with_name(f".tmp-{path.name}")
+    aside = path.with_name(f".tmp-{by}{path.name}")
     remove(aside)  # by a crash, or a link that somebody else put there
     try:
         yield aside
@@ -95,9 +98,9 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, by: str = "") -> None:
     """Replace a file whole: readers see the old one or the new one, after a crash too."""
-    with replacing(path) as aside:
+    with replacing(path, by) as aside:
         put(aside, [content])
 
 

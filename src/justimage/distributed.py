@@ -161,6 +161,11 @@ def device_named(name: torch.device | str | None = None) -> torch.device:
     return device
 
 
+def share() -> tuple[int, int]:
+    """This process's number among those that were started together, and theirs; it need not speak to them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def join(name: torch.device | str | None = None) -> World:
     """The world that torchrun's environment tells of, or a world of one. The first call connects the processes."""
     device = device_named(name)

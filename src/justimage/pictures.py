@@ -1,7 +1,7 @@
 """Pictures for people: grids of images, the way from noise to image, and the course of a training."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,35 +61,40 @@ def png(sheet: Image.Image) -> bytes:
     return encoded(sheet, ".png")
 
 
-def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Image.Image]] = ()) -> bytes | None:
-    """A PNG of the loss against images seen, previews below it; None where matplotlib is not installed."""
+def plotted(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes | None:
+    """A PNG of what `draw` makes on a matplotlib figure of that size in inches; None where matplotlib is not installed."""
     try:
-        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError:
         return None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        1 + len(previews), figsize=(8, 3.2 + 1.35 * len(previews)), height_ratios=[3.2] + [1.35] * len(previews)
-    )
-    axes = np.atleast_1d(axes)
-    seen, loss = [m["images_seen"] for m in metrics], np.array([m["loss"] for m in metrics])
-    window = max(1, len(loss) // 50)
-    axes[0].plot(seen, loss, color="#b8c4d6", linewidth=0.8)
-    smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-    axes[0].plot(seen[window - 1 :], smooth, color="#1f4e8c", linewidth=1.6)
-    axes[0].set(xlabel="images seen", ylabel="training loss", yscale="log")
-    axes[0].grid(alpha=0.3)
-    for panel, (title, sheet) in zip(axes[1:], previews, strict=True):
-        panel.imshow(sheet)
-        panel.set_title(title, fontsize=9, loc="left")
-        panel.axis("off")
-    figure.tight_layout()
+    figure = Figure(figsize=size, layout="tight")
+    FigureCanvasAgg(figure)
+    draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
-    plt.close(figure)
     return buffer.getvalue()
+
+
+def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Image.Image]] = ()) -> bytes | None:
+    """A PNG of the loss against images seen, previews below it; None where matplotlib is not installed."""
+
+    def draw(figure: Any) -> None:
+        heights = [3.2] + [1.35] * len(previews)
+        axes = np.atleast_1d(figure.subplots(len(heights), height_ratios=heights))
+        seen, loss = [m["images_seen"] for m in metrics], np.array([m["loss"] for m in metrics])
+        window = max(1, len(loss) // 50)
+        axes[0].plot(seen, loss, color="#b8c4d6", linewidth=0.8)
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes[0].plot(seen[window - 1 :], smooth, color="#1f4e8c", linewidth=1.6)
+        axes[0].set(xlabel="images seen", ylabel="training loss", yscale="log")
+        axes[0].grid(alpha=0.3)
+        for panel, (title, sheet) in zip(axes[1:], previews, strict=True):
+            panel.imshow(sheet)
+            panel.set_title(title, fontsize=9, loc="left")
+            panel.axis("off")
+
+    return plotted(draw, (8, 3.2 + 1.35 * len(previews)))
 
 
 def denoising(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float) -> Image.Image:

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(ValueError):
-    """A run that may not start, because a person asked it to stop."""
+    """Something that may not start, or go on, because a person asked it to stop."""
 
 
 class Requests(list[str]):

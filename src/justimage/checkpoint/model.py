@@ -88,6 +88,16 @@ def stored_recipe(place: Path) -> Recipe:
     return recipe
 
 
+def identity(place: Path, ema: float) -> str:
+    """A hash of one average's weights (0: the weights themselves) and of their recipe; `place` as `find` gives it."""
+    if place.is_file():
+        return disk.sha256(place)
+    group = f"ema-{name(ema)}" if ema else "model"
+    manifest = verify(place, [group])
+    files = {file for entry in manifest["tensors"].get(group, {}).values() for file, _, _ in entry["shards"]}
+    return disk.own_hash({file: manifest["files"][file]["sha256"] for file in files})
+
+
 def load(path: str | Path, ema: float | None = None, device: str | torch.device = "cpu") -> Model:
     """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 

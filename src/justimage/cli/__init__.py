@@ -16,6 +16,9 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   prepare   decode and crop a set of images once, into a store that trains faster
   train     train a model on your own images, or go on with a training
   sample    draw images from a trained model
+  evaluate  score a model's images against real ones: FID, IS, KID, precision, recall
+  search    find the best guidance and the best average of the weights
+  features  a classifier of your own data as the space to score in; statistics of real images
   info      the networks: parameters, multiply-adds, tokens, memory to train
   plan      what a training takes on given GPUs: bytes a GPU, images/s, days
   convert   the authors' checkpoints into ours, and back
@@ -29,7 +32,7 @@ examples:
 
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
-COMMANDS = ("demo", "prepare", "train", "sample", "info", "plan", "convert")
+COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "features", "info", "plan", "convert")
 
 
 FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -51,3 +51,20 @@ def bar(title: str, shown: bool = True) -> Iterator[Advance]:
     finally:
         if console.is_terminal:
             progress.stop()
+
+
+@contextmanager
+def stages(shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress of one thing after the other, a bar each."""
+    with ExitStack() as stack:
+        current, advance = "", None
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal current, advance
+            if what != current:
+                stack.close()
+                current, advance = what, stack.enter_context(bar(what, shown))
+            if advance:
+                advance(done, total)
+
+        yield progress

@@ -1,0 +1,98 @@
+"""justimage evaluate."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from justimage.cli.drawn import Drawn, numbered, settings
+from justimage.cli.options import checked_device, parse
+from justimage.cli.progress import stages
+from justimage.distributed import share
+from justimage.drawing import Artist, Labels
+from justimage.evaluation import report
+from justimage.evaluation.reference import open_reference
+from justimage.evaluation.report import Examiner
+from justimage.features import open_features
+from justimage.stopping import requests
+
+DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class agreement, copies.
+
+examples:
+  justimage evaluate runs/digits --reference digits --features digits.safetensors
+  justimage evaluate runs/photos --reference photos/ --count 10000 --guidance 1.8
+  justimage evaluate jit-b16 --reference jit_in256_stats.npz --count 50000 --guidance 2.9 --interval 0.1 1.0 --ema 0.9999
+  torchrun --standalone --nproc-per-node=gpu -m justimage evaluate runs/l16 --reference stores/imagenet-256
+
+The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma. Features are Inception-v3's, a
+classifier of your own data (justimage features train), or any network that torch.export saved. Writes report.md, report.json,
+grid.png and neighbours.png; the unguided score is always among them. Images are drawn in units whose features are kept:
+stopped or killed, or with a larger --count, the same command goes on. The search for the best guidance: justimage search."""
+
+
+@dataclass(frozen=True)
+class Examined(Drawn):
+    """What is scored, and against what."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = tyro.MISSING
+    """a run, a converted folder, or one .safetensors file"""
+    reference: str = tyro.MISSING
+    """real images: a folder, an archive, a store, "digits", or an .npz with mu and sigma"""
+    features: str = "inception"
+    """inception, or a file: .pth (Inception's weights), .safetensors (a classifier), .pt2 (torch.export)"""
+    labels: Labels = "balanced"
+    """equally many of each class (the paper's protocol), or random (ADM's)"""
+    classes: tuple[str, ...] = ()
+    """numbers or names [all]"""
+    resize: int | None = None
+    """scale drawn images to this side first, bicubic and antialiased (App. B.4) [no]"""
+
+
+@dataclass(frozen=True)
+class Options(Examined):
+    count: int = 50_000
+    """images, guided and as many unguided"""
+    out: Path | None = None
+    """where reports and features are kept [RUN/evaluations]"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "evaluate", DESCRIPTION)
+    if o.count < 2:
+        raise ValueError(f"count is {o.count}; it must be 2 or more")
+    leads = share()[0] == 0
+    with requests() as asked, stages(leads) as progress:
+        examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
+        job = examiner.artist.job(**chosen)
+        if not leads:
+            report.draw_all(examiner, job, o.count)
+            return 0
+        name = f"ema{job.ema:g}-g{job.guidance:g}-{job.interval[0]:g}-{job.interval[1]:g}-{o.count}"
+        out = examiner.place / f"{Path(examiner.artist.place).stem}-{name}{f'-to{o.resize}' if o.resize else ''}"
+        found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
+    print(report.table(found))
+    for warning in found["warnings"]:
+        print(f"warning: {warning}")
+    print(out / "report.md")
+    return 0
+
+
+def examined(
+    o: Examined, out: Path | None, progress: Callable[[str, int, int], object], stop: Callable[[], bool]
+) -> tuple[Examiner, dict[str, Any]]:
+    """What examines a model as the options say, and the settings of its drawings."""
+    device = checked_device(o.device)
+    artist = Artist(o.source, device)
+    channels = artist.recipe.network.channels
+    size = artist.recipe.network.size if o.resize is None else (o.resize, o.resize)
+    extractor = open_features(o.features, device)
+    chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
+    artist.job(**chosen)  # refused before the real images are read
+    reference = open_reference(
+        o.reference, extractor, (channels, *size), artist.recipe.training.enlarge, lambda *n: progress("real images", *n), stop
+    )
+    place = out or (o.source / "evaluations" if (o.source / "checkpoints").is_dir() else Path("evaluations") / o.source.stem)
+    return Examiner(artist, extractor, reference, place, o.resize, progress, stop), chosen

@@ -1,0 +1,124 @@
+"""justimage search."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from justimage.cli.evaluate import Examined, examined
+from justimage.cli.options import parse
+from justimage.cli.progress import stages
+from justimage.distributed import share
+from justimage.evaluation import search as searching
+from justimage.evaluation.search import Search, words as in_words
+from justimage.stopping import requests
+
+DESCRIPTION = """Find the best guidance and the best average of a model's weights, by FID (App. A, "EMA and CFG").
+
+examples:
+  justimage search runs/digits --reference digits --features digits.safetensors --count 2000
+  justimage search runs/photos --reference photos/ --intervals 0.1 1 0 1        with and without the guidance interval (Fig. 6)
+  justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
+
+All settings are compared on the same noise and classes. By default every average is looked at coarsely with a quarter of the
+images, and the best guidance found by steps down the grid; --full draws every setting. Writes search.md, search.json and
+search.png; features are kept and reused, by evaluate too: stopped or killed, the same command goes on."""
+
+SHOWN = 12
+"""Rows of the table while it grows."""
+
+
+@dataclass(frozen=True)
+class Options(Examined):
+    count: int = 8000
+    """images a setting"""
+    guidances: tuple[float, float, float] = (searching.LOW, searching.HIGH, searching.STEP)
+    """lowest, highest and step"""
+    emas: tuple[float, ...] = ()
+    """averages to choose from [all that the run has]"""
+    intervals: tuple[float, ...] = ()
+    """one or more times low high between which guidance applies [the recipe's]"""
+    full: bool = False
+    """draw the whole grid, as the paper does"""
+    out: Path | None = None
+    """where the result and the features are kept [RUN/evaluations]"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "search", DESCRIPTION)
+    for name in "guidance", "interval", "ema":
+        if getattr(o, name) is not None:
+            raise ValueError(f"--{name} is what is searched for; give --{name}s (see --help), or use justimage evaluate")
+    if len(o.intervals) % 2:
+        raise ValueError(f"intervals are {' '.join(map(str, o.intervals))}; they are pairs, low and high")
+    leads, began = share()[0] == 0, time.perf_counter()
+    with requests() as asked:
+        with stages(leads) as progress:
+            examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
+        recipe = examiner.artist.recipe
+        if not recipe.network.classes:
+            raise ValueError("this model has no classes to guide towards; --emas can be compared by: justimage evaluate --ema")
+        intervals = list(zip(o.intervals[::2], o.intervals[1::2], strict=True)) or [recipe.sampling.interval]
+        emas = o.emas or recipe.training.ema or (0.0,)
+        for ema in emas:
+            for interval in intervals:
+                examiner.artist.job(**chosen | {"ema": ema, "interval": interval})  # all refused before anything is drawn
+        search = Search(examiner, examiner.artist.job(**chosen), o.count, emas, intervals, *o.guidances)
+        with table(leads) as (shown, progress):
+            search.shown, examiner.progress = shown, progress
+            best = search.full() if o.full else search.cheap()
+    if not leads:
+        return 0
+    out = examiner.place / f"search-{Path(examiner.artist.place).stem}-{o.count}{'-full' if o.full else ''}"
+    command = shlex.join(["justimage", "search", *words])
+    found = searching.report(search, best, out, time.perf_counter() - began, command)
+    for line in found["certainty"]:
+        print(line)
+    print(f"{search.drawn:,} images drawn, {search.drawn / search.grid:.0%} of the whole grid's; in {out}")
+    again = ["--guidance", f"{best.guidance:g}", "--ema", f"{best.setting.ema:g}", "--interval"]
+    again += [f"{t:g}" for t in best.setting.interval]
+    given = [str(o.source), "--reference", o.reference, "--features", o.features]
+    print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")
+    return 0
+
+
+@contextmanager
+def table(leads: bool) -> Iterator[tuple[Callable[[Search], None], Callable[[str, int, int], None]]]:
+    """A table that grows with the search, the best in bold, and below it what is being drawn; lines without a terminal."""
+    console = Console()
+    if not leads or not console.is_terminal:
+
+        def line(search: Search) -> None:
+            if leads:
+                found = list(search.found.values())[-1]
+                print("  ".join(row(search, found)), flush=True)
+
+        yield line, lambda what, done, total: None
+        return
+    rows, below = Table(), [""]
+    with Live(console=console, refresh_per_second=4, get_renderable=lambda: Group(rows, below[0])):
+
+        def grown(search: Search) -> None:
+            nonlocal rows
+            rows = Table("ema", "interval", "guidance", "images", "FID", "IS", "", box=None)
+            best = min(search.found.values(), key=lambda f: (-f.count, f.fid.value))
+            for found in list(search.found.values())[-SHOWN:]:
+                rows.add_row(*row(search, found), "best" if found is best else "", style="bold" if found is best else "")
+
+        def progress(what: str, done: int, total: int) -> None:
+            below[0] = f"{what}: {done:,} of {total:,} images"
+
+        yield grown, progress
+
+
+def row(search: Search, found: searching.Found) -> list[str]:
+    answer = f"{found.inception_score.value:.3f}" if found.inception_score else ""
+    fid = f"{found.fid.value:.4f} ± {found.fid.deviation:.4f}"
+    s = found.setting
+    return [f"{s.ema:g}", in_words(s.interval), f"{found.guidance:g}", f"{found.count:,}", fid, answer]

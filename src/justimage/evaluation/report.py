@@ -1,0 +1,281 @@
+"""One model, scored: the features of drawn images beside those of real ones, and a report of all that decided the numbers."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from justimage import disk, pictures, units
+from justimage.drawing import Artist, Drawing, short_hash, signed
+from justimage.evaluation import scores
+from justimage.evaluation.reference import MOST, Reference, labels_of
+from justimage.evaluation.scores import Score
+from justimage.features import Extractor
+from justimage.units import Unit
+
+Progress = Callable[[str, int, int], object]
+"""Told what is being done, how many images of it are done, and of how many."""
+LOOKED_AT = 2000
+"""Drawn images whose nearest real ones are looked for, among all real ones."""
+COMMON = 0.99
+"""Of real images, the share whose nearest other real one is farther than what counts as a copy."""
+TITLES = {
+    "fid": "FID",
+    "inception_score": "IS",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "agreement": "class agreement",
+    "copies": "copies",
+}
+
+
+@dataclass
+class Examiner:
+    """Draws images of a model as features only, beside a reference; keeps the features in a folder, and reuses them."""
+
+    artist: Artist
+    extractor: Extractor
+    reference: Reference
+    place: Path
+    resize: int | None = None
+    """the side to which drawn images are scaled before they are compared (App. B.4), bicubic and antialiased"""
+    progress: Progress = lambda what, done, total: None
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        names, asked = self.extractor.class_names, self.artist.recipe.class_names
+        if names and asked and names != asked:
+            odd = next((a for a in (*asked, *names) if a not in names or a not in asked), asked[0])
+            raise ValueError(f"the classifier's classes are not the model's: {odd!r} is missing in one, or in another place")
+
+    def kept(self, job: Drawing) -> Path:
+        """Where a job's features are."""
+        return self.place / "units" / short_hash(self.facts(job))
+
+    def facts(self, job: Drawing) -> dict[str, Any]:
+        return {"drawing": job.describe(), "features": self.extractor.identity, "resize": self.resize}
+
+    def draw(self, job: Drawing, count: int, title: str = "drawing") -> Iterator[Unit]:
+        """The units with features of a job's first `count` images and what is known of them, drawn where they are missing."""
+        folder, total = self.kept(job), job.units(count)
+
+        def make(number: int) -> Unit:
+            images = self.artist.draw(job, number)
+            features, logits = self.extractor.extract(resized(images, self.resize))
+            answer = {} if logits is None else {"logits": logits.numpy()}
+            return signed(job, number, images) | {"features": features.numpy()} | answer
+
+        units.begin(folder, self.facts(job))
+        for i, done in enumerate(units.complete(folder, total, make, self.artist.threads, self.stop)):
+            if i or done < total:
+                self.progress(title, min(done * job.unit, count), count)
+        return units.units(folder, total)
+
+    def features(self, job: Drawing, count: int, title: str = "drawing") -> dict[str, Tensor]:
+        """Everything known of a job's first `count` images, as arrays (count, ...)."""
+        found = list(self.draw(job, count, title))
+        arrays = {name: np.concatenate([unit[name] for unit in found])[:count] for name in found[0] if name != "sha256"}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def resized(images: Tensor, side: int | None) -> Tensor:
+    """uint8 images scaled to side x side, bicubic and antialiased in float32, rounded; None leaves them."""
+    if side is None or tuple(images.shape[-2:]) == (side, side):
+        return images
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images of {images.dtype} are not resized; allowed: pixels (uint8)")
+    scaled = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True, align_corners=False)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> dict[str, Score]:
+    """Every score that the features allow; `own_classes` says whether logits are of the classes that were asked for."""
+    features = drawn["features"]
+    found = {"fid": scores.fid(features.split(scores.CHUNK), reference.statistics)[0]}
+    if "logits" in drawn:
+        found["inception_score"] = scores.inception_score(drawn["logits"])
+        if own_classes and int(drawn["labels"].min()) >= 0:
+            found["agreement"] = scores.agreement(drawn["logits"], drawn["labels"])
+    if reference.source is not None:
+        _, real = reference.spread()
+        found["kid"] = scores.kid(features, real)
+        found["precision"], found["recall"] = scores.precision_recall(features, real)
+        found["copies"] = copies(features, reference)
+    return {name: found[name] for name in TITLES if name in found}
+
+
+def copies(features: Tensor, reference: Reference) -> Score:
+    """The share of drawn images that lie nearer to a real one than only 1 % of real ones lie to another: about 0.01 of new
+    images, more of memorised ones."""
+    numbers, real = reference.spread(LOOKED_AT)
+    among, _ = scores.nearest(real, reference.parts(), numbers)
+    apart, _ = scores.nearest(features[:LOOKED_AT], reference.parts())
+    near = (apart < among.quantile(1 - COMMON)).double()
+    return Score(float(near.mean()), scores.deviation_of_mean(near))
+
+
+def warnings(job: Drawing, count: int, reference: Reference, dimension: int, classes: Sequence[str]) -> list[str]:
+    """What makes these numbers less than they seem."""
+    found = []
+    if count <= dimension:
+        found.append(f"{count:,} images in {dimension:,} dimensions: the covariance has no full rank, FID is biased upwards")
+    if job.labels == "balanced" and count % len(job.classes):
+        found.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
+    if (real := reference.facts["images"]) is not None and real <= dimension:
+        found.append(f"{real:,} real images in {dimension:,} dimensions: their covariance has no full rank")
+    if reference.source is None:
+        found.append("the reference has statistics only: no KID, precision, recall or copies")
+    elif reference.source.class_names and classes:
+        there = set(np.unique(labels_of(reference)).tolist())
+        missing = [n for i, n in enumerate(reference.source.class_names) if i not in there]
+        if missing or set(classes) - set(reference.source.class_names):
+            lacking = [*missing, *(c for c in classes if c not in reference.source.class_names)]
+            raise ValueError(f"the reference {reference.facts['path']} has no image of class {disk.shown(lacking[0])!r}")
+    return found
+
+
+def draw_all(examiner: Examiner, job: Drawing, count: int) -> dict[str, Drawing]:
+    """Draw what is to be scored: the job's images, and the unguided ones."""
+    unguided = replace(job, guidance=1.0).without_idle_settings()
+    jobs = {"unguided": unguided} if job.guidance == 1 else {"guided": job, "unguided": unguided}
+    for name, each in jobs.items():
+        examiner.draw(each, count, f"drawing, {name}")
+    return jobs
+
+
+def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: str = "") -> dict[str, Any]:
+    """Score a job's first `count` images, and the unguided ones, and write report.json, report.md and pictures into `out`."""
+    if count < 2:
+        raise ValueError(f"count is {count}; it must be 2 or more")
+    artist, extractor, reference = examiner.artist, examiner.extractor, examiner.reference
+    began, seconds = time.perf_counter(), {}
+    jobs = draw_all(examiner, job, count)
+    drawn = {name: examiner.features(each, count) for name, each in jobs.items()}
+    seconds["drawing"], began = time.perf_counter() - began, time.perf_counter()
+    cautions = warnings(job, count, reference, drawn["unguided"]["features"].shape[1], artist.recipe.class_names)
+    results = {name: score(found, reference, bool(extractor.class_names)) for name, found in drawn.items()}
+    main = next(iter(jobs))
+    sheets = {"grid.png": grid(artist, job)}
+    if reference.source is not None:
+        sheets["neighbours.png"] = neighbours(examiner, job, drawn[main]["features"])
+    seconds["scoring"] = time.perf_counter() - began
+    report = {
+        "scores": {
+            name: {score: {"value": s.value, "deviation": s.deviation} for score, s in each.items()}
+            for name, each in results.items()
+        },
+        "protocol": {
+            "labels": job.labels,
+            "images": count,
+            "as": "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)",
+            "reference": reference.facts["statistics"],
+            "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MOST:,} real images",
+            "resize": f"to {examiner.resize}, bicubic, antialiased" if examiner.resize else "none",
+        },
+        "sampling": job.describe(),
+        "model": {"path": str(artist.place), "parameters": sum(p.numel() for p in artist.model(job.ema).net.parameters())},
+        "reference": reference.facts,
+        "features": {"name": extractor.name, "identity": extractor.identity},
+        "images_sha256": {name: digest(examiner, each, count) for name, each in jobs.items()},
+        "warnings": cautions,
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "seconds": {name: round(s, 1) for name, s in seconds.items()},
+        "command": command,
+    }
+    for name, sheet in sheets.items():
+        disk.write(out / name, pictures.png(sheet))
+    disk.write(out / "report.md", written(report).encode())
+    disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=True).encode())
+    return report
+
+
+def digest(examiner: Examiner, job: Drawing, count: int) -> str:
+    """One hash of the hashes of all images."""
+    found = np.concatenate([u["sha256"] for u in units.units(examiner.kept(job), job.units(count))])[:count]
+    return disk.own_hash({"images": found.tolist()})
+
+
+def grid(artist: Artist, job: Drawing) -> Image.Image:
+    """The first images of a job, drawn again; a class a column where there are few."""
+    columns = len(job.classes) if 1 < len(job.classes) <= 10 else 8
+    shown = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
+    images = artist.model(job.ema).units.visible(artist.again(job, shown))
+    names = artist.recipe.class_names
+    words = [names[job.label(i)] for i in range(columns)] if names and len(job.classes) == columns else []
+    return pictures.grid(images, columns, top=words if job.labels == "balanced" else [])
+
+
+def neighbours(examiner: Examiner, job: Drawing, features: Tensor, count: int = 8) -> Image.Image:
+    """Drawn images nearest to and farthest from real ones, and real ones farthest from drawn ones, each over its neighbour."""
+    reference, artist = examiner.reference, examiner.artist
+    source = reference.source
+    assert source is not None
+    apart, real = scores.nearest(features[:LOOKED_AT], reference.parts())
+    order = apart.argsort()
+    numbers, some = reference.spread(LOOKED_AT)
+    missed, drawn = scores.nearest(some, [features])
+    lost = missed.argsort(descending=True)[:count]
+    visible = artist.model(job.ema).units.visible
+
+    def draw(which: Tensor) -> Tensor:
+        return resized(visible(artist.again(job, which.tolist())), examiner.resize)
+
+    def show(which: Tensor) -> Tensor:
+        return visible(torch.stack([source[int(i)][0] for i in which]))
+
+    near, far = order[:count], order.flip(0)[:count]
+    rows = {
+        "drawn, nearest to real": draw(near),
+        "their real neighbours": show(real[near]),
+        "drawn, farthest from real": draw(far),
+        "their real neighbours ": show(real[far]),
+        "real, farthest from drawn": show(numbers[lost]),
+        "their drawn neighbours": draw(drawn[lost]),
+    }
+    return pictures.grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
+
+
+def shown(s: dict[str, float]) -> str:
+    """A score with its deviation, with as many digits as that leaves meaning in."""
+    value, deviation = s["value"], s["deviation"]
+    if value != value:
+        return "-"
+    digits = 4 if not deviation > 0 else min(max(1 - int(np.floor(np.log10(deviation))), 0), 6)
+    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+
+
+def table(report: dict[str, Any]) -> str:
+    """The scores, guided and unguided, beside each other."""
+    columns = list(report["scores"])
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in report["scores"][columns[0]]:
+        lines.append(f"| {TITLES[name]} | {' | '.join(shown(report['scores'][c][name]) for c in columns)} |")
+    return "\n".join(lines)
+
+
+def written(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [f"# {report['model']['path']}", "", table(report), ""]
+    lines += ["The number after ± is the standard deviation over other samples of this size.", ""]
+    lines += [f"- **{w}**" for w in report["warnings"]]
+    for part in "protocol", "sampling", "model", "reference", "features", "images_sha256", "versions", "seconds":
+        facts = ", ".join(f"{k} {abridged(v)}" for k, v in report[part].items())
+        lines.append(f"- {part.replace('_', ' ')}: {facts}")
+    lines += [f"- command: `{report['command']}`"] if report["command"] else []
+    return "\n".join([*lines, ""])
+
+
+def abridged(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 12:
+        return f"{value[0]} ... {value[-1]} ({len(value)})"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,219 @@
+"""Scores from features: how far drawn images are from real ones, each number with how uncertain it is.
+
+Features are (n, d), one row an image. Everything is computed in float64, in parts of a fixed size and in a fixed order, each
+part by one thread, so that a score has the same digits on any number of cores.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from justimage.units import in_parallel
+
+CHUNK = 1024
+"""Rows of features compared at a time."""
+NEIGHBOURS = 3
+"""k of precision and recall (Kynkaanniemi et al. 2019), as in ADM's evaluator."""
+KID_SUBSETS, KID_SUBSET, KID_SEED = 100, 1000, 2020
+"""As in torch-fidelity, which draws the subsets by NumPy's generator."""
+SPLITS = 10
+"""Of the Inception Score; and of the samples where an uncertainty comes from disjoint parts of them."""
+
+
+class Score(NamedTuple):
+    """A number, and the standard deviation that it would have over other samples of the same size."""
+
+    value: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (d,) and unbiased covariance (d, d) of features, float64; of how many images, None where nobody says."""
+
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+
+
+def gaussian(parts: Iterable[Tensor]) -> Gaussian:
+    """Of features that come in parts (n_i, d), summed in their order; ValueError for fewer than two images."""
+
+    def sums(part: Tensor) -> tuple[int, Tensor, Tensor]:
+        x = part.double()
+        return len(x), x.sum(0), x.T @ x
+
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for n, s, p in in_parallel(sums, parts):
+        count, total, products = count + n, total + s, products + p
+    if count < 2:
+        raise ValueError(f"there are {count} images; a covariance needs 2 or more")
+    mean = total / count
+    return Gaussian(mean, (products - count * torch.outer(mean, mean)) / (count - 1), count)
+
+
+def root(matrix: Tensor, power: float = 0.5) -> Tensor:
+    """A power of a symmetric matrix without its negative part; directions of no variance stay without."""
+    values, vectors = torch.linalg.eigh(matrix)
+    least = values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+    powers = torch.where(values > least, values.clamp(min=least), torch.inf if power < 0 else 0.0) ** power
+    return (vectors * powers) @ vectors.T
+
+
+def frechet(a: Gaussian, b: Gaussian) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared Wasserstein distance of Gaussians (Heusel et al. 2017)."""
+    half = root(b.covariance)
+    middle = torch.linalg.eigvalsh(half @ a.covariance @ half).clamp(min=0).sqrt().sum()
+    trace = torch.trace(a.covariance) + torch.trace(b.covariance)
+    return float((a.mean - b.mean).square().sum() + trace - 2 * middle)
+
+
+def influence(drawn: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
+    """How much each image moves the Frechet distance: features (n, d) -> (n,), of mean about 0.
+
+    The distance's derivative by the drawn images' mean and covariance, 2 (m - m_r) and I - T with the optimal transport's
+    T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one image. The distance's deviation over samples of n images is
+    that of these numbers, divided by sqrt(n); of the difference between two settings, that of their difference.
+    """
+    half = root(real.covariance)
+    transport = half @ root(half @ drawn.covariance @ half, -0.5) @ half
+    slope, curve = 2 * (drawn.mean - real.mean), torch.eye(len(half), dtype=half.dtype) - transport
+    centre = (curve * drawn.covariance).sum()
+
+    def of(features: Tensor) -> Tensor:
+        x = features.double() - drawn.mean
+        return x @ slope + ((x @ curve) * x).sum(1) - centre
+
+    return of
+
+
+def fid(drawn: Iterable[Tensor], real: Gaussian) -> tuple[Score, Tensor]:
+    """The Frechet distance of drawn features, which come in parts, to real ones; and each image's influence on it (n,)."""
+    parts = list(drawn)
+    seen = gaussian(parts)
+    moved = torch.cat(list(in_parallel(influence(seen, real), parts)))
+    return Score(frechet(seen, real), deviation_of_mean(moved)), moved
+
+
+def deviation_of_mean(values: Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
+    """exp of the mean KL divergence of p(class | image) from its mean, of `splits` consecutive parts: mean and deviation over
+    these (Salimans et al. 2016, as everybody prints it)."""
+    log_p = logits.double().log_softmax(1)
+    n, scores = len(log_p), []
+    for i in range(min(splits, n)):
+        part = log_p[i * n // splits : (i + 1) * n // splits]
+        p = part.exp()
+        scores.append((p * (part - p.mean(0).log())).nan_to_num(0.0).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return Score(float(values.mean()), float(values.std(correction=0)))
+
+
+def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
+    """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, mean and deviation over
+    `subsets` random subsets of `size` images (fewer where there are fewer)."""
+    size, draw = min(size, len(drawn), len(real)), np.random.RandomState(KID_SEED)
+    if size < 2:
+        return Score(math.nan, math.nan)
+    pairs = [
+        (draw.choice(len(drawn), size, replace=False), draw.choice(len(real), size, replace=False)) for _ in range(subsets)
+    ]
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def distance(chosen: tuple[np.ndarray, np.ndarray]) -> Tensor:
+        x, y = drawn[chosen[0]].double(), real[chosen[1]].double()
+        xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
+        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
+        return within - 2 * xy.mean()
+
+    values = torch.stack(list(in_parallel(distance, pairs)))
+    return Score(float(values.mean()), float(values.std(correction=0)))
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances (n, m) of features (n, d) and (m, d), float64."""
+    a, b = a.double(), b.double()
+    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
+
+
+def radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """The squared distance of each row to the k-th nearest other row (n,)."""
+
+    def of(start: int) -> Tensor:
+        own = torch.arange(start, min(start + CHUNK, len(features)))
+        d = distances(features[own], features)
+        d[torch.arange(len(own)), own] = torch.inf
+        return d.kthvalue(k, dim=1).values
+
+    return torch.cat(list(in_parallel(of, range(0, len(features), CHUNK))))
+
+
+def inside(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
+    """Which drawn images lie within some real image's k-th neighbour's distance from it (n,), and which real ones within some
+    drawn one's (m,)."""
+    around_drawn, around_real = radii(drawn, k), radii(real, k)
+
+    def of(start: int) -> tuple[Tensor, Tensor]:
+        d = distances(drawn[start : start + CHUNK], real)
+        return (d <= around_real).any(1), (d <= around_drawn[start : start + CHUNK, None]).any(0)
+
+    covered, precise = torch.zeros(len(real), dtype=torch.bool), []
+    for rows, columns in in_parallel(of, range(0, len(drawn), CHUNK)):
+        precise.append(rows)
+        covered |= columns
+    return torch.cat(precise), covered
+
+
+def precision_recall(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS) -> tuple[Score, Score]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019); deviations from SPLITS disjoint parts of both sets."""
+    if min(len(drawn), len(real)) <= k:
+        return Score(math.nan, math.nan), Score(math.nan, math.nan)
+    whole = [float(side.double().mean()) for side in inside(drawn, real, k)]
+    splits = min(SPLITS, min(len(drawn), len(real)) // (4 * k))
+    if splits < 2:
+        return Score(whole[0], math.nan), Score(whole[1], math.nan)
+    parts = torch.tensor([[s.double().mean() for s in inside(drawn[i::splits], real[i::splits], k)] for i in range(splits)])
+    precision, recall = (float(d) for d in parts.std(0) / math.sqrt(splits))
+    return Score(whole[0], precision), Score(whole[1], recall)
+
+
+def agreement(logits: Tensor, labels: Tensor) -> Score:
+    """How many images are taken for the class that was asked for."""
+    right = (logits.argmax(1) == labels).double()
+    return Score(float(right.mean()), deviation_of_mean(right))
+
+
+def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The distance (n,) of each image to the nearest real one, and that one's number (n,); real features come in parts.
+
+    own: each image's own number among the real ones (n,), which is left out.
+    """
+    best, which = torch.full((len(drawn),), torch.inf, dtype=torch.float64), torch.zeros(len(drawn), dtype=torch.int64)
+    before = 0
+    for part in real:
+
+        def of(start: int, part: Tensor = part, before: int = before) -> tuple[Tensor, Tensor]:
+            d = distances(drawn[start : start + CHUNK], part)
+            if own is not None:
+                place = own[start : start + CHUNK] - before
+                here = ((place >= 0) & (place < len(part))).nonzero().squeeze(1)
+                d[here, place[here]] = torch.inf
+            values, indices = d.min(1)
+            return values, indices
+
+        found = list(in_parallel(of, range(0, len(drawn), CHUNK)))
+        values, indices = (torch.cat(side) for side in zip(*found, strict=True))
+        closer = values < best
+        best, which = torch.where(closer, values, best), torch.where(closer, indices + before, which)
+        before += len(part)
+    return best.sqrt(), which

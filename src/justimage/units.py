@@ -1,0 +1,129 @@
+"""Work cut into units, each computed by itself and always alike, by whichever process gets to it, and published by rename.
+
+A folder holds a job.json, which says what the units are, and a file of arrays for each that is done. Processes share the
+units without speaking to each other: each does its own, then what it finds missing of the others'. So the work may be
+killed, gone on with by more or fewer processes, or done by several machines that share a disk, and the result is the same.
+"""
+
+import json
+import os
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from justimage import disk
+from justimage.distributed import share
+from justimage.stopping import Stopped
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Unit = dict[str, np.ndarray]
+JOB = "job.json"
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Within the block PyTorch computes with one thread a caller, so that rounding does not depend on the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """Cores that this process may use, its part of them where several run on this machine."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def in_parallel(action: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+    """What the action gives for each item, in order, computed ahead by one thread a core; closed early, it ends those."""
+    threads = threads or cores()
+    with single_threaded(), ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+        ahead: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(action, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def unit_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npz"
+
+
+def read_unit(folder: Path, number: int) -> Unit | None:
+    """The arrays of a unit; None where it is not done, or not whole (every array in it has a checksum)."""
+    with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(unit_path(folder, number)) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+    return None
+
+
+def begin(folder: Path, job: dict[str, Any]) -> None:
+    """Say in job.json what a folder's units are; ValueError where it holds those of another job."""
+    path, job = folder / JOB, json.loads(json.dumps(job))
+    if not path.exists():
+        disk.write(path, json.dumps(job, indent=1).encode(), f"{share()[0]}-")
+    found = disk.read_json(path)
+    if found != job:
+        odd = next(k for k in [*job, *found] if found.get(k) != job.get(k))
+        raise ValueError(f"{folder} holds another job: its {odd} is {found.get(odd)}, not {job.get(odd)}; give another place")
+
+
+def mine_first(todo: Sequence[int]) -> list[int]:
+    """This process's share of the units, then everybody else's from the end, where they are last to come."""
+    rank, size = share()
+    mine = list(todo[rank::size])
+    return mine + sorted(set(todo) - set(mine), reverse=True)
+
+
+def complete(
+    folder: Path, count: int, make: Callable[[int], Unit], threads: int | None = None, stop: Callable[[], bool] = lambda: False
+) -> Iterator[int]:
+    """Do what is missing of units 0, ..., count - 1; yields how many are there, now and after each.
+
+    `Stopped` where `stop` asks for it."""
+    rank, size = share()
+    there = {n for n in range(count) if read_unit(folder, n) is not None}
+    lock = disk.claimed(folder / f".lock-{rank}")
+
+    def do(number: int) -> int:
+        if not stop() and not (size > 1 and read_unit(folder, number) is not None):
+            buffer = BytesIO()
+            np.savez(buffer, allow_pickle=False, **make(number))
+            disk.write(unit_path(folder, number), buffer.getvalue(), f"{rank}-")
+        return number
+
+    try:
+        yield len(there)
+        for number in in_parallel(do, mine_first([n for n in range(count) if n not in there]), threads):
+            if stop():
+                raise Stopped("stopped as asked; the same command goes on where it was")
+            there.add(number)
+            yield len(there)
+    finally:
+        lock.close()
+
+
+def units(folder: Path, count: int) -> Iterator[Unit]:
+    """The arrays of units 0, ..., count - 1, in order; ValueError for one that is not there."""
+    for number in range(count):
+        unit = read_unit(folder, number)
+        if unit is None:
+            raise ValueError(f"{unit_path(folder, number)} is missing or damaged; the same command makes it again")
+        yield unit
