@@ -61,7 +61,9 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "sample", "info", "plan", "convert"])
+@pytest.mark.parametrize(
+    "command", ["demo", "prepare", "train", "sample", "evaluate", "search", "features", "info", "plan", "convert"]
+)
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
     assert done.returncode == 0 and f"justimage {command}" in done.stdout and "examples:" in done.stdout
@@ -80,10 +82,10 @@ def test_samples_come_as_a_grid_a_folder_and_arrays(home: Path) -> None:
     done = justimage(*words.split(), cwd=home)
     assert done.returncode == 0, done.stderr
     arrays = np.load(home / "o" / "all.npz")
-    assert arrays["images"].shape == (6, 32, 32, 1) and arrays["images"].dtype == np.uint8
-    assert arrays["labels"].tolist() == [3, 7, 3, 7, 3, 7]
-    singles = [np.asarray(Image.open(p)) for p in sorted((home / "o" / "each").iterdir())]
-    assert np.array_equal(np.stack(singles), arrays["images"][..., 0])
+    assert arrays["arr_0"].shape == (6, 32, 32, 1) and arrays["arr_0"].dtype == np.uint8
+    assert arrays["arr_1"].tolist() == [3, 7, 3, 7, 3, 7]
+    singles = [np.asarray(Image.open(p)) for p in sorted((home / "o" / "each").glob("*.png"))]
+    assert np.array_equal(np.stack(singles), arrays["arr_0"][..., 0])
     assert Image.open(home / "o" / "grid.png").size[0] > 6 * 32
 
 
@@ -158,8 +160,8 @@ def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> 
     drawn = justimage(*words, cwd=home)
     assert drawn.returncode == 0, drawn.stderr
     arrays = np.load(home / "s.npz")
-    assert arrays["arrays"].shape == (3, 2, 8, 16) and arrays["arrays"].dtype == np.float32
-    assert abs(arrays["arrays"].mean() - 1000) < 20 and len(list((home / "s").iterdir())) == 3
+    assert arrays["arr_0"].shape == (3, 2, 8, 16) and arrays["arr_0"].dtype == np.float32
+    assert abs(arrays["arr_0"].mean() - 1000) < 20 and len(list((home / "s").glob("*.png"))) == 3
 
 
 def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
@@ -169,7 +171,7 @@ def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
     words = "train --data numbered --image-size 16 --patch-size 8 --no-compile --precision fp32 --images 8 --out nums"
     assert justimage(*words.split(), *TINY_TRAINING, cwd=home).returncode == 0
     drawn = justimage(*["sample", "--from", "nums", "--classes", "1", "2", "10", "--count", "3", "--npz", "nums.npz"], cwd=home)
-    assert drawn.returncode == 0 and np.load(home / "nums.npz")["labels"].tolist() == [0, 2, 1]
+    assert drawn.returncode == 0 and np.load(home / "nums.npz")["arr_1"].tolist() == [0, 2, 1]
     wrong = justimage(*["sample", "--from", "nums", "--classes", "0"], cwd=home)
     assert wrong.returncode == 2 and "names are 1, 10, 2" in wrong.stderr
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).resolve().parents[1] / "src" / "justimage"
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "process": set(),
     "transformer": set(),
     "mlp": set(),
     "ema": set(),
     "randomness": set(),
     "distributed": set(),
+    "units": {"disk", "distributed", "stopping"},
     "disk": set(),
     "stopping": set(),
     "log": {"disk"},
@@ -26,6 +27,21 @@ MAY_IMPORT = {
     "training": {"recipe", "process", "transformer", "ema", "data", "randomness", "sampling", "distributed"},
     "preview": {"training", "recipe", "process", "data", "randomness", "sampling", "pictures"},
     "convert": {"transformer", "recipe", "checkpoint", "process", "sampling", "ema", "disk"},
+    "drawing": {"checkpoint", "process", "randomness", "sampling", "units", "disk", "distributed", "pictures"},
+    "features": {"data", "process", "randomness", "disk"},
+    "evaluation": {
+        "data",
+        "disk",
+        "distributed",
+        "drawing",
+        "ema",
+        "features",
+        "pictures",
+        "recipe",
+        "sampling",
+        "training",
+        "units",
+    },
     "pictures": set(),
 }
 """A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""

@@ -6,6 +6,7 @@ too, whatever the count. So a longer job holds a shorter one, and any image can 
 
 import hashlib
 import json
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -170,8 +171,12 @@ def save(
         return
     for done in units.complete(place / "units", total, make, artist.threads, stop):
         progress(min(done * job.unit, count), count)
-    if share()[0]:
+    rank, size = share()
+    if rank:
+        disk.write(place / "units" / f"done-{rank}", b"")
         return
+    while any(not (place / "units" / f"done-{other}").exists() for other in range(1, size)):
+        time.sleep(0.05)  # nobody looks for units any more when they are removed
     if npz:
         write_npz(npz, count, units.units(place / "units", total))
     if folder:

@@ -82,7 +82,8 @@ def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Imag
     def draw(figure: Any) -> None:
         heights = [3.2] + [1.35] * len(previews)
         axes = np.atleast_1d(figure.subplots(len(heights), height_ratios=heights))
-        seen, loss = [m["images_seen"] for m in metrics], np.array([m["loss"] for m in metrics])
+        lines = [m for m in metrics if "loss" in m]
+        seen, loss = [m["images_seen"] for m in lines], np.array([m["loss"] for m in lines])
         window = max(1, len(loss) // 50)
         axes[0].plot(seen, loss, color="#b8c4d6", linewidth=0.8)
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")

@@ -138,8 +138,18 @@ class Upkeep:
     """a number in metrics.jsonl, such as loss, whose best checkpoint is kept, too; with - before it, more is better"""
     patience: int | None = None
     """images without a better watched number after which the run ends (App. A, "early stop"); None for never"""
+    evaluate_every: int | None = None
+    """images between two scores of a few samples of every average, fid in metrics.jsonl (--watch fid); None for never"""
+    evaluate_count: int = 1000
+    """images of each average in such a score"""
+    evaluate_features: str = ""
+    """the space of that score: inception, or a file, such as justimage features train makes"""
+    evaluate_reference: str = ""
+    """what to compare with, as justimage evaluate takes it; the training's images where it is empty"""
 
     def __post_init__(self) -> None:
+        if self.evaluate_every is not None and self.evaluate_every < 1:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it must be 1 or more")
         if self.patience is not None and (self.patience < 1 or not self.watch):
             raise ValueError(f"patience is {self.patience}; it must be 1 or more, with --watch a number to be patient about")
         for name, least in (
@@ -148,6 +158,7 @@ class Upkeep:
             ("log_every", 1),
             ("preview_count", 1),
             ("keep", 1),
+            ("evaluate_count", 2),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
@@ -232,7 +243,7 @@ def digits() -> Recipe:
         process=Process(mu=-0.4, noise_scale=1.0),
         training=Training(
             images=50_000, batch=32, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
-            ema=(2_000, 5_000, 10_000), ema_ramp=0.1, flip=False, precision="fp32",
+            ema=(1_000, 2_000, 5_000), ema_ramp=0.1, flip=False, precision="fp32",
         ),
         sampling=Sampling(steps=12, guidance=1.5, use_ema=5_000),
         machine=Machine(compile=False, workers=0),

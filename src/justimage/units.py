@@ -99,6 +99,7 @@ def complete(
 
     `Stopped` where `stop` asks for it."""
     rank, size = share()
+    disk.make(folder)
     there = {n for n in range(count) if read_unit(folder, n) is not None}
     lock = disk.claimed(folder / f".lock-{rank}")
 

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,13 +25,6 @@ UNIT, TOGETHER = 64, 32
 """Images whose features are kept in one file, and files that are read at a time."""
 MOST = 50_000
 """Real images that neighbours are looked for among, for precision and recall; of a larger set, so many spread evenly."""
-
-
-def batched(items: Iterable[Unit], size: int) -> Iterator[list[Unit]]:
-    """Lists of `size` items, the last one shorter."""
-    rest = iter(items)
-    while group := list(islice(rest, size)):
-        yield group
 
 
 def cache() -> Path:
@@ -57,8 +50,7 @@ class Reference:
     def numbered(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The numbers of every step-th image, and their features, some at a time."""
         before = 0
-        for group in batched(units.units(self.folder, -(-len(self.source or ()) // UNIT)), TOGETHER):
-            features = torch.from_numpy(np.concatenate([unit["features"] for unit in group]))
+        for features in parts_of(self.folder, len(self.source or ())):
             numbers = torch.arange(before, before + len(features))
             chosen = numbers % step == 0
             yield numbers[chosen], features[chosen]
@@ -125,15 +117,14 @@ def open_reference(
     facts = {"path": word, "fingerprint": source.fingerprint, "images": len(source), "size": list(shape)}
     if found:
         return Reference(facts | {"sha256": disk.sha256(path), "statistics": "mu and sigma of the file"}, found, source, folder)
-    statistics = gaussian(torch.from_numpy(unit["features"]) for unit in units.units(folder, -(-len(source) // UNIT)))
-    return Reference(facts | {"statistics": "of all images"}, statistics, source, folder)
+    return Reference(facts | {"statistics": "of all images"}, gaussian(parts_of(folder, len(source))), source, folder)
 
 
 def features_of(
     source: Source,
     extractor: Extractor,
     shape: tuple[int, int, int],
-    progress: Callable[[int, int], object],
+    progress: Callable[[int, int], object] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """The folder with the features of a set's images, in which what is missing is computed."""
@@ -151,6 +142,13 @@ def features_of(
     for done in units.complete(folder, total, make, None if threaded else 1, stop):
         progress(min(done * UNIT, count), count)
     return folder
+
+
+def parts_of(folder: Path, count: int) -> Iterator[Tensor]:
+    """The kept features of a set's images (n, d), some thousand at a time."""
+    rest = units.units(folder, -(-count // UNIT))
+    while group := list(islice(rest, TOGETHER)):
+        yield torch.from_numpy(np.concatenate([unit["features"] for unit in group]))
 
 
 def labels_of(reference: Reference) -> np.ndarray:

@@ -36,6 +36,7 @@ def steps(run: Run) -> Generator[Step, None, None]:
     why, facts = "stopped", {}
     try:
         with Watchdog(run.recipe.machine.hang_after).watching() as watchdog, run.world.in_company(alone):
+            run.beat = watchdog.beat
             try:
                 going = not run.ended_early
                 while going:

@@ -13,6 +13,8 @@ from justimage import checkpoint, cost, disk, distributed, log, pictures, plan
 from justimage.checkpoint import NotSaved, Saver
 from justimage.data import Source
 from justimage.distributed import World
+from justimage.evaluation import watching
+from justimage.evaluation.watching import Judge
 from justimage.log import Log
 from justimage.preview import preview
 from justimage.recipe import Recipe
@@ -55,6 +57,10 @@ class Run:
     rolled_back: int = 0
     """times that it went back to the checkpoint at saved_at"""
     board: Any = None
+    judge: Judge | None = None
+    """what scores a few samples on the way"""
+    beat: Callable[[], object] = lambda: None
+    """says that it goes on, in what takes longer than a step"""
 
     def __post_init__(self) -> None:
         self.metrics, self.events = Log(self.directory / "metrics.jsonl"), Log(self.directory / "events.jsonl")
@@ -165,6 +171,14 @@ class Run:
                     self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
         self.clock += time.perf_counter() - began
 
+    def evaluate(self, judge: Judge) -> None:
+        """A line of metrics with the scores of a few samples."""
+        began = time.perf_counter()
+        found = watching.scores(self.recipe, self.state, judge, self.beat)
+        if self.world.leads:
+            self.record({"images_seen": self.state.images_seen} | {name: round(value, 6) for name, value in found.items()})
+        self.clock += time.perf_counter() - began
+
     def after(self, step: Step) -> None:
         """What is due after a step."""
         upkeep, batch = self.recipe.upkeep, self.recipe.training.batch
@@ -176,6 +190,9 @@ class Run:
 
         if passed(upkeep.log_every * batch):
             self.measure()
+        if self.judge and upkeep.evaluate_every and passed(upkeep.evaluate_every):
+            self.measure()
+            self.evaluate(self.judge)
         if passed(upkeep.save_every):
             self.measure()
             self.save()

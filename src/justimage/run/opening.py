@@ -9,6 +9,7 @@ import torch
 from justimage import checkpoint, data, disk, distributed, log, recipe as recipes, training
 from justimage.checkpoint import Damaged, Unusable
 from justimage.data import Source
+from justimage.evaluation.watching import open_judge
 from justimage.recipe import Recipe
 from justimage.run.kept import Run
 from justimage.stopping import StopFile, Stopped
@@ -41,6 +42,7 @@ def open_run(
     total = len(source)
     with world.together():
         source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
+        judge = open_judge(recipe, source, world.device) if recipe.upkeep.evaluate_every else None
     newest, damage = world.first(lambda: (None, []) if fresh else look_for_newest(directory, recipe, source))
     with world.together():
         state = training.begin(recipe, world)
@@ -49,7 +51,7 @@ def open_run(
             facts = checkpoint.read_state(folder)
             checkpoint.restore(folder, state.model.net, state.optimizer, state.ema, world)
             state.images_seen, state.passed_over = facts["images_seen"], list(facts.get("passed_over", []))
-    run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1)
+    run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1, judge=judge)
     run.ended_early = world.first(lambda: enter(run, damage, fresh))
     run.warnings += [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
     return run

@@ -1,0 +1,465 @@
+"""Evaluation: the same digits whoever draws, features and references as they must be, and a search that finds the optimum."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from justimage import data, features, units
+from justimage.data.source import gather
+from justimage.drawing import Drawing
+from justimage.evaluation import reference, report, scores, search, watching
+from justimage.evaluation.reference import open_reference
+from justimage.evaluation.scores import Gaussian, Score, gaussian
+from justimage.evaluation.search import Search, Setting
+from justimage.features import Extractor, classifier
+from justimage.features.classifier import Shape, Trainer
+from justimage.process import Units
+from tests.test_cli import TINY_TRAINING, justimage
+from tests.test_drawing import environment, run as run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUSTIMAGE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def digits_classifier(run: Path) -> Path:
+    """A classifier of the digits, as the command line makes it."""
+    options = ["--images", "12000", "--width", "16", "--dimension", "32", "--out", "digits.safetensors"]
+    done = justimage("features", "train", "--data", "digits", *options, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"reads ([\d.]+)% of (\d+) held-out images", done.stdout)
+    assert accuracy and float(accuracy[1]) > 95 and 120 < int(accuracy[2]) < 240
+    return run.parent / "digits.safetensors"
+
+
+def extractor(identity: str = "means", dimension: int = 4) -> Extractor:
+    """Means of an image's quarters."""
+
+    def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return nn.functional.adaptive_avg_pool2d(images.float(), 2).mean(1).flatten(1), None
+
+    return Extractor("means", identity, dimension, extract)
+
+
+def test_a_classifier_reads_digits_it_has_not_seen_and_is_the_same_from_its_file(digits_classifier: Path) -> None:
+    found = features.open_features(str(digits_classifier), CPU)
+    digits = data.digits()
+    values, logits = found.extract(digits.images[:300])
+    assert values.shape == (300, 32) and found.dimension == 32 and found.class_names == tuple("0123456789")
+    assert logits is not None and float((logits.argmax(1) == digits.labels[:300]).float().mean()) > 0.97
+    singles = torch.cat([found.extract(image[None])[0] for image in digits.images[:5]])
+    assert torch.allclose(singles, values[:5], atol=1e-5)
+
+
+def test_training_a_classifier_twice_is_the_same(tmp_path: Path) -> None:
+    for name in "a", "b":
+        trainer = Trainer(data.digits(), Shape(1, (32, 32), 10, width=4, features=8), images=320)
+        assert len(list(trainer.steps())) == 5 and not set(trainer.held) & set(trainer.kept)
+        trainer.save(tmp_path / f"{name}.safetensors", 0.5)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_classifier_of_floats_of_five_channels_knows_their_units(tmp_path: Path) -> None:
+    """Two kinds of spectra far from zero, told apart."""
+    draw = np.random.RandomState(0)
+    labels = np.arange(400) % 2
+    arrays = draw.standard_normal((400, 5, 12, 20)).astype(np.float32) * 3 + 500
+    arrays[labels == 1, 2] += 4
+    source = data.Arrays(torch.from_numpy(arrays), torch.from_numpy(labels), ["a", "b"], "spectra")
+    stated = Units(tuple(arrays.mean((0, 2, 3)).tolist()), tuple(arrays.std((0, 2, 3)).tolist()))
+    trainer = Trainer(source, Shape(5, (12, 20), 2, width=8, features=8), stated, images=3200, batch=32)
+    for _ in trainer.steps():
+        pass
+    assert trainer.accuracy() > 0.95
+    trainer.save(tmp_path / "s.safetensors", trainer.accuracy())
+    read = features.open_features(str(tmp_path / "s.safetensors"), CPU).extract(source.images)[1]
+    assert read is not None and float((read.argmax(1) == source.labels).float().mean()) > 0.95
+    with pytest.raises(ValueError, match=r"trained on images of 5 x 12 x 20, and these are 1 x 12 x 20"):
+        features.open_features(str(tmp_path / "s.safetensors"), CPU).extract(source.images[:, :1])
+
+
+class Halves(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.float().mean(1)
+        return x.mean(1), x.mean(2)
+
+
+def test_an_exported_network_is_the_network(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    many = {"images": {0: torch.export.Dim("n", min=1, max=512)}}
+    torch.export.save(torch.export.export(Halves(), (images,), dynamic_shapes=many), tmp_path / "net.pt2")
+    found = features.open_features(str(tmp_path / "net.pt2"), CPU)
+    values, logits = found.extract(images[:5])
+    wanted = Halves()(images[:5])
+    assert logits is not None and torch.equal(values, wanted[0]) and torch.equal(logits, wanted[1])
+    with pytest.raises(ValueError, match="does not take images of") as caught:
+        found.extract(images[:, :1])
+    assert "\n" not in str(caught.value)
+
+
+BAD_FEATURES = {
+    "nothing.safetensors": (None, "does not exist; a classifier of your own data"),
+    "words.txt": (b"features", "allowed: inception, or a file"),
+    "text.safetensors": (b"not at all", "is not a .safetensors file"),
+    "text.pt2": (b"not at all", "is not a network that torch.export saved"),
+    "text.pth": (b"not at all", "has SHA-256"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FEATURES)
+def test_features_that_are_none_are_one_line(name: str, tmp_path: Path) -> None:
+    content, said = BAD_FEATURES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=re.escape(said)) as caught:
+        features.open_features(str(tmp_path / name), CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["shape", "units", "names", "tensor", "wide"])
+def test_a_damaged_classifier_is_one_line(change: str, digits_classifier: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(digits_classifier, "pt") as file:
+        about, tensors = json.loads(file.metadata()["justimage"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    match change:
+        case "shape":
+            del about["shape"]["width"], about["shape"]["classes"]
+        case "units":
+            about["units"] = {"mean": [1.0], "deviation": []}
+        case "names":
+            about["class_names"] = 7
+        case "tensor":
+            tensors["head.weight"] = tensors["head.weight"][:5].contiguous()
+        case _:
+            about["shape"]["width"] = 2**40
+    save_file(tensors, tmp_path / "bad.safetensors", {"justimage": json.dumps(about)})
+    with pytest.raises(ValueError, match="is a damaged classifier") as caught:
+        features.open_features(str(tmp_path / "bad.safetensors"), CPU)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def folder(place: Path, classes: str = "ab", each: int = 5, side: int = 16) -> Path:
+    for number, name in enumerate(classes):
+        for i in range(each):
+            (place / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (side, side), (20 * i, 60 * number, 100)).save(place / name / f"{i}.png")
+    return place
+
+
+def test_real_images_are_read_once_and_then_from_the_cache(tmp_path: Path) -> None:
+    place, calls = folder(tmp_path / "images"), []
+    noted = extractor()
+    plain = noted.extract
+    noted = replace(noted, extract=lambda images: (calls.append(len(images)), plain(images))[1])
+    first = open_reference(str(place), noted, (3, 16, 16))
+    again = open_reference(str(place), noted, (3, 16, 16))
+    assert calls == [10] and torch.equal(first.statistics.covariance, again.statistics.covariance)
+    open_reference(str(place), replace(noted, identity="other"), (3, 16, 16))
+    Image.new("RGB", (16, 16), "white").save(place / "a" / "new.png")
+    assert open_reference(str(place), noted, (3, 16, 16)).facts["images"] == 11 and calls == [10, 10, 11]
+
+
+def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
+    drawn = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    reference.save_statistics(tmp_path / "s.npz", gaussian([drawn]))
+    found = open_reference(str(tmp_path / "s.npz"), extractor(), (3, 16, 16))
+    assert torch.equal(found.statistics.covariance, gaussian([drawn]).covariance) and found.source is None
+    assert scores.frechet(gaussian([drawn]), found.statistics) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_npz_with_images_and_statistics_gives_both(tmp_path: Path) -> None:
+    """As ADM's reference batches are."""
+    images = np.random.RandomState(0).randint(0, 256, (70, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.arange(4.0), sigma=np.eye(4))
+    found = open_reference(str(tmp_path / "adm.npz"), extractor(), (3, 16, 16))
+    assert found.statistics.mean.tolist() == [0, 1, 2, 3] and found.source is not None and len(found.source) == 70
+    numbers, values = found.spread(20)
+    assert numbers.tolist() == list(range(0, 70, 4))
+    assert torch.equal(values[1], extractor().extract(torch.from_numpy(images[4:5].transpose(0, 3, 1, 2)))[0][0])
+
+
+def bad_reference(name: str, place: Path) -> str:
+    path = place / "bad.npz"
+    match name:
+        case "missing":
+            return str(place / "nothing.npz")
+        case "text":
+            path.write_bytes(b"mu and sigma")
+        case "pickle":
+            np.savez(path, mu=np.array([{}], dtype=object), sigma=np.eye(4))
+        case "shape":
+            np.savez(path, mu=np.zeros(4), sigma=np.eye(5))
+        case "not finite":
+            np.savez(path, mu=np.full(4, np.nan), sigma=np.eye(4))
+        case "not symmetric":
+            np.savez(path, mu=np.zeros(4), sigma=np.triu(np.ones((4, 4))))
+        case "other features":
+            np.savez(path, mu=np.zeros(9), sigma=np.eye(9))
+        case "other size":
+            np.savez(path, arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+        case "no folder":
+            return str(place / "nowhere")
+        case _:
+            (place / "empty").mkdir()
+            return str(place / "empty")
+    return str(path)
+
+
+BAD_REFERENCES = {
+    "missing": "does not exist", "text": "is no readable .npz", "pickle": "pickled objects", "shape": "no usable statistics",
+    "not finite": "no usable statistics", "not symmetric": "not symmetric", "other features": "statistics of 9 numbers",
+    "other size": "holds images of 3 x 8 x 8, the model draws 3 x 16 x 16", "no folder": "nowhere", "empty": "empty",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_REFERENCES)
+def test_a_reference_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, OSError), match=BAD_REFERENCES[name]) as caught:
+        open_reference(bad_reference(name, tmp_path), extractor(), (3, 16, 16))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> None:
+    found = open_reference(str(folder(tmp_path / "ab")), extractor(), (3, 16, 16))
+    job = Drawing(weights="", ema=0.0, classes=(0, 1, 2))
+    with pytest.raises(ValueError, match="has no image of class 'c'"):
+        report.warnings(job, 3000, found, 4, ["a", "b", "c"])
+    said = report.warnings(job, 4, found, 4, ["a", "b"])
+    assert any("biased upwards" in w for w in said) and any("not equally many of 3 classes" in w for w in said)
+
+
+def evaluated(run: Path, classifier: Path, out: str, processes: int = 1, count: int = 300) -> dict[str, Any]:
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    words = ["evaluate", str(run), "--reference", "digits", "--features", str(classifier), "--steps", "1", "--guidance", "1.5"]
+    words += ["--interval", "0", "1", "--count", str(count), "--out", str(run.parent / out)]
+    done = subprocess.run(
+        [sys.executable, *launched, "-m", "justimage", *words],
+        capture_output=True, text=True, timeout=280, env=environment(run, 3 - processes),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (place,) = (run.parent / out).glob(f"*-{count}")
+    assert {p.name for p in place.iterdir()} == {"grid.png", "neighbours.png", "report.json", "report.md"}
+    return json.loads((place / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reported(run: Path, digits_classifier: Path) -> dict[str, Any]:
+    return evaluated(run, digits_classifier, "one")
+
+
+def test_two_processes_report_what_one_reports(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
+    """The same images and the same scores to the last digit, however many processes and threads."""
+    both = evaluated(run, digits_classifier, "two", 2)
+    assert both["scores"] == reported["scores"] and both["images_sha256"] == reported["images_sha256"]
+
+
+def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: dict[str, Any]) -> None:
+    assert list(reported["scores"]) == ["guided", "unguided"]
+    for found in reported["scores"].values():
+        assert list(found) == list(report.TITLES) and all(
+            np.isfinite([s["value"], s["deviation"]]).all() for s in found.values()
+        )
+    assert reported["sampling"]["guidance"] == 1.5 and reported["sampling"]["steps"] == 1
+    assert reported["reference"]["images"] == 1797 and reported["features"]["identity"].startswith("classifier:")
+
+
+def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
+    kept = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "units").glob("*/0*.npz")}
+    assert len(kept) == 2 * 5
+    more = evaluated(run, digits_classifier, "one", count=400)
+    now = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "units").glob("*/0*.npz")}
+    assert len(now) == 2 * 7 and now.items() >= kept.items()
+    assert more["scores"]["guided"]["fid"] != reported["scores"]["guided"]["fid"]
+
+
+def test_resizing_is_antialiased_and_leaves_what_fits() -> None:
+    """A checkerboard becomes grey; a plain bicubic would keep its pattern."""
+    board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
+    small = report.resized(board.to(torch.uint8)[None, None], 16)
+    assert small.shape == (1, 1, 16, 16) and (small.int() - 127).abs().max() <= 3
+    assert report.resized(small, 16) is small and report.resized(small, None) is small
+    with pytest.raises(ValueError, match="not resized"):
+        report.resized(torch.zeros(1, 1, 4, 4), 8)
+
+
+class Pretended:
+    """In place of an examiner: features of a setting are the same draws, moved by how far it is from the best setting."""
+
+    class Artist:
+        weights = staticmethod(lambda ema: f"{ema:g}")
+
+    artist = Artist
+
+    def __init__(self, best: float, ema: float, dimension: int = 6) -> None:
+        self.best, self.ema, self.drawn = best, ema, []
+        self.noise = torch.randn(4096, dimension, generator=torch.Generator().manual_seed(1))
+        self.reference = type(
+            "Real", (), {"statistics": Gaussian(torch.zeros(dimension).double(), torch.eye(dimension).double())}
+        )
+
+    def features(self, job: Drawing, count: int, title: str) -> dict[str, Tensor]:
+        self.drawn.append((job.ema, job.guidance, count))
+        away = (job.guidance - self.best) / 2
+        return {"features": self.noise[:count] * (1 + 0.2 * away) + 0.3 * away + 0.05 * abs(job.ema / self.ema - 1)}
+
+
+@pytest.mark.parametrize("best", [1.0, 1.3, 2.2, 2.9, 4.0])
+@pytest.mark.parametrize("ema", [0.9996, 0.9998, 0.9999])
+def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images(best: float, ema: float) -> None:
+    emas = [0.9996, 0.9998, 0.9999]
+    job = Drawing(weights="", ema=ema, interval=(0.1, 1.0))
+
+    def made() -> Search:
+        pretended: Any = Pretended(best, ema)
+        return Search(pretended, job, 2048, emas, [(0.1, 1.0)])
+
+    cheap, full = made(), made()
+    found, wanted = cheap.cheap(), full.full()
+    assert full.drawn == full.grid == 93 * 2048
+    assert found.setting.ema == wanted.setting.ema and abs(found.guidance - wanted.guidance) <= 0.1 + 1e-9
+    assert cheap.drawn <= 0.25 * full.grid
+
+
+def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end(tmp_path: Path) -> None:
+    pretended: Any = Pretended(4.6, 0.9998)
+    found = Search(pretended, Drawing(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
+    said = "\n".join(search.certainty(found, found.cheap()))
+    assert "at the end of the range" in said and "surely worse" in said and "averages 0.9999" in said
+
+
+def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_classifier: Path) -> None:
+    words = [
+        "search",
+        str(run),
+        "--reference",
+        "digits",
+        "--features",
+        str(digits_classifier),
+        "--steps",
+        "1",
+        "--count",
+        "128",
+    ]
+    words += ["--guidances", "1", "1.6", "0.2", "--intervals", "0", "1", "--out", str(run.parent / "searched")]
+
+    def once() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "justimage", *words], capture_output=True, text=True, timeout=280, env=environment(run)
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first, drawn = once(), len(list((run.parent / "searched" / "units").glob("*/0*.npz")))
+    second = once()
+    assert len(list((run.parent / "searched" / "units").glob("*/0*.npz"))) == drawn
+    assert re.search(r"the best: ema (100|300), guidance", first) and "now try:  justimage evaluate" in first
+    lines = [line for line in first.splitlines() if "±" in line]
+    assert lines == [line for line in second.splitlines() if "±" in line] and len(lines) >= 5
+    (place,) = (run.parent / "searched").glob("search-*")
+    facts = json.loads((place / "search.json").read_text())
+    assert facts["images_drawn"] == drawn * 64 and {p.name for p in place.iterdir()} == {
+        "search.json",
+        "search.md",
+        "search.png",
+    }
+
+
+MISTAKES = {
+    "no reference": ("evaluate run", "reference"),
+    "no run": ("evaluate nowhere --reference digits --features digits.safetensors", "nowhere does not exist"),
+    "unknown features": ("evaluate run --reference digits --features vgg", "features are 'vgg'"),
+    "no inception": ("evaluate run --reference digits", "weights-inception-2015-12-05-6726825d.pth"),
+    "one image": ("evaluate run --reference digits --features digits.safetensors --count 1", "count is 1"),
+    "unknown class": ("evaluate run --reference digits --features digits.safetensors --classes 11", "class '11'"),
+    "unknown ema": ("evaluate run --reference digits --features digits.safetensors --ema 7", "no ema 7"),
+    "another size": ("evaluate run --reference digits --features digits.safetensors --resize 16", "trained on images of"),
+    "a search with an answer": (
+        "search run --reference digits --features digits.safetensors --guidance 2",
+        "is what is searched",
+    ),
+    "half a pair": ("search run --reference digits --features digits.safetensors --intervals 0 1 0.1", "they are pairs"),
+    "backwards": ("search run --reference digits --features digits.safetensors --guidances 3 1 0.1", "low <= high"),
+    "no such part": ("features extract", "there are train, statistics"),
+    "no size": ("features train --data photos --out f.safetensors", "--image-size is not given"),
+    "no classifier's name": ("features train --data digits --out f.pt", "a .safetensors file"),
+    "unbalanced": ("sample --from run --count 15 --balanced --folder new", "not equally many of 10 classes"),
+    "evaluating with nothing": ("train --preset digits --data digits --evaluate-every 100 --out new", "--evaluate-features"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, run: Path, digits_classifier: Path) -> None:
+    words, said = MISTAKES[mistake]
+    before = sorted(p.name for p in run.parent.iterdir() if p.name != "cache")
+    done = subprocess.run(
+        [sys.executable, "-m", "justimage", *words.split()], cwd=run.parent, capture_output=True, text=True, timeout=120,
+        env=environment(run) | {"TORCH_HOME": str(run.parent / "no-torch")},
+    )  # fmt: skip
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert sorted(p.name for p in run.parent.iterdir() if p.name != "cache") == before
+
+
+def test_a_training_that_is_scored_on_the_way_says_so_in_its_metrics_and_stops_early(
+    run: Path, digits_classifier: Path
+) -> None:
+    options = ["--images", "96", "--ema", "100", "300", "--use-ema", "300", "--evaluate-every", "32", "--evaluate-count", "40"]
+    options += ["--evaluate-features", str(digits_classifier), "--watch", "fid", "--patience", "1000", "--out", "scored"]
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (run.parent / "scored" / "metrics.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if "fid" in line]
+    assert [line["images_seen"] for line in scored] == [32, 64, 96]
+    assert all(line["fid"] == line["fid_300"] and np.isfinite(line["fid_100"]) for line in scored)
+
+
+def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Path) -> None:
+    from justimage import sampling, training
+    from tests.test_training import small
+
+    source = data.digits()
+    recipe = small(images=16).complete(source)
+    recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=50, evaluate_features=str(digits_classifier)))
+    state = training.begin(recipe)
+    judge = watching.open_judge(recipe, source, CPU)
+    found = watching.scores(recipe, state, judge, lambda: None)
+    s = recipe.sampling
+    images = sampling.sample(
+        state.model, [i % 10 for i in range(50)], 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver,
+        batch=50,
+    )  # fmt: skip
+    real = judge.extractor.extract(gather(source, np.arange(len(source)))[0])[0]
+    wanted = scores.frechet(gaussian([judge.extractor.extract(images)[0]]), gaussian([real]))
+    assert found[f"fid_{s.use_ema:g}"] == found["fid"] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_unguided_images_have_one_name_whatever_the_interval() -> None:
+    job = Drawing(weights="", ema=0.0, guidance=1.0, interval=(0.1, 1.0))
+    assert job.without_idle_settings() == replace(job, interval=(0.0, 1.0))
+    assert replace(job, guidance=1.5).without_idle_settings().interval == (0.1, 1.0)
+
+
+def test_the_grid_of_guidances_is_the_papers() -> None:
+    pretended: Any = Pretended(2.0, 0.9999)
+    found = Search(pretended, Drawing(weights="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
+    assert [found.guidance(at) for at in range(found.last + 1)] == [round(1 + i / 10, 1) for i in range(31)]
+    assert found.look(Setting(0.9999, (0.1, 1.0), 3), 128).guidance == 1.3 and isinstance(found.small, int)
+    assert search.difference(
+        found.look(Setting(0.9999, (0.1, 1.0), 3), 128), found.look(Setting(0.9999, (0.1, 1.0), 3), 128)
+    ) == Score(0, 0)
+    assert units.cores() >= 1 and classifier.KIND.startswith("justimage")

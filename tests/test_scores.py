@@ -1,0 +1,218 @@
+"""Scores equal closed forms, independent computations, and torch-fidelity's; their deviations are those of repeated samples."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from torch import Tensor
+
+from justimage import features
+from justimage.evaluation import scores
+from justimage.evaluation.scores import Gaussian, gaussian
+from justimage.features import inception
+
+
+def cloud(count: int, dimension: int = 16, seed: int = 0, shift: float = 0.0, spread: float = 1.0) -> Tensor:
+    """Features that are correlated and not normal."""
+    draw = np.random.RandomState(seed)
+    mixed = draw.standard_normal((count, dimension)) @ np.random.RandomState(99).standard_normal((dimension, dimension))
+    return torch.from_numpy(np.maximum(mixed * spread + shift, -0.5)).float()
+
+
+def test_the_distance_of_two_gaussians_is_the_closed_form() -> None:
+    """Of commuting covariances it is |m1 - m2|^2 + sum (s1 - s2)^2."""
+    basis = torch.linalg.qr(torch.from_numpy(np.random.RandomState(0).standard_normal((5, 5))))[0]
+    s1, s2 = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 1.0, 4.0, 0.1]).double()
+    m1, m2 = torch.arange(5).double(), torch.ones(5).double()
+    a, b = (Gaussian(m, (basis * s**2) @ basis.T) for m, s in ((m1, s1), (m2, s2)))
+    assert scores.frechet(a, b) == pytest.approx(float((m1 - m2).square().sum() + (s1 - s2).square().sum()), rel=1e-7)
+    assert scores.frechet(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_fid_is_scipys_and_does_not_depend_on_the_parts() -> None:
+    x, y = cloud(700, seed=1, shift=0.3), cloud(900, seed=2)
+    mu, nu = (q.double().numpy().mean(0) for q in (x, y))
+    c, d = (np.cov(q.double().numpy(), rowvar=False) for q in (x, y))
+    wanted = ((mu - nu) ** 2).sum() + np.trace(c + d - 2 * linalg.sqrtm(c @ d).real)
+    real = gaussian([y])
+    assert scores.fid([x], real)[0].value == pytest.approx(wanted, rel=1e-9)
+    assert scores.fid(x.split(64), gaussian(y.split(100)))[0].value == pytest.approx(wanted, rel=1e-9)
+
+
+def test_kid_is_the_unbiased_estimate_of_all_pairs() -> None:
+    """One subset of everything: the sum over pairs, written out."""
+    x, y = cloud(40, 4, 1, 0.3), cloud(40, 4, 2)
+    kernel = lambda a, b: (float(a.double() @ b.double()) / 4 + 1) ** 3
+    within = sum(kernel(q[i], q[j]) for q in (x, y) for i in range(40) for j in range(40) if i != j) / (40 * 39)
+    between = sum(kernel(x[i], y[j]) for i in range(40) for j in range(40)) / 40**2
+    found = scores.kid(x, y, subsets=3, size=40)
+    assert found.value == pytest.approx(within - 2 * between, rel=1e-9) and found.deviation < 1e-9 * abs(found.value)
+
+
+def test_precision_and_recall_are_those_of_all_pairs() -> None:
+    x, y = cloud(150, 6, 1, 0.5), cloud(130, 6, 2)
+    far = lambda a, b: torch.tensor([[math.dist(p, q) for q in b.tolist()] for p in a.tolist()], dtype=torch.float64)
+    around_x, around_y = (far(q, q).sort(1).values[:, 3] for q in (x, y))
+    d = far(x, y)
+    precise, covered = (d <= around_y).any(1), (d <= around_x[:, None]).any(0)
+    precision, recall = scores.precision_recall(x, y)
+    assert precision.value == precise.double().mean() and recall.value == covered.double().mean()
+
+
+def test_the_inception_score_is_its_definition() -> None:
+    logits = cloud(203, 7, 3) * 2
+    p = np.exp(logits.double().numpy())
+    p /= p.sum(1, keepdims=True)
+    parts = [p[i * 203 // 10 : (i + 1) * 203 // 10] for i in range(10)]
+    wanted = [np.exp(np.mean([(q * np.log(q / part.mean(0))).sum() for q in part])) for part in parts]
+    found = scores.inception_score(logits)
+    assert found.value == pytest.approx(np.mean(wanted), rel=1e-9) and found.deviation == pytest.approx(
+        np.std(wanted), rel=1e-9
+    )
+
+
+def test_agreement_counts() -> None:
+    found = scores.agreement(torch.eye(4).repeat(25, 1), torch.tensor([0, 1, 2, 0]).repeat(25))
+    assert found.value == 0.75 and found.deviation == pytest.approx(math.sqrt(0.75 * 0.25 / 99))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_the_deviation_of_fid_is_that_of_other_samples(shift: float) -> None:
+    """Two hundred samples of 1,000: the mean stated deviation is within 15 % of the one that they have; where FID is nothing
+    but the bias of the samples' size, it is at least that, and not twice."""
+    real = gaussian([cloud(20_000, 8, 1000)])
+    found = [scores.fid([cloud(1000, 8, seed, shift)], real)[0] for seed in range(200)]
+    true = float(torch.tensor([f.value for f in found]).std())
+    stated = float(torch.tensor([f.deviation for f in found]).mean())
+    assert true < stated < 2 * true if not shift else stated == pytest.approx(true, rel=0.15)
+
+
+def test_the_deviation_of_a_difference_knows_what_the_settings_share() -> None:
+    """The same samples, slightly changed: the difference is as certain as repeating it shows, more than each score."""
+    real, apart, stated, alone = gaussian([cloud(20_000, 8, 1000)]), [], [], []
+    for seed in range(100):
+        x = cloud(1000, 8, seed)
+        a, b = (scores.fid([q], real) for q in (x, 1.05 * x))
+        apart.append(b[0].value - a[0].value)
+        stated.append(scores.deviation_of_mean(b[1] - a[1]))
+        alone.append(b[0].deviation)
+    true = float(torch.tensor(apart).std())
+    assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
+
+
+def test_nearest_finds_the_nearest_and_leaves_out_itself() -> None:
+    x = cloud(300, 4, 5)
+    d = torch.cdist(x.double(), x.double())
+    apart, which = scores.nearest(x[:50], x.split(77))
+    assert which.tolist() == list(range(50)) and float(apart.max()) < 1e-6
+    apart, which = scores.nearest(x[:50], x.split(77), torch.arange(50))
+    d.fill_diagonal_(torch.inf)
+    assert which.tolist() == d[:50].argmin(1).tolist() and torch.allclose(apart, d[:50].min(1).values)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in the form of Inception's weights, with random numbers, made so that features spread."""
+    inception.declare_operators()
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    fidelity.load_state_dict_from_url, kept = None, fidelity.load_state_dict_from_url
+    try:
+        torch.manual_seed(0)
+        made = fidelity.FeatureExtractorInceptionV3.__new__(fidelity.FeatureExtractorInceptionV3)
+        made.load_state_dict = lambda state: None
+        fidelity.load_state_dict_from_url = lambda *_, **__: {}
+        made.__init__("inception-v3-compat", ["2048"])
+        del made.load_state_dict
+    finally:
+        fidelity.load_state_dict_from_url = kept
+    for module in made.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    torch.nn.init.normal_(made.fc.weight, std=0.05)
+    torch.save(made.state_dict(), path)
+    return path
+
+
+def pictures(count: int, seed: int, brightness: float) -> Tensor:
+    draw = np.random.RandomState(seed)
+    coarse = torch.from_numpy(draw.standard_normal((count, 3, 4, 4))).float()
+    smooth = torch.nn.functional.interpolate(coarse, (24, 24), mode="bilinear")
+    return (smooth * 50 + brightness).clamp(0, 255).to(torch.uint8)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+@pytest.mark.timeout(600)
+def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Path) -> None:
+    """End to end: FID, IS, KID, precision and recall, to 1e-4."""
+    import hashlib
+
+    import torch_fidelity
+
+    x, y = pictures(32, 1, 120), pictures(36, 2, 140)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(x), input2=Images(y), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False, cache=False,
+        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), kid_subset_size=24, kid_subsets=5,
+        samples_shuffle=False, batch_size=16, prc_neighborhood=3,
+    )  # fmt: skip
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    extractor = inception.open_weights(weights, torch.device("cpu"), digest)
+    ours = [extractor.extract(q) for q in (x, y)]
+    (a, logits), (b, _) = ours
+    assert extractor.dimension == a.shape[1] == 2048 and logits is not None
+    kid = scores.kid(a, b, subsets=5, size=24)
+    precision, recall = scores.precision_recall(a, b)
+    answer = scores.inception_score(logits)
+    wanted = {
+        "frechet_inception_distance": scores.fid([a], gaussian([b]))[0].value,
+        "inception_score_mean": answer.value,
+        "inception_score_std": answer.deviation,
+        "kernel_inception_distance_mean": kid.value,
+        "kernel_inception_distance_std": kid.deviation,
+        "precision": precision.value,
+        "recall": recall.value,
+    }
+    assert theirs.keys() >= wanted.keys()
+    for name, value in wanted.items():
+        assert value == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+
+
+def test_another_file_of_weights_is_refused_before_it_is_unpickled(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
+    with pytest.raises(ValueError, match=r"SHA-256 .*not 6726825d0af5f729"):
+        features.open_features(str(weights), torch.device("cpu"))
+
+
+def test_missing_weights_are_one_line_that_says_which_file_to_put_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ValueError) as caught:
+        features.open_features("inception", torch.device("cpu"))
+    said = str(caught.value)
+    assert f"{tmp_path}/checkpoints/{inception.FILE}" in said and "6726825d0af5f729" in said and "\n" not in said
+
+
+def test_a_grey_image_is_read_as_its_colour_version(weights: Path) -> None:
+    import hashlib
+
+    extractor = inception.open_weights(weights, torch.device("cpu"), hashlib.sha256(weights.read_bytes()).hexdigest())
+    grey = pictures(2, 3, 128)[:, :1]
+    assert torch.equal(extractor.extract(grey)[0], extractor.extract(grey.expand(-1, 3, -1, -1))[0])
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        extractor.extract(torch.zeros(2, 5, 8, 8, dtype=torch.uint8))
+    assert "torchvision" in sys.modules
