@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "search", DESCRIPTION)
     for name in "guidance", "interval", "ema":
         if getattr(o, name) is not None:
-            raise ValueError(f"--{name} is what is searched for; give --{name}s (see --help), or use justimage evaluate")
+            raise ValueError(f"--{name} is searched for; give --{name}s (see --help), or use justimage evaluate")
     if len(o.intervals) % 2:
         raise ValueError(f"intervals are {' '.join(map(str, o.intervals))}; they are pairs, low and high")
     leads, began = share()[0] == 0, time.perf_counter()
