@@ -189,10 +189,9 @@ def certainty(search: Search, best: Found) -> list[str]:
     if near:
         same = [f.guidance for f in near if f.setting.ema == best.setting.ema] + [best.guidance]
         others = sorted({f"{f.setting.ema:g}" for f in near} - {f"{best.setting.ema:g}"})
-        also = f"; nor do averages {', '.join(others)} at some guidance" if others else ""
-        lines.append(
-            f"guidance {min(same):g} to {max(same):g} does not differ from it by two deviations of the difference{also}"
-        )
+        also = f"; nor can ema {', '.join(others)}" if others else ""
+        span = f"guidance {min(same):g} to {max(same):g} cannot be told from it"
+        lines.append(f"{span} (less than two deviations of the difference){also}")
     clear = [(f, d) for f, d in apart if d.value >= 2 * d.deviation]
     if clear:
         f, d = min(clear, key=lambda pair: pair[1].value)

@@ -1,0 +1,155 @@
+"""What evaluation costs: time beside PNGs written and read again, memory and disk; and whether scores order real images.
+
+python benchmarks/evaluate.py speed              the same images: straight from memory, or through PNGs on the disk
+python benchmarks/evaluate.py memory 1000 50000  peak memory and disk of so many images of 256 x 256 (a stub network)
+python benchmarks/evaluate.py real cifar10.zip   Frechet distances between real sets, ordered as they must be
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from justimage import data, disk, pictures, randomness, units
+from justimage.data.source import gather
+from justimage.evaluation import scores
+from justimage.evaluation.scores import gaussian
+from justimage.features import open_features
+from justimage.features.classifier import Classifier, Shape
+from justimage.process import from_uint8
+from justimage.units import Unit
+
+SIDE, UNIT = 256, 64
+
+
+def drawn(unit: int) -> Tensor:
+    """What a stub network draws: smooth noise, as costly to compress as photographs are."""
+    coarse = torch.stack([randomness.image_noise(i, (3, 64, 64)) for i in range(unit * UNIT, (unit + 1) * UNIT)])
+    return (nn.functional.interpolate(coarse, SIDE, mode="bilinear") * 60 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def stub() -> Callable[[Tensor], np.ndarray]:
+    """Features of a small residual network on the image's quarter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Classifier(Shape(3, (64, 64), 10, width=8)).eval()
+
+    @torch.no_grad()
+    def features(images: Tensor) -> np.ndarray:
+        return net(nn.functional.avg_pool2d(from_uint8(images), 4))[0].numpy()
+
+    return features
+
+
+def speed(count: int = 1024, rounds: int = 3) -> None:
+    """The images exist; both ways end with the same features, units kept. What is compared is everything but drawing."""
+    features, parts = stub(), [drawn(unit) for unit in range(count // UNIT)]
+    ratios = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as place:
+            root, began = Path(place), time.perf_counter()
+            for _ in units.complete(root / "units", len(parts), lambda u: {"features": features(parts[u])}):
+                pass
+            straight = time.perf_counter() - began
+            began = time.perf_counter()
+
+            def write(unit: int, root: Path = root) -> Unit:
+                for i, image in enumerate(parts[unit]):
+                    disk.write(root / f"{unit * UNIT + i:06d}.png", pictures.png(pictures.picture(image)))
+                return {"done": np.zeros(1)}
+
+            def read(unit: int, root: Path = root) -> Unit:
+                names = [root / f"{i:06d}.png" for i in range(unit * UNIT, (unit + 1) * UNIT)]
+                images = np.stack([np.asarray(Image.open(name)).transpose(2, 0, 1) for name in names])
+                return {"features": features(torch.from_numpy(images))}
+
+            for name, make in ("written", write), ("read", read):
+                for _ in units.complete(root / name, len(parts), make):
+                    pass
+            through = time.perf_counter() - began
+            same = all(
+                np.array_equal(a["features"], b["features"])
+                for a, b in zip(units.units(root / "units", len(parts)), units.units(root / "read", len(parts)), strict=True)
+            )
+            ratios.append(through / straight)
+            print(f"{count} images: straight {straight:.2f} s, through PNGs {through:.2f} s, {ratios[-1]:.1f} x; equal: {same}")
+    print(f"median ratio {sorted(ratios)[len(ratios) // 2]:.1f}")
+
+
+def memory(counts: list[int]) -> None:
+    """A process for each count, which draws and scores."""
+    for count in counts:
+        subprocess.run([sys.executable, __file__, "one", str(count)], check=True)
+
+
+def one(count: int) -> None:
+    import resource
+
+    features, real = stub(), gaussian([torch.from_numpy(stub()(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
+    with tempfile.TemporaryDirectory() as place:
+        began, total = time.perf_counter(), -(-count // UNIT)
+        for _ in units.complete(Path(place), total, lambda u: {"features": features(drawn(u))}):
+            pass
+        found = np.concatenate([unit["features"] for unit in units.units(Path(place), total)])[:count]
+        fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), real)
+        stored = sum(p.stat().st_size for p in Path(place).iterdir())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(
+            f"{count:,} images of {SIDE} x {SIDE}: {time.perf_counter() - began:.0f} s, peak memory {peak / 1e6:.0f} MB, disk "
+            f"{stored / 1e6:.1f} MB, of which features {found.nbytes / 1e6:.1f} MB; FID {fid.value:.4f}"
+        )
+
+
+def real(archive: str, classifier: str) -> None:
+    """CIFAR-10: halves of train, train against test, train against itself with noise; in the space of a classifier."""
+    sets = {p: data.in_memory(data.open_source(f"{archive}/{p}", (32, 32), 3)) for p in ("train", "test")}
+    extractor = open_features(classifier, torch.device("cpu"))
+    print(extractor.name)
+
+    def read(images: Tensor) -> Iterator[Tensor]:
+        yield from units.in_parallel(lambda part: extractor.extract(part)[0], images.split(256))
+
+    def whole(part: str) -> Tensor:
+        return gather(sets[part], np.arange(len(sets[part])))[0]
+
+    train, test = whole("train"), whole("test")
+    known = torch.cat(list(read(train)))
+    noise = torch.randn(10_000, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    rows = {
+        "half of train against the other": (known[::2], known[1::2]),
+        "10,000 of train against the rest": (known[::5], torch.cat([known[i::5] for i in range(1, 5)])),
+        "test against train": (torch.cat(list(read(test))), known),
+    }
+    for strength in 4, 8, 16:
+        noisy = (train[::5].float() + strength * noise).round().clamp(0, 255).to(torch.uint8)
+        rows[f"10,000 of train with noise of {strength} grey levels against train"] = (torch.cat(list(read(noisy))), known)
+    for name, (a, b) in rows.items():
+        fid, _ = scores.fid(a.split(1024), gaussian(b.split(1024)))
+        kid = scores.kid(a, b)
+        print(
+            f"| {name} | {len(a):,} | {fid.value:.3f} ± {fid.deviation:.3f} | {kid.value:.5f} ± {kid.deviation:.5f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["speed"]:
+            speed()
+        case ["memory", *counts]:
+            memory([int(c) for c in counts] or [1000, 50_000])
+        case ["one", count]:
+            one(int(count))
+        case ["real", archive, classifier]:
+            real(archive, classifier)
+        case _:
+            print(__doc__)
+    os._exit(0)
