@@ -42,7 +42,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     out = tmp_path_factory.mktemp("two")
     for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
         pass
-    return out, several(2, out, "draws", "losses", "resumes", "gathered", "not_finite", "policies")
+    return out, several(2, out, "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies")
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, str]:
@@ -69,6 +69,14 @@ def test_losses_agree_however_the_work_is_divided(two: tuple[Path, list[dict[str
         assert difference[:, 0].max() < rounding[0], (name, difference[:, 0].max())
         assert difference[:, 1].max() < rounding[1], (name, difference[:, 1].max())
         assert values == two[1][1]["losses"][name]
+
+
+def test_scores_on_the_way_are_those_of_one_process(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    alone = world.watched(tmp_path)["ddp"]
+    assert len(alone) == 4 and alone["fid"] > 0
+    for one in two[1]:
+        for mode in "ddp", "fsdp":
+            assert one["watched"][mode] == pytest.approx(alone, rel=1e-3)
 
 
 def test_one_to_two_to_one_and_ddp_to_fsdp_and_back(two: tuple[Path, list[dict[str, Any]]], straight: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from justimage import data, features
 from justimage.data.source import gather
 from justimage.drawing import Drawing
-from justimage.evaluation import reference, report, scores, search, watching
+from justimage.evaluation import examiner, reference, report, scores, search, verdict, watching
 from justimage.evaluation.reference import open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
@@ -291,11 +291,11 @@ def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Pa
 def test_resizing_is_antialiased_and_leaves_what_fits() -> None:
     """A checkerboard becomes grey; a plain bicubic would keep its pattern."""
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
-    small = report.resized(board.to(torch.uint8)[None, None], 16)
+    small = examiner.resized(board.to(torch.uint8)[None, None], 16)
     assert small.shape == (1, 1, 16, 16) and (small.int() - 127).abs().max() <= 3
-    assert report.resized(small, 16) is small and report.resized(small, None) is small
+    assert examiner.resized(small, 16) is small and examiner.resized(small, None) is small
     with pytest.raises(ValueError, match="not resized"):
-        report.resized(torch.zeros(1, 1, 4, 4), 8)
+        examiner.resized(torch.zeros(1, 1, 4, 4), 8)
 
 
 class Pretended:
@@ -340,7 +340,7 @@ def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> Non
     for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be told from it"):
         pretended: Any = Pretended(best, 0.9998)
         found = Search(pretended, Drawing(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
-        said = "\n".join(search.certainty(found, found.cheap()))
+        said = "\n".join(verdict.certainty(found, found.cheap()))
         assert words in said and said.startswith("the best: ema 0.999")
 
 

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 from justimage import checkpoint, data, distributed, log, run as runs, training
+from justimage.evaluation import watching
+from justimage.evaluation.scores import gaussian
+from justimage.features import Extractor
 from justimage.process import Process, Units
 from justimage.recipe import Recipe
 from justimage.transformer import dropouts
@@ -77,6 +80,21 @@ def losses(out: Path) -> dict[str, list[list[float]]]:
         recipe = changed(small(images=8 * STEPS, precision=changes.pop("precision", "fp32")), **changes).complete(source())
         state = training.begin(recipe)
         found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, source(), state)]
+    return found
+
+
+def watched(out: Path) -> dict[str, dict[str, float]]:
+    """Scores on the way of a training, of 150 images: each process draws its part, the last passes are of nobody's."""
+
+    def means(images: Tensor) -> tuple[Tensor, None]:
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1), None
+
+    extractor, found = Extractor("means", "means", 4, means), {}
+    judge = watching.Judge(extractor, gaussian([means(source().images)[0]]))
+    for mode in "ddp", "fsdp":
+        recipe = changed(small(images=80), parallel=mode).complete(source())
+        recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=150))
+        found[mode] = watching.scores(recipe, training.begin(recipe), judge, lambda: None)
     return found
 
 

@@ -14,8 +14,8 @@ from justimage.cli.progress import stages
 from justimage.distributed import share
 from justimage.drawing import Artist, Labels
 from justimage.evaluation import report
+from justimage.evaluation.examiner import Examiner
 from justimage.evaluation.reference import open_reference
-from justimage.evaluation.report import Examiner
 from justimage.features import open_features
 from justimage.stopping import requests
 

@@ -15,7 +15,7 @@ from justimage.cli.evaluate import Examined, examined
 from justimage.cli.options import parse
 from justimage.cli.progress import stages
 from justimage.distributed import share
-from justimage.evaluation import search as searching
+from justimage.evaluation import search as searching, verdict
 from justimage.evaluation.search import Search, words as in_words
 from justimage.stopping import requests
 
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     out = examiner.place / f"search-{Path(examiner.artist.place).stem}-{o.count}{'-full' if o.full else ''}"
     command = shlex.join(["justimage", "search", *words])
-    found = searching.report(search, best, out, time.perf_counter() - began, command)
+    found = verdict.report(search, best, out, time.perf_counter() - began, command)
     for line in found["certainty"]:
         print(line)
     print(f"{search.drawn:,} images drawn, {search.drawn / search.grid:.0%} of the whole grid's; in {out}")

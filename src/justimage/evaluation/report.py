@@ -3,27 +3,23 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from justimage import disk, pictures, units
-from justimage.drawing import Artist, Drawing, short_hash, signed
+from justimage.drawing import Artist, Drawing
 from justimage.evaluation import scores
+from justimage.evaluation.examiner import Examiner, resized
 from justimage.evaluation.reference import MOST, Reference, labels_of
 from justimage.evaluation.scores import Score
-from justimage.features import Extractor
-from justimage.units import Unit
 
-Progress = Callable[[str, int, int], object]
-"""Told what is being done, how many images of it are done, and of how many."""
 LOOKED_AT = 2000
 """Drawn images whose nearest real ones are looked for, among all real ones."""
 COMMON = 0.99
@@ -37,65 +33,6 @@ TITLES = {
     "agreement": "class agreement",
     "copies": "copies",
 }
-
-
-@dataclass
-class Examiner:
-    """Draws images of a model as features only, beside a reference; keeps the features in a folder, and reuses them."""
-
-    artist: Artist
-    extractor: Extractor
-    reference: Reference
-    place: Path
-    resize: int | None = None
-    """the side to which drawn images are scaled before they are compared (App. B.4), bicubic and antialiased"""
-    progress: Progress = lambda what, done, total: None
-    stop: Callable[[], bool] = lambda: False
-
-    def __post_init__(self) -> None:
-        names, asked = self.extractor.class_names, self.artist.recipe.class_names
-        if names and asked and names != asked:
-            odd = next((a for a in (*asked, *names) if a not in names or a not in asked), asked[0])
-            raise ValueError(f"the classifier's classes are not the model's: {odd!r} is missing in one, or in another place")
-
-    def kept(self, job: Drawing) -> Path:
-        """Where a job's features are."""
-        return self.place / "units" / short_hash(self.facts(job))
-
-    def facts(self, job: Drawing) -> dict[str, Any]:
-        return {"drawing": job.describe(), "features": self.extractor.identity, "resize": self.resize}
-
-    def draw(self, job: Drawing, count: int, title: str = "drawing") -> Iterator[Unit]:
-        """The units with features of a job's first `count` images and what is known of them, drawn where they are missing."""
-        folder, total = self.kept(job), job.units(count)
-
-        def make(number: int) -> Unit:
-            images = self.artist.draw(job, number)
-            features, logits = self.extractor.extract(resized(images, self.resize))
-            answer = {} if logits is None else {"logits": logits.numpy()}
-            return signed(job, number, images) | {"features": features.numpy()} | answer
-
-        units.begin(folder, self.facts(job))
-        for i, done in enumerate(units.complete(folder, total, make, self.artist.threads, self.stop)):
-            if i or done < total:
-                self.progress(title, min(done * job.unit, count), count)
-        return units.units(folder, total)
-
-    def features(self, job: Drawing, count: int, title: str = "drawing") -> dict[str, Tensor]:
-        """Everything known of a job's first `count` images, as arrays (count, ...)."""
-        found = list(self.draw(job, count, title))
-        arrays = {name: np.concatenate([unit[name] for unit in found])[:count] for name in found[0] if name != "sha256"}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def resized(images: Tensor, side: int | None) -> Tensor:
-    """uint8 images scaled to side x side, bicubic and antialiased in float32, rounded; None leaves them."""
-    if side is None or tuple(images.shape[-2:]) == (side, side):
-        return images
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images of {images.dtype} are not resized; allowed: pixels (uint8)")
-    scaled = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> dict[str, Score]:
