@@ -1,8 +1,12 @@
 """What evaluation costs: time beside PNGs written and read again, memory and disk; and whether scores order real images.
 
-python benchmarks/evaluate.py speed              the same images: straight from memory, or through PNGs on the disk
-python benchmarks/evaluate.py memory 1000 50000  peak memory and disk of so many images of 256 x 256 (a stub network)
-python benchmarks/evaluate.py real cifar10.zip   Frechet distances between real sets, ordered as they must be
+    python benchmarks/evaluate.py speed              the same images: straight from memory, or through PNGs on the disk
+    python benchmarks/evaluate.py memory 1000 50000  peak memory and disk of so many images of 256 x 256 (a stub network)
+    python benchmarks/evaluate.py effects runs/digits digits.safetensors digits 2000    what each setting changes
+    python benchmarks/evaluate.py real cifar10.zip cifar10.safetensors      Frechet distances between sets of real images
+
+The classifiers: justimage features train --data digits --images 20000 --out digits.safetensors, and
+justimage features train --data cifar10.zip --image-size 32 --flip --images 200000 --batch 128 --out cifar10.safetensors.
 """
 
 import os
@@ -12,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +25,10 @@ from torch import Tensor, nn
 
 from justimage import data, disk, pictures, randomness, units
 from justimage.data.source import gather
+from justimage.drawing import Artist
 from justimage.evaluation import scores
+from justimage.evaluation.examiner import Examiner
+from justimage.evaluation.reference import open_reference
 from justimage.evaluation.scores import gaussian
 from justimage.features import open_features
 from justimage.features.classifier import Classifier, Shape
@@ -140,6 +148,39 @@ def real(archive: str, classifier: str) -> None:
         )
 
 
+def effects(run: str, classifier: str, reference: str, count: str) -> None:
+    """What one setting changes, everything else as it is: a run's score under each protocol."""
+    artist, extractor = Artist(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
+    network, s, n = artist.recipe.network, artist.recipe.sampling, int(count)
+    real = open_reference(reference, extractor, (network.channels, *network.size))
+    usual: dict[str, Any] = dict(ema=s.use_ema, guidance=s.guidance, interval=s.interval, solver=s.solver, steps=s.steps)
+    examiner, base = Examiner(artist, extractor, real, Path(run) / "evaluations"), {}
+    rows: dict[str, tuple[dict[str, Any], int]] = {
+        "as it is": ({}, n),
+        "other noise": ({"seed": 10**6}, n),
+        "random classes": ({"labels": "random"}, n),
+        "half as many images": ({}, n // 2),
+        "a quarter": ({}, n // 4),
+        "bf16": ({"precision": "bf16"}, n),
+        "Euler": ({"solver": "euler"}, n),
+        "twice the steps": ({"steps": 2 * s.steps}, n),
+        "half the steps": ({"steps": s.steps // 2}, n),
+        "no interval": ({"interval": (0.0, 1.0)}, n),
+        "sampling clip 0.04": ({"sampling_clip": 0.04}, n),
+        "no sampling clip": ({"sampling_clip": 0.0}, n),
+        "the weights themselves": ({"ema": 0.0}, n),
+        "unguided": ({"guidance": 1.0}, n),
+    }
+    for name, (changes, size) in rows.items():
+        job = artist.job(**usual | changes)
+        drawn = examiner.features(job, size)["features"]
+        score, moved = scores.fid(drawn.split(scores.CHUNK), real.statistics)
+        base = base or {"fid": score.value, "moved": moved}
+        paired = scores.deviation_of_mean(moved - base["moved"][:size]) if len(moved) == len(base["moved"]) else float("nan")
+        change = score.value - base["fid"]
+        print(f"| {name} | {size:,} | {score.value:.3f} ± {score.deviation:.3f} | {change:+.3f} ± {paired:.3f} |", flush=True)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["speed"]:
@@ -150,6 +191,8 @@ if __name__ == "__main__":
             one(int(count))
         case ["real", archive, classifier]:
             real(archive, classifier)
+        case ["effects", run, classifier, reference, count]:
+            effects(run, classifier, reference, count)
         case _:
             print(__doc__)
     os._exit(0)

@@ -43,6 +43,8 @@ class Drawing:
     interval: tuple[float, float] = (0.0, 1.0)
     solver: SolverName = "heun"
     steps: int = 50
+    sampling_clip: float = 0.05
+    """least 1 - t that a velocity is divided by, at the end of the way to the image"""
     seed: int = 0
     """of the first image"""
     classes: tuple[int, ...] = (-1,)
@@ -107,6 +109,8 @@ class Artist:
     def job(self, ema: float, classes: Sequence[int] | None = None, **others: Any) -> Drawing:
         """A job for this run, checked; by default of all its classes. ValueError for what the model cannot draw."""
         total = self.recipe.network.classes or 0
+        if others.get("sampling_clip") is None:
+            others["sampling_clip"] = self.recipe.process.sampling_clip
         job = Drawing(
             weights=self.weights(ema),
             ema=ema,
@@ -123,9 +127,11 @@ class Artist:
 
     def again(self, job: Drawing, numbers: Sequence[int]) -> Tensor:
         """Images by their numbers, in one batch."""
+        model = self.model(job.ema)
+        model = replace(model, process=replace(model.process, sampling_clip=job.sampling_clip))
         return next(
             sampling.draw(
-                self.model(job.ema), [job.label(i) for i in numbers], [job.seed + i for i in numbers], batch=len(numbers),
+                model, [job.label(i) for i in numbers], [job.seed + i for i in numbers], batch=len(numbers),
                 guidance=job.guidance, interval=job.interval, steps=job.steps, solver=job.solver,
                 dtype=torch.bfloat16 if job.precision == "bf16" else None,
             )

@@ -25,6 +25,8 @@ class Drawn:
     """second order or first [the recipe's]"""
     steps: int | None = None
     """of the solver [the recipe's]"""
+    sampling_clip: float | None = None
+    """least 1 - t that a velocity is divided by [the recipe's]"""
     ema: float | None = None
     """the average of the weights, 0 for the weights themselves [the recipe's]"""
     seed: int = 0
@@ -42,7 +44,7 @@ def settings(o: Drawn, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     names = {"guidance": "guidance", "interval": "interval", "solver": "solver", "steps": "steps", "ema": "use_ema"}
     found = {n: getattr(o, n) if getattr(o, n) is not None else getattr(recipe.sampling, r) for n, r in names.items()}
     precision = o.precision or ("fp32" if device.type == "cpu" else "bf16")
-    return found | {"seed": o.seed, "unit": o.batch, "precision": precision}
+    return found | {"sampling_clip": o.sampling_clip, "seed": o.seed, "unit": o.batch, "precision": precision}
 
 
 def numbered(words: Sequence[str], recipe: Recipe) -> list[int]:
