@@ -1,9 +1,11 @@
 """Evaluation: the same digits whoever draws, features and references as they must be, and a search that finds the optimum."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,31 @@ def test_an_exported_network_is_the_network(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return print, ("EVIL",)
+
+
+def test_what_a_file_of_an_exported_network_pickles_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its example inputs, which torch.export.load would unpickle."""
+    many = {"images": {0: torch.export.Dim("n", min=1, max=512)}}
+    exported = torch.export.export(Halves(), (torch.zeros(2, 3, 8, 8, dtype=torch.uint8),), dynamic_shapes=many)
+    torch.export.save(exported, tmp_path / "good.pt2")
+    replaced = 0
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as evil:
+        for entry in good.infolist():
+            content = good.read(entry)
+            if "sample_inputs" in entry.filename:
+                replaced, content = replaced + 1, pickle.dumps(Evil())
+            evil.writestr(entry.filename, content)
+    assert replaced
+    with pytest.raises(ValueError, match=r"is not a network that torch.export saved"):
+        features.open_features(str(tmp_path / "evil.pt2"), CPU)
+    assert "EVIL" not in capsys.readouterr().out
+    pickle.loads(pickle.dumps(Evil()))
+    assert "EVIL" in capsys.readouterr().out
+
+
 BAD_FEATURES = {
     "nothing.safetensors": (None, "does not exist; a classifier of your own data"),
     "words.txt": (b"features", "allowed: inception, or a file"),
@@ -149,7 +176,7 @@ def test_a_damaged_classifier_is_one_line(change: str, digits_classifier: Path, 
         case _:
             about["shape"]["width"] = 2**40
     save_file(tensors, tmp_path / "bad.safetensors", {"justimage": json.dumps(about)})
-    with pytest.raises(ValueError, match="is a damaged classifier") as caught:
+    with pytest.raises(ValueError, match=r"is a damaged classifier") as caught:
         features.open_features(str(tmp_path / "bad.safetensors"), CPU)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -382,7 +409,6 @@ def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_class
 
 
 MISTAKES = {
-    "no reference": ("evaluate run", "reference"),
     "no run": ("evaluate nowhere --reference digits --features digits.safetensors", "nowhere does not exist"),
     "unknown features": ("evaluate run --reference digits --features vgg", "features are 'vgg'"),
     "no inception": ("evaluate run --reference digits", "weights-inception-2015-12-05-6726825d.pth"),

@@ -22,13 +22,14 @@ from justimage.stopping import requests
 DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class agreement, copies.
 
 examples:
-  justimage evaluate runs/digits --reference digits --features digits.safetensors
+  justimage evaluate runs/digits --features digits.safetensors --count 2000
   justimage evaluate runs/photos --reference photos/ --count 10000 --guidance 1.8
   justimage evaluate jit-b16 --reference jit_in256_stats.npz --count 50000 --guidance 2.9 --interval 0.1 1.0 --ema 0.9999
   torchrun --standalone --nproc-per-node=gpu -m justimage evaluate runs/l16 --reference stores/imagenet-256
 
-The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma. Features are Inception-v3's, a
-classifier of your own data (justimage features train), or any network that torch.export saved. Writes report.md, report.json,
+The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma; by default what the run was
+trained on. Features are Inception-v3's, those of a classifier of your own data (justimage features train), or of any network
+that torch.export saved. Writes report.md, report.json,
 grid.png and neighbours.png; the unguided score is always among them. Images are drawn in units whose features are kept:
 stopped or killed, or with a larger --count, the same command goes on. The search for the best guidance: justimage search."""
 
@@ -39,8 +40,8 @@ class Examined(Drawn):
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
-    reference: str = tyro.MISSING
-    """real images: a folder, an archive, a store, "digits", or an .npz with mu and sigma"""
+    reference: str = ""
+    """real images: a folder, an archive, a store, "digits", or an .npz with mu and sigma [what the run was trained on]"""
     features: str = "inception"
     """inception, or a file: .pth (Inception's weights), .safetensors (a classifier), .pt2 (torch.export)"""
     labels: Labels = "balanced"
@@ -91,8 +92,16 @@ def examined(
     extractor = open_features(o.features, device)
     chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
     artist.job(**chosen)  # refused before the real images are read
+    if not (o.reference or artist.recipe.data):
+        raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")
     reference = open_reference(
-        o.reference, extractor, (channels, *size), artist.recipe.training.enlarge, lambda *n: progress("real images", *n), stop
+        o.reference or artist.recipe.data,
+        extractor,
+        (channels, *size),
+        artist.recipe.training.enlarge,
+        lambda *n: progress("real images", *n),
+        stop,
     )
-    place = out or (o.source / "evaluations" if (o.source / "checkpoints").is_dir() else Path("evaluations") / o.source.stem)
+    is_run = (o.source / "checkpoints").is_dir()
+    place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.stem)
     return Examiner(artist, extractor, reference, place, o.resize, progress, stop), chosen

@@ -116,7 +116,7 @@ def train(o: Train) -> int:
     accuracy = trainer.accuracy()
     trainer.save(o.out, accuracy)
     print(f"reads {accuracy:.2%} of {len(trainer.held):,} held-out images correctly; in {o.out}")
-    used = shlex.join(["justimage", "evaluate", "RUN", "--reference", o.data, "--features", str(o.out)])
+    used = shlex.join(["justimage", "evaluate", "RUN", "--features", str(o.out)])
     print(f"now try:  {used}")
     return 0
 

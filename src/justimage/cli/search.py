@@ -22,7 +22,7 @@ from justimage.stopping import requests
 DESCRIPTION = """Find the best guidance and the best average of a model's weights, by FID (App. A, "EMA and CFG").
 
 examples:
-  justimage search runs/digits --reference digits --features digits.safetensors --count 2000
+  justimage search runs/digits --features digits.safetensors --count 2000
   justimage search runs/photos --reference photos/ --intervals 0.1 1 0 1        with and without the guidance interval (Fig. 6)
   justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
 
@@ -83,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     print(f"{search.drawn:,} images drawn, {search.drawn / search.grid:.0%} of the whole grid's; in {out}")
     again = ["--guidance", f"{best.guidance:g}", "--ema", f"{best.setting.ema:g}", "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
-    given = [str(o.source), "--reference", o.reference, "--features", o.features]
+    given = [str(o.source), *(["--reference", o.reference] if o.reference else []), "--features", o.features]
     print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")
     return 0
 
