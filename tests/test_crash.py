@@ -14,7 +14,7 @@ from justimage import checkpoint, run as runs
 from justimage.checkpoint import Damaged, Unusable
 from tests import crash
 
-PARTS = 8
+PARTS = 4
 
 
 def crashes(*words: str | int) -> dict[str, Any]:
@@ -35,11 +35,11 @@ def test_a_kill_at_any_operation_on_the_disk_changes_nothing(part: int) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(5))
-def test_ten_kills_at_random_instants_change_nothing(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_twenty_five_kills_at_random_instants_change_nothing(seed: int) -> None:
     """SIGKILL: the last checkpoint's hashes and every logged loss are those of the uninterrupted training."""
-    found = crashes("kills", 10, seed)
-    assert found["kills"] == 10 and found["wrong"] == []
+    found = crashes("kills", 25, seed)
+    assert found["kills"] == 25 and found["wrong"] == []
 
 
 @pytest.mark.timeout(900)
@@ -47,7 +47,7 @@ def test_ten_kills_at_random_instants_change_nothing(seed: int) -> None:
 def test_a_full_or_failing_disk_ends_no_training(part: int) -> None:
     """At any operation once there is a run: the checkpoints before are intact, the next save works, the end is the same."""
     found = crashes("faults", part, PARTS)
-    assert found["wrong"] == [] and found["ended"] <= 12
+    assert found["wrong"] == [] and found["ended"] <= 24
 
 
 @pytest.mark.slow

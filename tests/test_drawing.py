@@ -23,6 +23,8 @@ from justimage.data.arrays import open_array_file
 from justimage.drawing import Artist, Drawing
 from tests.test_cli import TINY_TRAINING, justimage
 
+pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
+
 COUNT, STEPS = 2000, "2"
 
 

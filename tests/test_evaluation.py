@@ -29,6 +29,8 @@ from justimage.process import Units
 from tests.test_cli import TINY_TRAINING, justimage
 from tests.test_drawing import environment, run as run
 
+pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
+
 CPU = torch.device("cpu")
 
 
@@ -271,10 +273,12 @@ def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> No
     assert any("biased upwards" in w for w in said) and any("not equally many of 3 classes" in w for w in said)
 
 
-def evaluated(run: Path, classifier: Path, out: str, processes: int = 1, count: int = 300) -> dict[str, Any]:
+def evaluated(
+    run: Path, classifier: Path, out: str, processes: int = 1, count: int = 300, device: str = "cpu"
+) -> dict[str, Any]:
     launched = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     words = ["evaluate", str(run), "--reference", "digits", "--features", str(classifier), "--steps", "1", "--guidance", "1.5"]
-    words += ["--interval", "0", "1", "--count", str(count), "--out", str(run.parent / out)]
+    words += ["--interval", "0", "1", "--count", str(count), "--out", str(run.parent / out), "--device", device]
     done = subprocess.run(
         [sys.executable, *launched, "-m", "justimage", *words],
         capture_output=True, text=True, timeout=280, env=environment(run, 3 - processes),
@@ -294,6 +298,16 @@ def test_two_processes_report_what_one_reports(run: Path, digits_classifier: Pat
     """The same images and the same scores to the last digit, however many processes and threads."""
     both = evaluated(run, digits_classifier, "two", 2)
     assert both["scores"] == reported["scores"] and both["images_sha256"] == reported["images_sha256"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_the_same_twice_and_nearly_what_the_cpu_draws(
+    run: Path, digits_classifier: Path, reported: dict[str, Any]
+) -> None:
+    first, second = (evaluated(run, digits_classifier, f"gpu-{i}", device="cuda") for i in range(2))
+    assert first["scores"] == second["scores"] and first["images_sha256"] == second["images_sha256"]
+    fids = [r["scores"]["guided"]["fid"]["value"] for r in (first, reported)]
+    assert fids[0] == pytest.approx(fids[1], rel=0.1)
 
 
 def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: dict[str, Any]) -> None:
