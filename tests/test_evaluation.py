@@ -386,18 +386,7 @@ def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> Non
 
 
 def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_classifier: Path) -> None:
-    words = [
-        "search",
-        str(run),
-        "--reference",
-        "digits",
-        "--features",
-        str(digits_classifier),
-        "--steps",
-        "1",
-        "--count",
-        "128",
-    ]
+    words = f"search {run} --reference digits --features {digits_classifier} --steps 1 --count 128 --device cpu".split()
     words += ["--guidances", "1", "1.6", "0.2", "--intervals", "0", "1", "--out", str(run.parent / "searched")]
 
     def once() -> str:
