@@ -44,7 +44,7 @@ def environment(run: Path, threads: int = 1) -> dict[str, str]:
 
 def command(run: Path, out: str, processes: int = 1) -> list[str]:
     launched = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    words = f"sample --from {run} --count {COUNT} --balanced --steps {STEPS} --device cpu".split()
+    words = f"sample --from {run} --count {COUNT} --balanced --steps {STEPS} --device cpu --folder {run.parent / out}".split()
     return [sys.executable, *launched, "-m", "justimage", *words]
 
 
