@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import data, disk, pictures, randomness, units
+from justimage import data, pictures, randomness, units
 from justimage.data.source import gather
 from justimage.drawing import Artist
 from justimage.evaluation import scores
@@ -71,7 +71,7 @@ def speed(count: int = 1024, rounds: int = 3) -> None:
 
             def write(unit: int, root: Path = root) -> Unit:
                 for i, image in enumerate(parts[unit]):
-                    disk.write(root / f"{unit * UNIT + i:06d}.png", pictures.png(pictures.picture(image)))
+                    pictures.picture(image).save(root / f"{unit * UNIT + i:06d}.png")
                 return {"done": np.zeros(1)}
 
             def read(unit: int, root: Path = root) -> Unit:
