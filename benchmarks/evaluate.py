@@ -76,7 +76,7 @@ def speed(count: int = 1024, rounds: int = 3) -> None:
 
             def read(unit: int, root: Path = root) -> Unit:
                 names = [root / f"{i:06d}.png" for i in range(unit * UNIT, (unit + 1) * UNIT)]
-                images = np.stack([np.asarray(Image.open(name)).transpose(2, 0, 1) for name in names])
+                images = np.ascontiguousarray(np.stack([np.asarray(Image.open(name)) for name in names]).transpose(0, 3, 1, 2))
                 return {"features": features(torch.from_numpy(images))}
 
             for name, make in ("written", write), ("read", read):
@@ -101,18 +101,22 @@ def memory(counts: list[int]) -> None:
 def one(count: int) -> None:
     import resource
 
-    features, real = stub(), gaussian([torch.from_numpy(stub()(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
+    features = stub()
+    real = torch.cat([torch.from_numpy(features(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
     with tempfile.TemporaryDirectory() as place:
         began, total = time.perf_counter(), -(-count // UNIT)
         for _ in units.complete(Path(place), total, lambda u: {"features": features(drawn(u))}):
             pass
         found = np.concatenate([unit["features"] for unit in units.units(Path(place), total)])[:count]
-        fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), real)
+        fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), gaussian([real]))
+        kid = scores.kid(torch.from_numpy(found), real)
+        precision, recall = scores.precision_recall(torch.from_numpy(found), real)
         stored = sum(p.stat().st_size for p in Path(place).iterdir())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(
             f"{count:,} images of {SIDE} x {SIDE}: {time.perf_counter() - began:.0f} s, peak memory {peak / 1e6:.0f} MB, disk "
-            f"{stored / 1e6:.1f} MB, of which features {found.nbytes / 1e6:.1f} MB; FID {fid.value:.4f}"
+            f"{stored / 1e6:.1f} MB, of which features {found.nbytes / 1e6:.1f} MB; FID {fid.value:.3g}, "
+            f"KID {kid.value:.2g}, precision {precision.value:.3f}, recall {recall.value:.3f}"
         )
 
 

@@ -154,7 +154,7 @@ def test_killed_at_any_operation_on_the_disk_the_units_are_the_same(tmp_path: Pa
 def test_a_damaged_unit_is_made_again_and_no_other(tmp_path: Path) -> None:
     wanted = work(tmp_path)
     draw = random.Random(0)
-    for _ in range(200):
+    for _ in range(1000):
         path = units.unit_path(tmp_path, draw.randrange(6))
         content = bytearray(path.read_bytes())
         bit = draw.randrange(len(content) * 8)
@@ -168,6 +168,9 @@ def test_another_job_in_the_folder_is_refused_by_what_differs(tmp_path: Path) ->
     units.begin(tmp_path, {"guidance": 1.5, "steps": 50})
     with pytest.raises(ValueError, match=r"its guidance is 1.5, not 2.0"):
         units.begin(tmp_path, {"guidance": 2.0, "steps": 50})
+    units.begin(tmp_path / "deep", {"drawing": {"seed": 1, "classes": [1] * 1000}, "count": 5})
+    with pytest.raises(ValueError, match=r"its seed is 1, not 2; give another place$"):
+        units.begin(tmp_path / "deep", {"drawing": {"seed": 2, "classes": [1] * 1000}, "count": 5})
 
 
 def test_every_process_does_its_share_first_and_then_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,29 @@ def test_real_images_are_read_once_and_then_from_the_cache(tmp_path: Path) -> No
     assert open_reference(str(place), noted, (3, 16, 16)).facts["images"] == 11 and calls == [10, 10, 11]
 
 
+def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    means = []
+    for brightness in 10, 200:
+        for i in range(4):
+            (tmp_path / "images").mkdir(exist_ok=True)
+            Image.new("RGB", (16, 16), (brightness,) * 3).save(tmp_path / "images" / f"{i}.bmp")
+        means.append(open_reference(str(tmp_path / "images"), extractor(), (3, 16, 16)).statistics.mean.tolist())
+    assert means == [[10.0] * 4, [200.0] * 4]
+
+
+def test_statistics_of_other_features_are_one_line() -> None:
+    other = Gaussian(torch.zeros(9).double(), torch.eye(9).double())
+    with pytest.raises(ValueError, match="features of 4 numbers an image are compared with statistics of 9"):
+        scores.frechet(gaussian([torch.randn(20, 4)]), other)
+
+
+def test_features_that_are_not_finite_give_no_number_and_end_no_training() -> None:
+    values = torch.randn(20, 4)
+    values[3, 2] = torch.inf
+    fid, moved = scores.fid([values], gaussian([torch.randn(20, 4)]))
+    assert np.isnan(fid.value) and bool(moved.isnan().all())
+
+
 def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
     drawn = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     reference.save_statistics(tmp_path / "s.npz", gaussian([drawn]))
@@ -268,8 +291,9 @@ def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> No
     found = open_reference(str(folder(tmp_path / "ab")), extractor(), (3, 16, 16))
     job = Drawing(weights="", ema=0.0, classes=(0, 1, 2))
     with pytest.raises(ValueError, match="has no image of class 'c'"):
-        report.warnings(job, 3000, found, 4, ["a", "b", "c"])
-    said = report.warnings(job, 4, found, 4, ["a", "b"])
+        report.refuse_missing(job, found, ["a", "b", "c"])
+    report.refuse_missing(replace(job, classes=(0, 1)), found, ["a", "b", "c"])
+    said = report.warnings(job, 4, found, 4)
     assert any("biased upwards" in w for w in said) and any("not equally many of 3 classes" in w for w in said)
 
 
@@ -284,7 +308,7 @@ def evaluated(
         capture_output=True, text=True, timeout=280, env=environment(run, 3 - processes),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (place,) = (run.parent / out).glob(f"*-{count}")
+    (place,) = (run.parent / out).glob(f"*-{count}-*")
     assert {p.name for p in place.iterdir()} == {"grid.png", "neighbours.png", "report.json", "report.md"}
     return json.loads((place / "report.json").read_text())
 
@@ -332,11 +356,11 @@ def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Pa
 def test_resizing_is_antialiased_and_leaves_what_fits() -> None:
     """A checkerboard becomes grey; a plain bicubic would keep its pattern."""
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
-    small = examiner.resized(board.to(torch.uint8)[None, None], 16)
+    small = examiner.resized(board.to(torch.uint8)[None, None], (16, 16))
     assert small.shape == (1, 1, 16, 16) and (small.int() - 127).abs().max() <= 3
-    assert examiner.resized(small, 16) is small and examiner.resized(small, None) is small
+    assert examiner.resized(small, (16, 16)) is small and examiner.resized(small, None) is small
     with pytest.raises(ValueError, match="not resized"):
-        examiner.resized(torch.zeros(1, 1, 4, 4), 8)
+        examiner.resized(torch.zeros(1, 1, 4, 4), (8, 8))
 
 
 class Pretended:
@@ -402,7 +426,7 @@ def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_class
     assert re.search(r"the best: ema (100|300), guidance", first) and "now try:  justimage evaluate" in first
     lines = [line for line in first.splitlines() if "±" in line]
     assert lines == [line for line in second.splitlines() if "±" in line] and len(lines) >= 5
-    (place,) = (run.parent / "searched").glob("search-*")
+    (place,) = (run.parent / "searched").glob("*-search-128-*")
     facts = json.loads((place / "search.json").read_text())
     assert facts["images_drawn"] == drawn * 64 and {p.name for p in place.iterdir()} == {
         "search.json",

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"recipe", "process", "transformer", "ema", "data", "randomness", "sampling", "distributed"},
     "preview": {"training", "recipe", "process", "data", "randomness", "sampling", "pictures"},
     "convert": {"transformer", "recipe", "checkpoint", "process", "sampling", "ema", "disk"},
-    "drawing": {"checkpoint", "process", "randomness", "sampling", "units", "disk", "distributed", "pictures"},
+    "drawing": {"checkpoint", "process", "randomness", "sampling", "units", "disk", "distributed", "pictures", "stopping"},
     "features": {"data", "process", "randomness", "disk"},
     "evaluation": {
         "data",

@@ -1,7 +1,7 @@
 """Many images from a model, drawn in units of fixed size: the bytes of image i depend on the job alone, not on who draws it.
 
 Image i has the noise of seed + i and a label that is a function of i; unit u is always computed as one batch, the last one
-too, whatever the count. So a longer job holds a shorter one, and any image can be drawn again from its number.
+too, whatever the count. So with more images come those of fewer, and any image can be drawn again from its number.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from justimage import checkpoint, disk, pictures, randomness, sampling, units
 from justimage.distributed import share
 from justimage.process import Model
 from justimage.sampling import SolverName
+from justimage.stopping import Stopped
 from justimage.units import Unit, cores
 
 UNIT = 64
@@ -106,9 +107,21 @@ class Artist:
     def device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
-    def job(self, ema: float, classes: Sequence[int] | None = None, **others: Any) -> Drawing:
-        """A job for this run, checked; by default of all its classes. ValueError for what the model cannot draw."""
+    @property
+    def averages(self) -> tuple[float, ...]:
+        """Those there are to draw with; of one file the one that it holds, 0 for the weights themselves."""
+        if self.place.is_file():
+            return (checkpoint.average_in(self.place),)
+        return self.recipe.training.ema or (0.0,)
+
+    def job(self, ema: float | None = None, classes: Sequence[int] | None = None, **others: Any) -> Drawing:
+        """A job for this run, checked; by default of all its classes, with the average that the recipe samples with.
+
+        ValueError for what the model cannot draw.
+        """
         total = self.recipe.network.classes or 0
+        if ema is None:
+            ema = self.averages[0] if self.place.is_file() else self.recipe.sampling.use_ema
         if others.get("sampling_clip") is None:
             others["sampling_clip"] = self.recipe.process.sampling_clip
         job = Drawing(
@@ -126,15 +139,13 @@ class Artist:
         return self.again(job, job.numbers(unit))
 
     def again(self, job: Drawing, numbers: Sequence[int]) -> Tensor:
-        """Images by their numbers, in one batch."""
+        """Images by their numbers."""
         model = self.model(job.ema)
         model = replace(model, process=replace(model.process, sampling_clip=job.sampling_clip))
-        return next(
-            sampling.draw(
-                model, [job.label(i) for i in numbers], [job.seed + i for i in numbers], batch=len(numbers),
-                guidance=job.guidance, interval=job.interval, steps=job.steps, solver=job.solver,
-                dtype=torch.bfloat16 if job.precision == "bf16" else None,
-            )
+        return sampling.sample(
+            model, [job.label(i) for i in numbers], [job.seed + i for i in numbers], batch=job.unit,
+            guidance=job.guidance, interval=job.interval, steps=job.steps, solver=job.solver,
+            dtype=torch.bfloat16 if job.precision == "bf16" else None,
         )  # fmt: skip
 
 
@@ -168,20 +179,23 @@ def save(
     def make(number: int) -> Unit:
         images = artist.draw(job, number)[: count - number * job.unit]
         for i, image in zip(job.numbers(number), visible(images) if folder else [], strict=False):
-            disk.write(place / f"{i:06d}.png", pictures.png(pictures.picture(image)), f"{share()[0]}-")
+            disk.write(place / f"{i:06d}.png", pictures.png(pictures.picture(image)), units.WRITER)
         return signed(job, number, images) | ({"images": images.numpy()} if npz else {})
 
     units.begin(place, {"drawing": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
+    rank, size = share()
+    disk.remove(place / "units" / f"done-{rank}")
     if (place / TABLE).exists() and not npz:
         progress(count, count)
         return
     for done in units.complete(place / "units", total, make, artist.threads, stop):
         progress(min(done * job.unit, count), count)
-    rank, size = share()
     if rank:
         disk.write(place / "units" / f"done-{rank}", b"")
         return
     while any(not (place / "units" / f"done-{other}").exists() for other in range(1, size)):
+        if stop():
+            raise Stopped("stopped as asked; the same command goes on where it was")
         time.sleep(0.05)  # nobody looks for units any more when they are removed
     if npz:
         write_npz(npz, count, units.units(place / "units", total))
@@ -189,6 +203,8 @@ def save(
         hashed = (sha256 for unit in units.units(place / "units", total) for sha256 in unit["sha256"])
         rows = (f"{i:06d}.png,{job.label(i)},{job.seed + i},{h}\n" for i, h in zip(range(count), hashed, strict=True))
         disk.write(folder / TABLE, "".join(["file,class,seed,sha256\n", *rows]).encode())
+    for left in place.glob(".tmp-*"):  # by whoever was killed
+        disk.remove(left)
     disk.remove(place / "units" if folder else place)
 
 

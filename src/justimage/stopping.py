@@ -26,8 +26,9 @@ class Requests(list[str]):
 
 
 @contextmanager
-def requests() -> Iterator[Requests]:
-    """Within the block Ctrl-C, SIGTERM and SIGUSR1 are written down; a second Ctrl-C interrupts at once, unsaved."""
+def requests(after: str = "this step, saved") -> Iterator[Requests]:
+    """Within the block Ctrl-C, SIGTERM and SIGUSR1 are written down; a second Ctrl-C interrupts at once, unsaved. `after`: what
+    a person is told that it stops after."""
     asked = Requests()
 
     def note(number: int, frame: Any) -> None:
@@ -35,7 +36,7 @@ def requests() -> Iterator[Requests]:
             raise KeyboardInterrupt
         if not asked:
             again = "; Ctrl-C once more stops at once, unsaved" if number == signal.SIGINT else ""
-            print(f"\nstopping after this step, saved{again}", file=sys.stderr, flush=True)
+            print(f"\nstopping after {after}{again}", file=sys.stderr, flush=True)
         asked.append(signal.Signals(number).name)
 
     before = {number: signal.signal(number, note) for number in SIGNALS}

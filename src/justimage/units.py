@@ -5,9 +5,11 @@ units without speaking to each other: each does its own, then what it finds miss
 killed, gone on with by more or fewer processes, or done by several machines that share a disk, and the result is the same.
 """
 
+import hashlib
 import json
 import os
-import zipfile
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +29,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Unit = dict[str, np.ndarray]
 JOB = "job.json"
+DIGEST = 32
+"""Bytes of a SHA-256."""
+WRITER = f"{socket.gethostname()}-{os.getpid()}-"
+"""In the names of what this process is writing; others may be writing the same."""
+STALE = 3600
+"""Seconds after which what somebody was writing will not be finished."""
 
 
 @contextmanager
@@ -68,9 +76,12 @@ def unit_path(folder: Path, number: int) -> Path:
 
 
 def read_unit(folder: Path, number: int) -> Unit | None:
-    """The arrays of a unit; None where it is not done, or not whole (every array in it has a checksum)."""
-    with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(unit_path(folder, number)) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    """The arrays of a unit; None where it is not done, or not whole: an .npz, and after it its SHA-256."""
+    with suppress(OSError):
+        content = unit_path(folder, number).read_bytes()
+        if hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]:
+            with np.load(BytesIO(content[:-DIGEST])) as arrays:
+                return {name: arrays[name] for name in arrays.files}
     return None
 
 
@@ -78,11 +89,15 @@ def begin(folder: Path, job: dict[str, Any]) -> None:
     """Say in job.json what a folder's units are; ValueError where it holds those of another job."""
     path, job = folder / JOB, json.loads(json.dumps(job))
     if not path.exists():
-        disk.write(path, json.dumps(job, indent=1).encode(), f"{share()[0]}-")
+        disk.write(path, json.dumps(job, indent=1).encode(), WRITER)
     found = disk.read_json(path)
-    if found != job:
+    while found != job:
         odd = next(k for k in [*job, *found] if found.get(k) != job.get(k))
-        raise ValueError(f"{folder} holds another job: its {odd} is {found.get(odd)}, not {job.get(odd)}; give another place")
+        there, asked = found.get(odd), job.get(odd)
+        if not isinstance(there, dict) or not isinstance(asked, dict):
+            words = (disk.shown(value, 100) for value in (odd, there, asked))
+            raise ValueError("{} holds another job: its {} is {}, not {}; give another place".format(folder, *words))
+        found, job = there, asked
 
 
 def mine_first(todo: Sequence[int]) -> list[int]:
@@ -98,27 +113,28 @@ def complete(
     """Do what is missing of units 0, ..., count - 1; yields how many are there, now and after each.
 
     `Stopped` where `stop` asks for it."""
-    rank, size = share()
     disk.make(folder)
+    for left in folder.glob(".tmp-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE:
+                disk.remove(left)
     there = {n for n in range(count) if read_unit(folder, n) is not None}
-    lock = disk.claimed(folder / f".lock-{rank}")
 
     def do(number: int) -> int:
-        if not stop() and not (size > 1 and read_unit(folder, number) is not None):
+        over = not folder.exists()  # whoever came first has put the units together, and removed them
+        if not over and not stop() and not (share()[1] > 1 and read_unit(folder, number) is not None):
             buffer = BytesIO()
             np.savez(buffer, allow_pickle=False, **make(number))
-            disk.write(unit_path(folder, number), buffer.getvalue(), f"{rank}-")
+            content = buffer.getvalue()
+            disk.write(unit_path(folder, number), content + hashlib.sha256(content).digest(), WRITER)
         return number
 
-    try:
+    yield len(there)
+    for number in in_parallel(do, mine_first([n for n in range(count) if n not in there]), threads):
+        if stop():
+            raise Stopped("stopped as asked; the same command goes on where it was")
+        there.add(number)
         yield len(there)
-        for number in in_parallel(do, mine_first([n for n in range(count) if n not in there]), threads):
-            if stop():
-                raise Stopped("stopped as asked; the same command goes on where it was")
-            there.add(number)
-            yield len(there)
-    finally:
-        lock.close()
 
 
 def units(folder: Path, count: int) -> Iterator[Unit]:

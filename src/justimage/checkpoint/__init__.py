@@ -20,7 +20,13 @@ from justimage.checkpoint.history import (
     retain as retain,
     set_aside as set_aside,
 )
-from justimage.checkpoint.model import find as find, identity as identity, load as load, stored_recipe as stored_recipe
+from justimage.checkpoint.model import (
+    average_in as average_in,
+    find as find,
+    identity as identity,
+    load as load,
+    stored_recipe as stored_recipe,
+)
 from justimage.checkpoint.saver import (
     NotSaved as NotSaved,
     Outcome as Outcome,

@@ -72,6 +72,15 @@ def metadata_of(file: Path) -> dict[str, Any]:
     return metadata
 
 
+def average_in(file: Path) -> float:
+    """The average that one file of weights holds; 0 for the weights themselves."""
+    group = metadata_of(file)["group"]
+    try:
+        return float(group.removeprefix("ema-")) if group != "model" else 0.0
+    except ValueError as error:
+        raise ValueError(f"{file} holds {disk.shown(group, 100)}, which is not a network's weights") from error
+
+
 def stored_recipe(place: Path) -> Recipe:
     """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
     carried = (read_state(place) if place.is_dir() else metadata_of(place))["recipe"]

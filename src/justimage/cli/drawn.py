@@ -41,8 +41,8 @@ class Drawn:
 
 def settings(o: Drawn, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """The fields of a `Drawing`: what was asked for, else what the recipe says, else what suits the device."""
-    names = {"guidance": "guidance", "interval": "interval", "solver": "solver", "steps": "steps", "ema": "use_ema"}
-    found = {n: getattr(o, n) if getattr(o, n) is not None else getattr(recipe.sampling, r) for n, r in names.items()}
+    names = "guidance", "interval", "solver", "steps"
+    found = {n: getattr(recipe.sampling if getattr(o, n) is None else o, n) for n in names} | {"ema": o.ema}
     precision = o.precision or ("fp32" if device.type == "cpu" else "bf16")
     return found | {"sampling_clip": o.sampling_clip, "seed": o.seed, "unit": o.batch, "precision": precision}
 
@@ -55,6 +55,8 @@ def numbered(words: Sequence[str], recipe: Recipe) -> list[int]:
     for word in words:
         if word in names:
             numbers.append(names[word])
+        elif word == "-1":
+            numbers.append(-1)
         elif any(name.isdigit() for name in names):
             raise ValueError(f"class {word!r} is not one of this model's, whose names are {', '.join(recipe.class_names)}")
         elif re.fullmatch(r"-?\d+", word) and -1 <= int(word) < total:

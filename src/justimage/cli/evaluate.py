@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from justimage import ema
 from justimage.cli.drawn import Drawn, numbered, settings
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stages
 from justimage.distributed import share
-from justimage.drawing import Artist, Labels
+from justimage.drawing import Artist, Labels, short_hash
 from justimage.evaluation import report
 from justimage.evaluation.examiner import Examiner
 from justimage.evaluation.reference import open_reference
@@ -29,9 +30,9 @@ examples:
 
 The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma; by default what the run was
 trained on. Features are Inception-v3's, those of a classifier of your own data (justimage features train), or of any network
-that torch.export saved. Writes report.md, report.json,
-grid.png and neighbours.png; the unguided score is always among them. Images are drawn in units whose features are kept:
-stopped or killed, or with a larger --count, the same command goes on. The search for the best guidance: justimage search."""
+that torch.export saved. Writes report.md, report.json, grid.png and neighbours.png; the unguided score is always among them.
+Images are drawn in units whose features are kept: stopped or killed, or with a larger --count, the same command goes on. The
+search for the best guidance: justimage search."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Examined(Drawn):
     """equally many of each class (the paper's protocol), or random (ADM's)"""
     classes: tuple[str, ...] = ()
     """numbers or names [all]"""
-    resize: int | None = None
-    """scale drawn images to this side first, bicubic and antialiased (App. B.4) [no]"""
+    resize: tuple[int, ...] = ()
+    """scale drawn images to this side, or height and width, first, bicubic and antialiased (App. B.4) [no]"""
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,15 @@ def main(words: Sequence[str]) -> int:
     if o.count < 2:
         raise ValueError(f"count is {o.count}; it must be 2 or more")
     leads = share()[0] == 0
-    with requests() as asked, stages(leads) as progress:
+    with requests("this batch, kept") as asked, stages(leads) as progress:
         examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
         job = examiner.artist.job(**chosen)
         if not leads:
             report.draw_all(examiner, job, o.count)
             return 0
-        name = f"ema{job.ema:g}-g{job.guidance:g}-{job.interval[0]:g}-{job.interval[1]:g}-{o.count}"
-        out = examiner.place / f"{Path(examiner.artist.place).stem}-{name}{f'-to{o.resize}' if o.resize else ''}"
+        others = short_hash([examiner.facts(job), examiner.reference.facts])[:6]
+        name = f"ema{ema.name(job.ema)}-guidance{job.guidance:g}-{o.count}-{others}"
+        out = examiner.place / f"{examiner.artist.place.name}-{name}"
         found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
     print(report.table(found))
     for warning in found["warnings"]:
@@ -88,7 +90,10 @@ def examined(
     device = checked_device(o.device)
     artist = Artist(o.source, device)
     channels = artist.recipe.network.channels
-    size = artist.recipe.network.size if o.resize is None else (o.resize, o.resize)
+    if len(o.resize) > 2 or any(side < 1 for side in o.resize):
+        raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
+    resize = (o.resize[0], o.resize[-1]) if o.resize else None
+    size = resize or artist.recipe.network.size
     extractor = open_features(o.features, device)
     chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
     artist.job(**chosen)  # refused before the real images are read
@@ -103,5 +108,5 @@ def examined(
         stop,
     )
     is_run = (o.source / "checkpoints").is_dir()
-    place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.stem)
-    return Examiner(artist, extractor, reference, place, o.resize, progress, stop), chosen
+    place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
+    return Examiner(artist, extractor, reference, place, resize, progress, stop), chosen

@@ -108,11 +108,9 @@ def train(o: Train) -> int:
     units = Units(*source.statistics) if isinstance(source, Store) and source.floats else Units()
     trainer = Trainer(source, shape, units, o.images, o.batch, o.learning_rate, o.flip, o.seed, device)
     print(f"{len(trainer.kept):,} images to learn from, {len(trainer.held):,} held out, {shape.classes} classes")
-    with requests() as asked, bar("training") as advance:
+    with bar("training") as advance:
         for step in trainer.steps():
             advance(min(step.images_seen, o.images), o.images, lambda loss=step.loss: f"loss {loss:.4f}")
-            if asked:
-                raise KeyboardInterrupt
     accuracy = trainer.accuracy()
     trainer.save(o.out, accuracy)
     print(f"reads {accuracy:.2%} of {len(trainer.held):,} held-out images correctly; in {o.out}")
@@ -126,7 +124,7 @@ def statistics(o: Statistics) -> int:
     disk.writable(o.out)
     if o.out.suffix != ".npz":
         raise ValueError(f"{o.out} is to be an .npz file")
-    with requests() as asked, stages() as progress:
+    with requests("this batch, kept") as asked, stages() as progress:
         extractor = open_features(o.features, device)
         found = open_reference(
             o.data, extractor, shape_of(o), True, lambda *n: progress("real images", *n), lambda: bool(asked)

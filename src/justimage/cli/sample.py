@@ -43,9 +43,9 @@ class Options(Drawn):
     source: Annotated[Path, tyro.conf.arg(name="from")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
     classes: tuple[str, ...] = ()
-    """numbers or names, over and over; -1 for no class [all of up to 16]"""
+    """numbers or names, over and over; -1 for no class [all; of a picture alone the first 16]"""
     balanced: bool = False
-    """all classes, equally many of each"""
+    """all classes, and an error where --count is not equally many of each"""
     count: int | None = None
     """images [about 16, as many of each class]"""
     out: Path | None = None
@@ -71,7 +71,8 @@ def main(words: Sequence[str]) -> int:
     total = artist.recipe.network.classes or 0
     if o.balanced and o.classes:
         raise ValueError("--balanced draws all classes; leave --classes out")
-    classes = numbered(o.classes, artist.recipe) or list(range(total if o.balanced else min(total, 16))) or [-1]
+    shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
+    classes = numbered(o.classes, artist.recipe) or list(range(shown_at_once)) or [-1]
     count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
     for name, value in ("count", count), ("batch", o.batch):
         if value < 1:
@@ -83,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     job = artist.job(classes=classes, **chosen | {"unit": min(o.batch, count)})
     leads, started = share()[0] == 0, time.perf_counter()
     shown, pictured = [], 0
-    with requests() as asked, bar("sampling", shown=leads) as advance:
+    with requests("this batch, kept") as asked, bar("sampling", shown=leads) as advance:
         if o.folder or o.npz:
             drawing.save(artist, job, count, o.folder, o.npz, advance, lambda: bool(asked))
         if out and leads:

@@ -11,10 +11,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from justimage import checkpoint, ema
 from justimage.cli.evaluate import Examined, examined
 from justimage.cli.options import parse
 from justimage.cli.progress import stages
 from justimage.distributed import share
+from justimage.drawing import short_hash
 from justimage.evaluation import search as searching, verdict
 from justimage.evaluation.search import Search, words as in_words
 from justimage.stopping import requests
@@ -57,35 +59,49 @@ def main(words: Sequence[str]) -> int:
             raise ValueError(f"--{name} is searched for; give --{name}s (see --help), or use justimage evaluate")
     if len(o.intervals) % 2:
         raise ValueError(f"intervals are {' '.join(map(str, o.intervals))}; they are pairs, low and high")
+    searching.check_grid(o.count, *o.guidances)
+    if not checkpoint.stored_recipe(checkpoint.find(o.source)).network.classes:
+        raise ValueError("this model has no classes to guide towards; compare averages by: justimage evaluate --ema")
     leads, began = share()[0] == 0, time.perf_counter()
-    with requests() as asked:
+    with requests("this batch, kept") as asked:
         with stages(leads) as progress:
             examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
         recipe = examiner.artist.recipe
-        if not recipe.network.classes:
-            raise ValueError("this model has no classes to guide towards; --emas can be compared by: justimage evaluate --ema")
         intervals = list(zip(o.intervals[::2], o.intervals[1::2], strict=True)) or [recipe.sampling.interval]
-        emas = o.emas or recipe.training.ema or (0.0,)
-        for ema in emas:
+        emas = o.emas or examiner.artist.averages
+        for average in emas:
             for interval in intervals:
-                examiner.artist.job(**chosen | {"ema": ema, "interval": interval})  # all refused before anything is drawn
+                chosen |= {"ema": average, "interval": interval}
+                examiner.artist.job(**chosen)  # refused before anything is drawn
         search = Search(examiner, examiner.artist.job(**chosen), o.count, emas, intervals, *o.guidances)
         with table(leads) as (shown, progress):
             search.shown, examiner.progress = shown, progress
             best = search.full() if o.full else search.cheap()
     if not leads:
         return 0
-    out = examiner.place / f"search-{Path(examiner.artist.place).stem}-{o.count}{'-full' if o.full else ''}"
+    asked = [examiner.facts(search.job), examiner.reference.facts, list(emas), intervals, o.guidances, o.full]
+    out = examiner.place / f"{examiner.artist.place.name}-search-{o.count}-{short_hash(asked)[:6]}"
     command = shlex.join(["justimage", "search", *words])
     found = verdict.report(search, best, out, time.perf_counter() - began, command)
     for line in found["certainty"]:
         print(line)
     print(f"{search.drawn:,} images drawn, {search.drawn / search.grid:.0%} of the whole grid's; in {out}")
-    again = ["--guidance", f"{best.guidance:g}", "--ema", f"{best.setting.ema:g}", "--interval"]
+    again = ["--guidance", f"{best.guidance:g}", "--ema", ema.name(best.setting.ema), "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
-    given = [str(o.source), *(["--reference", o.reference] if o.reference else []), "--features", o.features]
+    given = without(words, ("--count", "--guidances", "--emas", "--intervals", "--full"))
     print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")
     return 0
+
+
+def without(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The words of a command without some options and their values."""
+    kept, dropped = [], False
+    for word in words:
+        if word.startswith("--"):
+            dropped = word.partition("=")[0].replace("_", "-") in options
+        if not dropped:
+            kept.append(word)
+    return kept
 
 
 @contextmanager

@@ -28,8 +28,8 @@ class Examiner:
     extractor: Extractor
     reference: Reference
     place: Path
-    resize: int | None = None
-    """the side to which drawn images are scaled before they are compared (App. B.4), bicubic and antialiased"""
+    resize: tuple[int, int] | None = None
+    """height and width to which drawn images are scaled before they are compared (App. B.4), bicubic and antialiased"""
     progress: Progress = lambda what, done, total: None
     stop: Callable[[], bool] = lambda: False
 
@@ -69,11 +69,11 @@ class Examiner:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def resized(images: Tensor, side: int | None) -> Tensor:
-    """uint8 images scaled to side x side, bicubic and antialiased in float32, rounded; None leaves them."""
-    if side is None or tuple(images.shape[-2:]) == (side, side):
+def resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """uint8 images scaled to (height, width), bicubic and antialiased in float32, rounded; None leaves them."""
+    if size is None or tuple(images.shape[-2:]) == size:
         return images
     if images.dtype != torch.uint8:
         raise ValueError(f"images of {images.dtype} are not resized; allowed: pixels (uint8)")
-    scaled = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=True, align_corners=False)
+    scaled = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
     return scaled.round().clamp(0, 255).to(torch.uint8)

@@ -1,9 +1,11 @@
 """The real images that drawn ones are compared with: their features, computed once and kept, or statistics from a file."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,20 @@ from justimage.data import Source
 from justimage.data.arrays import ArrayFile, Header, open_array_file, unpacked
 from justimage.data.source import gather
 from justimage.drawing import short_hash
-from justimage.evaluation.scores import Gaussian, gaussian
+from justimage.evaluation.scores import NEIGHBOURS, Gaussian, gaussian, nearest, radii
 from justimage.features import Extractor
 from justimage.units import Unit
 
+SAMPLED = 512
+"""Images of a set whose content tells it from one with files of the same names and sizes."""
 UNIT, TOGETHER = 64, 32
 """Images whose features are kept in one file, and files that are read at a time."""
+SAME = 1e-4
+"""Of the usual distance between neighbours: what is nearer differs by rounding only, as twins among the real images do."""
 MOST = 50_000
 """Real images that neighbours are looked for among, for precision and recall; of a larger set, so many spread evenly."""
+LOOKED_AT, RARE = 2000, 0.01
+"""Images whose nearest real ones are looked for, and the share of real ones whose nearest other is nearer than is common."""
 
 
 def cache() -> Path:
@@ -55,6 +63,19 @@ class Reference:
             chosen = numbers % step == 0
             yield numbers[chosen], features[chosen]
             before += len(numbers)
+
+    @cached_property
+    def around(self) -> tuple[Tensor, Tensor]:
+        """The features of real images, at most MOST, and the squared distance of each to its third neighbour."""
+        _, real = self.spread()
+        return real, radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))
+
+    @cached_property
+    def common(self) -> float:
+        """The distance within which only 1 % of real images have another."""
+        numbers, some = self.spread(LOOKED_AT)
+        apart = nearest(some, self.parts(), numbers)[0]
+        return max(float(apart.quantile(RARE)), SAME * float(apart.median()))
 
     def spread(self, most: int = MOST) -> tuple[Tensor, Tensor]:
         """The numbers and features of at most so many images, spread evenly over the set."""
@@ -117,7 +138,7 @@ def open_reference(
     facts = {"path": word, "fingerprint": source.fingerprint, "images": len(source), "size": list(shape)}
     if found:
         return Reference(facts | {"sha256": disk.sha256(path), "statistics": "mu and sigma of the file"}, found, source, folder)
-    return Reference(facts | {"statistics": "of all images"}, gaussian(parts_of(folder, len(source))), source, folder)
+    return Reference(facts | {"statistics": "of all images"}, statistics_of(folder, len(source)), source, folder)
 
 
 def features_of(
@@ -129,7 +150,8 @@ def features_of(
 ) -> Path:
     """The folder with the features of a set's images, in which what is missing is computed."""
     count, total = len(source), -(-len(source) // UNIT)
-    job = {"images": source.fingerprint, "count": count, "features": extractor.identity, "shape": list(shape), "unit": UNIT}
+    job = {"images": source.fingerprint, "sample": sampled(source), "count": count, "shape": list(shape), "unit": UNIT}
+    job |= {"features": extractor.identity, "device": extractor.device}
     folder = cache() / short_hash(job)
     threaded = not isinstance(source, data.Files) or source.contents.threads
 
@@ -142,6 +164,22 @@ def features_of(
     for done in units.complete(folder, total, make, None if threaded else 1, stop):
         progress(min(done * UNIT, count), count)
     return folder
+
+
+def sampled(source: Source) -> str:
+    """A hash of some images of a set; its fingerprint may know files by their names and sizes only."""
+    chosen, digest = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64)), hashlib.sha256()
+    for start in range(0, len(chosen), UNIT):
+        digest.update(gather(source, chosen[start : start + UNIT])[0].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def statistics_of(folder: Path, count: int) -> Gaussian:
+    """Mean and covariance of a set's kept features, kept beside them."""
+    path = folder / "statistics.npz"
+    if not path.exists():
+        save_statistics(path, gaussian(parts_of(folder, count)))
+    return read_statistics(path)
 
 
 def parts_of(folder: Path, count: int) -> Iterator[Tensor]:

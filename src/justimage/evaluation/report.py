@@ -1,10 +1,13 @@
 """One model, scored: the features of drawn images beside those of real ones, and a report of all that decided the numbers."""
 
 import json
+import math
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,9 @@ from justimage import disk, pictures, units
 from justimage.drawing import Artist, Drawing
 from justimage.evaluation import scores
 from justimage.evaluation.examiner import Examiner, resized
-from justimage.evaluation.reference import MOST, Reference, labels_of
+from justimage.evaluation.reference import LOOKED_AT, MOST, Reference, labels_of
 from justimage.evaluation.scores import Score
 
-LOOKED_AT = 2000
-"""Drawn images whose nearest real ones are looked for, among all real ones."""
-COMMON = 0.99
-"""Of real images, the share whose nearest other real one is farther than what counts as a copy."""
 TITLES = {
     "fid": "FID",
     "inception_score": "IS",
@@ -38,15 +37,17 @@ TITLES = {
 def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> dict[str, Score]:
     """Every score that the features allow; `own_classes` says whether logits are of the classes that were asked for."""
     features = drawn["features"]
+    if not bool(features.isfinite().all()):
+        raise ValueError("the features of drawn images are not all finite; are the images?")
     found = {"fid": scores.fid(features.split(scores.CHUNK), reference.statistics)[0]}
     if "logits" in drawn:
         found["inception_score"] = scores.inception_score(drawn["logits"])
         if own_classes and int(drawn["labels"].min()) >= 0:
             found["agreement"] = scores.agreement(drawn["logits"], drawn["labels"])
     if reference.source is not None:
-        _, real = reference.spread()
+        real, around = reference.around
         found["kid"] = scores.kid(features, real)
-        found["precision"], found["recall"] = scores.precision_recall(features, real)
+        found["precision"], found["recall"] = scores.precision_recall(features, real, around_real=around)
         found["copies"] = copies(features, reference)
     return {name: found[name] for name in TITLES if name in found}
 
@@ -54,30 +55,35 @@ def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> 
 def copies(features: Tensor, reference: Reference) -> Score:
     """The share of drawn images that lie nearer to a real one than only 1 % of real ones lie to another: about 0.01 of new
     images, more of memorised ones."""
-    numbers, real = reference.spread(LOOKED_AT)
-    among, _ = scores.nearest(real, reference.parts(), numbers)
     apart, _ = scores.nearest(features[:LOOKED_AT], reference.parts())
-    near = (apart < among.quantile(1 - COMMON)).double()
+    near = (apart <= reference.common).double()
     return Score(float(near.mean()), scores.deviation_of_mean(near))
 
 
-def warnings(job: Drawing, count: int, reference: Reference, dimension: int, classes: Sequence[str]) -> list[str]:
+def refuse_missing(job: Drawing, reference: Reference, classes: Sequence[str]) -> None:
+    """ValueError where a class that is drawn has no real image. A reference may have numbers for names, or no classes."""
+    if reference.source is None or not reference.source.class_names or not classes:
+        return
+    names = list(reference.source.class_names)
+    numbered = all(name.isdigit() for name in names) and set(names).isdisjoint(classes)
+    there = {names[label] for label in set(labels_of(reference).tolist()) if label >= 0}
+    for c in job.classes:
+        if c >= 0 and (str(c) if numbered else classes[c]) not in there:
+            raise ValueError(f"the reference {reference.facts['path']} has no image of class {disk.shown(classes[c])!r}")
+
+
+def warnings(job: Drawing, count: int, reference: Reference, dimension: int) -> list[str]:
     """What makes these numbers less than they seem."""
     found = []
     if count <= dimension:
         found.append(f"{count:,} images in {dimension:,} dimensions: the covariance has no full rank, FID is biased upwards")
     if job.labels == "balanced" and count % len(job.classes):
         found.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
-    if (real := reference.facts["images"]) is not None and real <= dimension:
+    real = reference.facts["images"]
+    if real is not None and real <= dimension and reference.facts["statistics"] == "of all images":
         found.append(f"{real:,} real images in {dimension:,} dimensions: their covariance has no full rank")
     if reference.source is None:
         found.append("the reference has statistics only: no KID, precision, recall or copies")
-    elif reference.source.class_names and classes:
-        there = set(np.unique(labels_of(reference)).tolist())
-        missing = [n for i, n in enumerate(reference.source.class_names) if i not in there]
-        if missing or set(classes) - set(reference.source.class_names):
-            lacking = [*missing, *(c for c in classes if c not in reference.source.class_names)]
-            raise ValueError(f"the reference {reference.facts['path']} has no image of class {disk.shown(lacking[0])!r}")
     return found
 
 
@@ -95,12 +101,14 @@ def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: s
     if count < 2:
         raise ValueError(f"count is {count}; it must be 2 or more")
     artist, extractor, reference = examiner.artist, examiner.extractor, examiner.reference
+    refuse_missing(job, reference, artist.recipe.class_names)
     began, seconds = time.perf_counter(), {}
     jobs = draw_all(examiner, job, count)
     drawn = {name: examiner.features(each, count) for name, each in jobs.items()}
     seconds["drawing"], began = time.perf_counter() - began, time.perf_counter()
-    cautions = warnings(job, count, reference, drawn["unguided"]["features"].shape[1], artist.recipe.class_names)
-    results = {name: score(found, reference, bool(extractor.class_names)) for name, found in drawn.items()}
+    cautions = warnings(job, count, reference, drawn["unguided"]["features"].shape[1])
+    with units.single_threaded():
+        results = {name: score(found, reference, bool(extractor.class_names)) for name, found in drawn.items()}
     main = next(iter(jobs))
     sheets = {"grid.png": grid(artist, job)}
     if reference.source is not None:
@@ -108,7 +116,10 @@ def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: s
     seconds["scoring"] = time.perf_counter() - began
     report = {
         "scores": {
-            name: {score: {"value": s.value, "deviation": s.deviation} for score, s in each.items()}
+            name: {
+                score: {k: v if math.isfinite(v) else None for k, v in s._asdict().items() if v is not None}
+                for score, s in each.items()
+            }
             for name, each in results.items()
         },
         "protocol": {
@@ -117,7 +128,7 @@ def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: s
             "as": "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)",
             "reference": reference.facts["statistics"],
             "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MOST:,} real images",
-            "resize": f"to {examiner.resize}, bicubic, antialiased" if examiner.resize else "none",
+            "resize": "to {} x {}, bicubic, antialiased".format(*examiner.resize) if examiner.resize else "none",
         },
         "sampling": job.describe(),
         "model": {"path": str(artist.place), "parameters": sum(p.numel() for p in artist.model(job.ema).net.parameters())},
@@ -125,15 +136,26 @@ def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: s
         "features": {"name": extractor.name, "identity": extractor.identity},
         "images_sha256": {name: digest(examiner, each, count) for name, each in jobs.items()},
         "warnings": cautions,
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "seconds": {name: round(s, 1) for name, s in seconds.items()},
         "command": command,
     }
     for name, sheet in sheets.items():
         disk.write(out / name, pictures.png(sheet))
     disk.write(out / "report.md", written(report).encode())
-    disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=True).encode())
+    disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     return report
+
+
+def versions() -> dict[str, str]:
+    """Of all that computes."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in "justimage", "torch-fidelity":
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return found
 
 
 def digest(examiner: Examiner, job: Drawing, count: int) -> str:
@@ -182,13 +204,13 @@ def neighbours(examiner: Examiner, job: Drawing, features: Tensor, count: int = 
     return pictures.grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
 
 
-def shown(s: dict[str, float]) -> str:
+def shown(s: dict[str, float | None]) -> str:
     """A score with its deviation, with as many digits as that leaves meaning in."""
     value, deviation = s["value"], s["deviation"]
-    if value != value:
+    if value is None:
         return "-"
-    digits = 4 if not deviation > 0 else min(max(1 - int(np.floor(np.log10(deviation))), 0), 6)
-    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6) if deviation else 4
+    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
 
 
 def table(report: dict[str, Any]) -> str:

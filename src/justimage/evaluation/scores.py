@@ -7,6 +7,7 @@ part by one thread, so that a score has the same digits on any number of cores.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from justimage.units import in_parallel
 
-CHUNK = 1024
-"""Rows of features compared at a time."""
+CHUNK, PAIRS = 1024, 2**23
+"""Rows of features that are taken together, and distances that are computed at a time."""
 NEIGHBOURS = 3
 """k of precision and recall (Kynkaanniemi et al. 2019), as in ADM's evaluator."""
 KID_SUBSETS, KID_SUBSET, KID_SEED = 100, 1000, 2020
 """As in torch-fidelity, which draws the subsets by NumPy's generator."""
+KID_MOST = 4000
 SPLITS = 10
 """Of the Inception Score; and of the samples where an uncertainty comes from disjoint parts of them."""
 
@@ -30,6 +32,8 @@ class Score(NamedTuple):
 
     value: float
     deviation: float
+    printed: float | None = None
+    """the deviation that others print beside it, where that is something else: over parts of the sample, or subsets"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Gaussian:
     mean: Tensor
     covariance: Tensor
     count: int | None = None
+
+    @cached_property
+    def half(self) -> Tensor:
+        """The covariance's square root."""
+        return root(self.covariance)
 
 
 def gaussian(parts: Iterable[Tensor]) -> Gaussian:
@@ -67,7 +76,11 @@ def root(matrix: Tensor, power: float = 0.5) -> Tensor:
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared Wasserstein distance of Gaussians (Heusel et al. 2017)."""
-    half = root(b.covariance)
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} numbers an image are compared with statistics of {len(b.mean)}")
+    if not all(bool(q.isfinite().all()) for q in (a.mean, a.covariance, b.mean, b.covariance)):
+        return math.nan
+    half = b.half
     middle = torch.linalg.eigvalsh(half @ a.covariance @ half).clamp(min=0).sqrt().sum()
     trace = torch.trace(a.covariance) + torch.trace(b.covariance)
     return float((a.mean - b.mean).square().sum() + trace - 2 * middle)
@@ -80,7 +93,7 @@ def influence(drawn: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
     T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one image. The distance's deviation over samples of n images is
     that of these numbers, divided by sqrt(n); of the difference between two settings, that of their difference.
     """
-    half = root(real.covariance)
+    half = real.half
     transport = half @ root(half @ drawn.covariance @ half, -0.5) @ half
     slope, curve = 2 * (drawn.mean - real.mean), torch.eye(len(half), dtype=half.dtype) - transport
     centre = (curve * drawn.covariance).sum()
@@ -96,8 +109,10 @@ def fid(drawn: Iterable[Tensor], real: Gaussian) -> tuple[Score, Tensor]:
     """The Frechet distance of drawn features, which come in parts, to real ones; and each image's influence on it (n,)."""
     parts = list(drawn)
     seen = gaussian(parts)
+    if not math.isfinite(value := frechet(seen, real)):
+        return Score(math.nan, math.nan), torch.full((sum(map(len, parts)),), math.nan, dtype=torch.float64)
     moved = torch.cat(list(in_parallel(influence(seen, real), parts)))
-    return Score(frechet(seen, real), deviation_of_mean(moved)), moved
+    return Score(value, deviation_of_mean(moved)), moved
 
 
 def deviation_of_mean(values: Tensor) -> float:
@@ -105,21 +120,23 @@ def deviation_of_mean(values: Tensor) -> float:
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
-    """exp of the mean KL divergence of p(class | image) from its mean, of `splits` consecutive parts: mean and deviation over
-    these (Salimans et al. 2016, as everybody prints it)."""
+    """exp of the mean KL divergence of p(class | image) from its mean, of `splits` consecutive parts: the mean over these, and,
+    as everybody prints it, the deviation over them (Salimans et al. 2016)."""
     log_p = logits.double().log_softmax(1)
     n, scores = len(log_p), []
-    for i in range(min(splits, n)):
+    splits = max(1, min(splits, n))
+    for i in range(splits):
         part = log_p[i * n // splits : (i + 1) * n // splits]
         p = part.exp()
         scores.append((p * (part - p.mean(0).log())).nan_to_num(0.0).sum(1).mean().exp())
     values = torch.stack(scores)
-    return Score(float(values.mean()), float(values.std(correction=0)))
+    return Score(float(values.mean()), deviation_of_mean(values), float(values.std(correction=0)))
 
 
 def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
-    """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, mean and deviation over
-    `subsets` random subsets of `size` images (fewer where there are fewer)."""
+    """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, the mean over `subsets`
+    random subsets of `size` images (fewer where there are fewer), and, as everybody prints it, the deviation over them. The
+    deviation over other samples is that of the images' influences, of KID_MOST of them."""
     size, draw = min(size, len(drawn), len(real)), np.random.RandomState(KID_SEED)
     if size < 2:
         return Score(math.nan, math.nan)
@@ -133,11 +150,25 @@ def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID
     def distance(chosen: tuple[np.ndarray, np.ndarray]) -> Tensor:
         x, y = drawn[chosen[0]].double(), real[chosen[1]].double()
         xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
-        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
+        within = (xx.sum() - xx.trace()) / (len(x) * (len(x) - 1)) + (yy.sum() - yy.trace()) / (len(y) * (len(y) - 1))
         return within - 2 * xy.mean()
 
     values = torch.stack(list(in_parallel(distance, pairs)))
-    return Score(float(values.mean()), float(values.std(correction=0)))
+    x, y = drawn[:KID_MOST].double(), real[:: -(-len(real) // KID_MOST)].double()
+
+    def influence(start: int) -> Tensor:  # 2 (mean of k(x_i, x_j) over others - mean of k(x_i, y_j)), of some rows i
+        own = x[start : start + CHUNK]
+        within = kernel(own, x)
+        within = within.sum(1) - within[torch.arange(len(own)), torch.arange(start, start + len(own))]
+        return 2 * (within / (len(x) - 1) - kernel(own, y).mean(1))
+
+    moved = torch.cat(list(in_parallel(influence, range(0, len(x), CHUNK))))
+    return Score(float(values.mean()), float(moved.std() / math.sqrt(len(drawn))), float(values.std(correction=0)))
+
+
+def pieces(count: int, against: int) -> range:
+    """The first rows of pieces of `count`, so small that a piece's distances to `against` others are no more than PAIRS."""
+    return range(0, count, max(1, min(CHUNK, PAIRS // max(against, 1))))
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -149,36 +180,41 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 def radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """The squared distance of each row to the k-th nearest other row (n,)."""
 
+    features, rows = features.double(), pieces(len(features), len(features))
+
     def of(start: int) -> Tensor:
-        own = torch.arange(start, min(start + CHUNK, len(features)))
+        own = torch.arange(start, min(start + rows.step, len(features)))
         d = distances(features[own], features)
         d[torch.arange(len(own)), own] = torch.inf
         return d.kthvalue(k, dim=1).values
 
-    return torch.cat(list(in_parallel(of, range(0, len(features), CHUNK))))
+    return torch.cat(list(in_parallel(of, rows)))
 
 
-def inside(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
+def inside(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Which drawn images lie within some real image's k-th neighbour's distance from it (n,), and which real ones within some
-    drawn one's (m,)."""
-    around_drawn, around_real = radii(drawn, k), radii(real, k)
+    drawn one's (m,). around_real: `radii` of the real ones, where they are known."""
+    around_drawn, around_real = radii(drawn, k), radii(real, k) if around_real is None else around_real
+    real, rows = real.double(), pieces(len(drawn), len(real))
 
     def of(start: int) -> tuple[Tensor, Tensor]:
-        d = distances(drawn[start : start + CHUNK], real)
-        return (d <= around_real).any(1), (d <= around_drawn[start : start + CHUNK, None]).any(0)
+        d = distances(drawn[start : start + rows.step], real)
+        return (d <= around_real).any(1), (d <= around_drawn[start : start + rows.step, None]).any(0)
 
     covered, precise = torch.zeros(len(real), dtype=torch.bool), []
-    for rows, columns in in_parallel(of, range(0, len(drawn), CHUNK)):
-        precise.append(rows)
+    for found, columns in in_parallel(of, rows):
+        precise.append(found)
         covered |= columns
     return torch.cat(precise), covered
 
 
-def precision_recall(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS) -> tuple[Score, Score]:
+def precision_recall(
+    drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None
+) -> tuple[Score, Score]:
     """Improved precision and recall (Kynkaanniemi et al. 2019); deviations from SPLITS disjoint parts of both sets."""
     if min(len(drawn), len(real)) <= k:
         return Score(math.nan, math.nan), Score(math.nan, math.nan)
-    whole = [float(side.double().mean()) for side in inside(drawn, real, k)]
+    whole = [float(side.double().mean()) for side in inside(drawn, real, k, around_real)]
     splits = min(SPLITS, min(len(drawn), len(real)) // (4 * k))
     if splits < 2:
         return Score(whole[0], math.nan), Score(whole[1], math.nan)
@@ -201,17 +237,18 @@ def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) ->
     best, which = torch.full((len(drawn),), torch.inf, dtype=torch.float64), torch.zeros(len(drawn), dtype=torch.int64)
     before = 0
     for part in real:
+        rows = pieces(len(drawn), len(part))
 
-        def of(start: int, part: Tensor = part, before: int = before) -> tuple[Tensor, Tensor]:
-            d = distances(drawn[start : start + CHUNK], part)
+        def of(start: int, part: Tensor = part, before: int = before, size: int = rows.step) -> tuple[Tensor, Tensor]:
+            d = distances(drawn[start : start + size], part)
             if own is not None:
-                place = own[start : start + CHUNK] - before
+                place = own[start : start + size] - before
                 here = ((place >= 0) & (place < len(part))).nonzero().squeeze(1)
                 d[here, place[here]] = torch.inf
             values, indices = d.min(1)
             return values, indices
 
-        found = list(in_parallel(of, range(0, len(drawn), CHUNK)))
+        found = list(in_parallel(of, rows))
         values, indices = (torch.cat(side) for side in zip(*found, strict=True))
         closer = values < best
         best, which = torch.where(closer, values, best), torch.where(closer, indices + before, which)

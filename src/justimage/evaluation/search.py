@@ -16,6 +16,7 @@ from justimage.drawing import Drawing
 from justimage.evaluation import scores
 from justimage.evaluation.examiner import Examiner
 from justimage.evaluation.scores import Score
+from justimage.units import single_threaded
 
 LOW, HIGH, STEP = 1.0, 4.0, 0.1
 """The paper's candidates for the guidance."""
@@ -46,6 +47,17 @@ class Found:
     """each image's influence on the FID (count,)"""
 
 
+def check_grid(count: int, low: float, high: float, step: float) -> None:
+    """ValueError for a grid of guidances, or a number of images, that cannot be searched."""
+    if not step > 0 or not low <= high or not math.isfinite(low + high + step):
+        raise ValueError(f"guidances {low:g} to {high:g} by {step:g}; low <= high and a step above 0 are needed")
+    last = int((high - low) / step)
+    if last > 1000:
+        raise ValueError(f"guidances {low:g} to {high:g} by {step:g} are {last + 1}; at most 1001")
+    if count < 2 * SMALL:
+        raise ValueError(f"count is {count}; it must be {2 * SMALL} or more")
+
+
 def difference(a: Found, b: Found) -> Score:
     """How much larger a's FID is than b's, on the same noise and classes, with the deviation of that."""
     n = min(a.count, b.count)
@@ -69,20 +81,13 @@ class Search:
     found: dict[tuple[Setting, int], Found] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.step > 0 or not self.low <= self.high or not math.isfinite(self.low + self.high + self.step):
-            raise ValueError(
-                f"guidances {self.low:g} to {self.high:g} by {self.step:g}; low <= high and a step above 0 are needed"
-            )
-        if self.last > 1000:
-            raise ValueError(f"guidances {self.low:g} to {self.high:g} by {self.step:g} are {self.last + 1}; at most 1001")
-        if self.count < 2 * SMALL:
-            raise ValueError(f"count is {self.count}; it must be {2 * SMALL} or more")
+        check_grid(self.count, self.low, self.high, self.step)
         if not self.emas or not self.intervals:
             raise ValueError("there is no average, or no interval, to search over")
 
     @property
     def last(self) -> int:
-        return round((self.high - self.low) / self.step)
+        return int((self.high - self.low) / self.step + 1e-6)
 
     @property
     def small(self) -> int:
@@ -104,8 +109,9 @@ class Search:
             )  # fmt: skip
             title = f"ema {setting.ema:g}, guidance {guidance:g}"
             drawn = self.examiner.features(job.without_idle_settings(), count, title)
-            fid, moved = scores.fid(drawn["features"].split(scores.CHUNK), self.examiner.reference.statistics)
-            answer = scores.inception_score(drawn["logits"]) if "logits" in drawn else None
+            with single_threaded():
+                fid, moved = scores.fid(drawn["features"].split(scores.CHUNK), self.examiner.reference.statistics)
+                answer = scores.inception_score(drawn["logits"]) if "logits" in drawn else None
             self.found[key] = Found(setting, guidance, count, fid, answer, moved)
             self.shown(self)
         return self.found[key]
@@ -138,7 +144,7 @@ class Search:
                 best = self.downhill(here, (2, 1))
                 continue
             worse = difference(here, best)
-            if worse.value < WORSE * worse.deviation:
+            if worse.value <= WORSE * worse.deviation:
                 best = min(best, self.downhill(here, (1,)), key=value)
         assert best is not None
         return best
@@ -163,9 +169,9 @@ class Search:
         settings = len(self.emas) * (len(self.intervals) * (self.last + 1))
         return settings * self.job.units(self.count) * self.job.unit
 
-    def curve(self, ema: float, interval: tuple[float, float]) -> list[Found]:
-        """What was found of one average and interval with all images, by guidance."""
-        here = [f for (s, n), f in self.found.items() if (s.ema, s.interval) == (ema, interval) and n == self.count]
+    def curve(self, ema: float, interval: tuple[float, float], count: int) -> list[Found]:
+        """What was found of one average and interval with so many images, by guidance."""
+        here = [f for (s, n), f in self.found.items() if (s.ema, s.interval) == (ema, interval) and n == count]
         return sorted(here, key=lambda f: f.guidance)
 
 

@@ -14,14 +14,14 @@ from justimage.evaluation.search import Found, Search, difference, words
 def certainty(search: Search, best: Found) -> list[str]:
     """How sure it is that the best setting is not the best by chance."""
     rivals = [f for (_, n), f in search.found.items() if n == best.count and f is not best]
-    apart = [(f, difference(f, best)) for f in rivals]
+    apart = [(f, d) for f in rivals if any(d := difference(f, best))]  # unguided, two intervals are the same images
     near = [f for f, d in apart if d.value < 2 * d.deviation]
     lines = [
         f"the best: ema {best.setting.ema:g}, guidance {best.guidance:g}, interval {words(best.setting.interval)}: "
         f"FID {best.fid.value:.4g} ± {best.fid.deviation:.2g} over other samples of {best.count:,}"
     ]
     if near:
-        same = [f.guidance for f in near if f.setting.ema == best.setting.ema] + [best.guidance]
+        same = [f.guidance for f in near if f.setting[:2] == best.setting[:2]] + [best.guidance]
         others = sorted({f"{f.setting.ema:g}" for f in near} - {f"{best.setting.ema:g}"})
         also = f"; nor can ema {', '.join(others)}" if others else ""
         span = f"guidance {min(same):g} to {max(same):g} cannot be told from it"
@@ -97,22 +97,22 @@ def curves(search: Search, best: Found) -> bytes | None:
         panels = figure.subplots(1, 1 + scored, squeeze=False)[0]
         for number, ema in enumerate(search.emas):
             for interval in search.intervals:
-                curve = search.curve(ema, interval)
-                if not curve:
-                    continue
-                x = [f.guidance for f in curve]
-                style: dict[str, Any] = dict(
-                    color=f"C{number}", linestyle="-" if interval != (0.0, 1.0) else "--", marker="o", markersize=3
-                )
-                label = f"ema {ema:g}" + (f", {words(interval)}" if len(search.intervals) > 1 else "")
-                y, spread = (torch.tensor([getattr(f.fid, side) for f in curve]) for side in ("value", "deviation"))
-                panels[0].plot(x, y, label=label, **style)
-                panels[0].fill_between(x, y - spread, y + spread, color=f"C{number}", alpha=0.12, linewidth=0)
-                if scored:
-                    answers = [f.inception_score.value if f.inception_score else math.nan for f in curve]
-                    panels[1].plot(x, answers, **style)
+                for count in {search.small: None, search.count: None}:
+                    curve, whole = search.curve(ema, interval, count), count == search.count
+                    x, dashes = [f.guidance for f in curve], "-" if interval != (0.0, 1.0) else "--"
+                    style: dict[str, Any] = dict(color=f"C{number}", linestyle=dashes, marker="o", markersize=3)
+                    style |= {} if whole else {"alpha": 0.35, "markerfacecolor": "none"}
+                    label = f"ema {ema:g}" + (f", {words(interval)}" if len(search.intervals) > 1 else "")
+                    y, spread = (torch.tensor([getattr(f.fid, side) for f in curve]) for side in ("value", "deviation"))
+                    panels[0].plot(x, y, label=label if whole else None, **style)
+                    if whole:
+                        panels[0].fill_between(x, y - spread, y + spread, color=f"C{number}", alpha=0.12, linewidth=0)
+                    if scored:
+                        answers = [f.inception_score.value if f.inception_score else math.nan for f in curve]
+                        panels[1].plot(x, answers, **style)
         panels[0].plot([best.guidance], [best.fid.value], marker="*", color="black", markersize=11, linestyle="none")
-        panels[0].set(xlabel="guidance", ylabel=f"FID, {search.count:,} images")
+        pale = f" (pale: {search.small:,})" if search.curve(best.setting.ema, best.setting.interval, search.small) else ""
+        panels[0].set(xlabel="guidance", ylabel=f"FID, {search.count:,} images{pale}")
         panels[0].legend(fontsize=8)
         if scored:
             panels[1].set(xlabel="guidance", ylabel="IS")

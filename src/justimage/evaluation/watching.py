@@ -9,8 +9,8 @@ from justimage import sampling
 from justimage.data import Source
 from justimage.drawing import UNIT
 from justimage.ema import name
-from justimage.evaluation.reference import features_of, open_reference, parts_of
-from justimage.evaluation.scores import Gaussian, frechet, gaussian
+from justimage.evaluation.reference import features_of, open_reference, statistics_of
+from justimage.evaluation.scores import Gaussian, frechet
 from justimage.features import Extractor, open_features
 from justimage.recipe import Recipe
 from justimage.training import State
@@ -24,7 +24,9 @@ class Judge:
     real: Gaussian
 
 
-def open_judge(recipe: Recipe, source: Source, device: torch.device) -> Judge:
+def open_judge(
+    recipe: Recipe, source: Source, device: torch.device, progress: Callable[[int, int], object] = lambda done, total: None
+) -> Judge:
     """The judge that a recipe asks for; its real images are the training's own unless there is a reference.
 
     ValueError or OSError, in one line, for features or a reference that cannot be used.
@@ -34,16 +36,17 @@ def open_judge(recipe: Recipe, source: Source, device: torch.device) -> Judge:
         raise ValueError("--evaluate-every needs --evaluate-features: inception, or a file (justimage features train)")
     extractor, shape = open_features(wanted.evaluate_features, device), (n.channels, *n.size)
     if wanted.evaluate_reference:
-        return Judge(extractor, open_reference(wanted.evaluate_reference, extractor, shape, recipe.training.enlarge).statistics)
-    return Judge(extractor, gaussian(parts_of(features_of(source, extractor, shape), len(source))))
+        found = open_reference(wanted.evaluate_reference, extractor, shape, recipe.training.enlarge, progress)
+        return Judge(extractor, found.statistics)
+    return Judge(extractor, statistics_of(features_of(source, extractor, shape, progress), len(source)))
 
 
 def scores(recipe: Recipe, state: State, judge: Judge, beat: Callable[[], object]) -> dict[str, float]:
     """The Frechet distance of evaluate_count images of every average: `fid` of the one that the recipe samples with, and
     `fid_NAME` of each. Every process draws its part; `beat` is called as it goes on."""
-    found = {name(value): distance(recipe, state, judge, value, beat) for value in recipe.training.ema or (0.0,)}
-    usual = found.get(name(recipe.sampling.use_ema))
-    return ({} if usual is None else {"fid": usual}) | {f"fid_{n}": value for n, value in found.items()}
+    usual = recipe.sampling.use_ema
+    found = {name(v): distance(recipe, state, judge, v, beat) for v in dict.fromkeys([*recipe.training.ema, usual])}
+    return {"fid": found[name(usual)]} | {f"fid_{n}": value for n, value in found.items()}
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ FILE.pt2            any network that torch.export saved, images -> features or (
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ class Extractor:
     extract: Read
     class_names: tuple[str, ...] = ()
     """of the logits, where they are classes of one's own data"""
+    device: str = "cpu"
+    """the kind of what computes it; others round otherwise"""
 
 
 def open_features(word: str, device: torch.device) -> Extractor:
@@ -40,7 +42,7 @@ def open_features(word: str, device: torch.device) -> Extractor:
 
     kinds = {".pth": inception.open_weights, ".safetensors": classifier.open_classifier, ".pt2": exported.open_exported}
     if word == "inception":
-        return inception.open_weights(inception.usual_place(), device)
+        return replace(inception.open_weights(inception.usual_place(), device), device=device.type)
     path = Path(word).expanduser()
     if path.suffix not in kinds:
         raise ValueError(
@@ -48,4 +50,4 @@ def open_features(word: str, device: torch.device) -> Extractor:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a classifier of your own data is made by: justimage features train")
-    return kinds[path.suffix](path, device)
+    return replace(kinds[path.suffix](path, device), device=device.type)

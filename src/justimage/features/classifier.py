@@ -51,7 +51,7 @@ class Shape:
 
     @property
     def stages(self) -> int:
-        """So many that 4 to 8 pixels a side are left, at least two."""
+        """So many, of two to five, that 4 to 8 pixels a side are left where that is possible."""
         return max(2, min(5, round(math.log2(min(self.size) / 6)) + 1))
 
 
@@ -217,6 +217,9 @@ def open_classifier(path: Path, device: torch.device) -> Extractor:
         if tuple(images.shape[1:]) != (shape.channels, *shape.size):
             wanted, there = (" x ".join(map(str, s)) for s in ((shape.channels, *shape.size), images.shape[1:]))
             raise ValueError(f"{path} was trained on images of {wanted}, and these are {there} (channels x height x width)")
+        if images.is_floating_point() != bool(units.mean):
+            kind = "floats" if units.mean else "pixels (uint8)"
+            raise ValueError(f"{path} was trained on {kind}, and these are {images.dtype}")
         features, logits = net(units.inside(images).to(device))
         return features.cpu(), logits.cpu()
 

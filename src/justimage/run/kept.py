@@ -1,5 +1,6 @@
 """What a run keeps while it goes: its metrics and events, its checkpoints, its previews, and what to do about a bad step."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -176,7 +177,8 @@ class Run:
         began = time.perf_counter()
         found = watching.scores(self.recipe, self.state, judge, self.beat)
         if self.world.leads:
-            self.record({"images_seen": self.state.images_seen} | {name: round(value, 6) for name, value in found.items()})
+            numbers = {name: round(value, 6) for name, value in found.items() if math.isfinite(value)}
+            self.record({"images_seen": self.state.images_seen} | numbers)
         self.clock += time.perf_counter() - began
 
     def after(self, step: Step) -> None:

@@ -42,7 +42,7 @@ def open_run(
     total = len(source)
     with world.together():
         source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
-        judge = open_judge(recipe, source, world.device) if recipe.upkeep.evaluate_every else None
+        judge = open_judge(recipe, source, world.device, decoding or nothing) if recipe.upkeep.evaluate_every else None
     newest, damage = world.first(lambda: (None, []) if fresh else look_for_newest(directory, recipe, source))
     with world.together():
         state = training.begin(recipe, world)
@@ -55,6 +55,10 @@ def open_run(
     run.ended_early = world.first(lambda: enter(run, damage, fresh))
     run.warnings += [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
     return run
+
+
+def nothing(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def refuse_another(directory: Path, recipe: Recipe, fresh: bool) -> bool:
