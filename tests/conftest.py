@@ -1,6 +1,8 @@
 """Settings of the whole suite: the same cases every time, and one thread a worker where several share the machine."""
 
 import os
+import re
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -18,3 +20,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with a run of digits, hardly trained."""
+    from tests.test_cli import TINY_TRAINING, justimage
+
+    home = tmp_path_factory.mktemp("drawn")
+    options = ["--images", "640", "--ema", "100", "300", "--use-ema", "300", "--out", "run"]
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home / "run"
+
+
+@pytest.fixture(scope="session")
+def digits_classifier(run: Path) -> Path:
+    """A classifier of the digits, as the command line makes it."""
+    from tests.test_cli import justimage
+
+    options = ["--images", "12000", "--width", "16", "--dimension", "32", "--out", "digits.safetensors"]
+    done = justimage("features", "train", "--data", "digits", *options, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"reads ([\d.]+)% of (\d+) held-out images", done.stdout)
+    assert accuracy and float(accuracy[1]) > 95 and 120 < int(accuracy[2]) < 240
+    return run.parent / "digits.safetensors"

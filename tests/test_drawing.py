@@ -21,21 +21,10 @@ from PIL import Image
 from justimage import disk, drawing, units
 from justimage.data.arrays import open_array_file
 from justimage.drawing import Artist, Drawing
-from tests.test_cli import TINY_TRAINING, justimage
 
 pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
 
 COUNT, STEPS = 2000, "2"
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a run of digits, hardly trained."""
-    home = tmp_path_factory.mktemp("drawn")
-    options = ["--images", "640", "--ema", "100", "300", "--use-ema", "300", "--out", "run"]
-    done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home / "run"
 
 
 def environment(run: Path, threads: int = 1) -> dict[str, str]:
