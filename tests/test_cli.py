@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("cli")  # what they share is made once
-
 TINY_TRAINING = [
     "--width",
     "16",

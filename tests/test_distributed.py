@@ -15,8 +15,6 @@ from justimage.distributed import Rows
 from tests import world
 from tests.test_training import small
 
-pytestmark = pytest.mark.xdist_group("worlds")  # what they share is made once
-
 
 def several(processes: int, out: Path, *parts: str) -> list[dict[str, Any]]:
     """What each of several processes finds."""

@@ -22,8 +22,6 @@ from justimage import disk, drawing, units
 from justimage.data.arrays import open_array_file
 from justimage.drawing import Artist, Drawing
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
-
 COUNT, STEPS = 2000, "2"
 
 

@@ -25,8 +25,6 @@ from justimage.features import Extractor
 from tests.test_cli import TINY_TRAINING, justimage
 from tests.test_drawing import environment
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
-
 CPU = torch.device("cpu")
 
 

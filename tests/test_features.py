@@ -16,8 +16,6 @@ from justimage import data, features
 from justimage.features.classifier import Shape, Trainer
 from justimage.process import Units
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # what they share is made once
-
 CPU = torch.device("cpu")
 
 
