@@ -90,6 +90,8 @@ def main(words: Sequence[str]) -> int:
         if out and leads:
             pictured = min(count, PICTURED) if o.folder or o.npz else count
             for unit in range(job.units(pictured)):
+                if asked:
+                    raise KeyboardInterrupt  # a picture is not worth keeping halves of
                 shown.append(artist.draw(job, unit))
                 advance(min((unit + 1) * job.unit, pictured), pictured)
     if not leads:
