@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from justimage.crew import made
 from justimage.data import Stream, batches, in_memory, open_source
-from justimage.data.crew import made
 from justimage.data.prepare import Report, prepare
 from justimage.data.store import Store, open_store
 from tests import sets
@@ -57,10 +57,10 @@ def fatal(how: str, k: int) -> Iterator[int]:
 @pytest.mark.parametrize(("how", "said"), [("killed", "a process at work died"), ("full", "No space left"), ("well", "")])
 def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) -> None:
     if how == "well":
-        assert sum(made(partial(fatal, how), range(6), 2, "tests.test_store")) == 6
+        assert sum(made([partial(fatal, how)] * 2, range(6), "tests.test_store")) == 6
         return
     with pytest.raises((ValueError, OSError), match=said):
-        list(made(partial(fatal, how), range(6), 2, "tests.test_store"))
+        list(made([partial(fatal, how)] * 2, range(6), "tests.test_store"))
 
 
 @needs_shared
@@ -353,7 +353,7 @@ def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
     code = """
 import json, resource, sys
 from justimage.data import open_source
-from justimage.data.crew import made
+from justimage.crew import made
 from justimage.data.prepare import prepare
 import multiprocessing.connection  # which imports pickle, lawfully
 seen = []

@@ -276,6 +276,20 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]()
 
 
+def changed(recipe: Recipe, **values: Any) -> Recipe:
+    """The recipe with some of its numbers changed, each by its own name: changed(r, prediction="v", loss="x", bottleneck=None).
+
+    ValueError for a name that nothing in a recipe has.
+    """
+    for part in fields(recipe):
+        inner = getattr(recipe, part.name)
+        if is_dataclass(inner) and (mine := {f.name: values.pop(f.name) for f in fields(inner) if f.name in values}):
+            recipe = replace(recipe, **{part.name: replace(inner, **mine)})  # pyright: ignore[reportArgumentType]
+    if values:
+        raise ValueError(f"a recipe has nothing called {next(iter(values))}")
+    return recipe
+
+
 def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
     """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes.
 

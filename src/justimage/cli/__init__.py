@@ -18,6 +18,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   sample    draw images from a trained model
   evaluate  score a model's images against real ones: FID, IS, KID, precision, recall
   search    find the best guidance and the best average of the weights
+  reproduce the paper's tables and figures, each by one command, beside the paper's numbers
   features  a classifier of your own data as the space to score in; statistics of real images
   info      the networks: parameters, multiply-adds, tokens, memory to train
   plan      what a training takes on given GPUs: bytes a GPU, images/s, days
@@ -32,7 +33,7 @@ examples:
 
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
-COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "features", "info", "plan", "convert")
+COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "features", "info", "plan", "convert")
 
 
 FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78

@@ -71,22 +71,13 @@ def main(words: Sequence[str]) -> int:
     again = o.activation_checkpointing if said else None
     p = plans.plan(recipe, o.gpus, o.kind, o.parallel, o.accumulate, again, o.mfu, memory)
     begun = f"[as begun] --out {shlex.quote(name)}" if o.source else f"--preset {name} --data STORE --out RUN"
-    command = launch(p, " ".join([begun, *(f"--{k} {v}" for k, v in changed.items())]))
+    command = plans.launch(p, " ".join([begun, *(f"--{k} {v}" for k, v in changed.items())]))
     if o.json:
         totals = {"memory_total": p.memory.total, "seconds_total": p.seconds.total, "fits": p.fits, "command": command}
         print(json.dumps({**asdict(p), "flags": p.flags, **totals, "assumed_mfu": o.mfu}, indent=1))
         return 0
     show(p, name, command, o.mfu)
     return 0
-
-
-def launch(p: Plan, train: str) -> str:
-    """The command that runs it; with several nodes the same one on each, HEAD being any of them."""
-    if p.gpus == 1:
-        return f"justimage train {train} {p.flags}"
-    several = f"--nnodes={p.nodes} --rdzv-backend=c10d --rdzv-endpoint=$HEAD:29500 --rdzv-id=RUN"
-    where = "--standalone" if p.nodes == 1 else several
-    return f"torchrun {where} --nproc-per-node={p.gpus // p.nodes} --max-restarts=10 -m justimage train {train} {p.flags}"
 
 
 def show(p: Plan, name: str, command: str, mfu: float) -> None:

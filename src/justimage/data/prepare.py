@@ -23,8 +23,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from justimage import disk
+from justimage.crew import made
 from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
-from justimage.data.crew import made
 from justimage.data.files import open_files
 from justimage.data.store import (
     INDEX,
@@ -150,7 +150,7 @@ def prepare(
         progress(done, plan.count)
         several = not isinstance(raw, ArrayFile) or raw.mapped
         crew = min(workers or os.cpu_count() or 1, len(todo)) if several else 1
-        for number in made(partial(make_shard, raw, plan, root), todo, crew, __name__):
+        for number in made([partial(make_shard, raw, plan, root)] * max(crew, 1), todo, __name__):
             done += number
             progress(done, plan.count)
         return finish(root, plan, list(raw.class_names))

@@ -2,24 +2,25 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
-Make = Callable[[int], Iterator[int]]
-"""Does one piece; yields amounts (1 or more) as it gets on."""
+News = TypeVar("News")
+Make = Callable[[int], Iterator[News]]
+"""Does one piece; yields news as it gets on: amounts, or whatever is true."""
 
 
-def made(make: Make, todo: Sequence[int], count: int, module: str) -> Iterator[int]:
-    """Do the pieces of todo with `count` processes, each given one after the other; yields the amounts of all.
+def made(makes: Sequence[Make[News]], todo: Sequence[int], module: str) -> Generator[News, None, None]:
+    """Do the pieces of todo with one process for each of `makes`, each given one after the other; yields the news of all.
 
-    One process is this one. module: where `make` is from, imported once rather than once a process. An error in any
+    One process is this one. module: where `makes` are from, imported once rather than once a process. An error in any
     process is raised here, and ends them.
     """
-    if count <= 1:
+    if len(makes) <= 1:
         for k in todo:
-            yield from make(k)
+            yield from makes[0](k)
         return
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -28,7 +29,7 @@ def made(make: Make, todo: Sequence[int], count: int, module: str) -> Iterator[i
     left = iter(todo)
     crew: dict[Connection, Any] = {}
     try:
-        for _ in range(count):
+        for make in makes:
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, make), daemon=True)
             process.start()
@@ -57,16 +58,16 @@ def made(make: Make, todo: Sequence[int], count: int, module: str) -> Iterator[i
             process.join()
 
 
-def work(pipe: Connection, make: Make) -> None:
-    """One process: does the pieces whose numbers come through the pipe; sends amounts, and 0 after each piece."""
+def work(pipe: Connection, make: Make[Any]) -> None:
+    """One process: does the pieces whose numbers come through the pipe; sends news, and 0 after each piece."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the affair of the process that was started, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # that process is gone
         while (k := pipe.recv()) is not None:
             try:
-                for amount in make(k):
-                    if amount:
-                        pipe.send(amount)
+                for news in make(k):
+                    if news:
+                        pipe.send(news)
             except (ValueError, OSError) as error:
                 pipe.send(error)
                 return

@@ -1,0 +1,215 @@
+"""justimage reproduce."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from justimage import disk
+from justimage.cli.options import checked_device, parse
+from justimage.cli.progress import bar
+from justimage.experiments import NAMES, experiment
+from justimage.laboratory import Experiment, Lab, Table, Work
+from justimage.laboratory.commands import left
+from justimage.laboratory.doing import News, devices, done, result_of
+from justimage.laboratory.scales import SCALES, Scale, ScaleName, on
+from justimage.laboratory.trained import Trained, learn_to_read
+from justimage.laboratory.writing import number, write
+from justimage.stopping import Stopped, requests
+
+DESCRIPTION = """The paper's tables and figures, each by one command, beside the paper's numbers.
+
+examples:
+  justimage reproduce --list                             what there is, what it takes, what it should show
+  justimage reproduce fig2                               the toy experiment, in minutes
+  justimage reproduce table2 fig7 table10                several; what they share is trained once
+  justimage reproduce table2 --data photos/              the same on your own images
+  justimage reproduce table2 --scale gpu --data cifar10.zip
+  justimage reproduce table6 --scale paper --gpus 64 --kind h100     the exact trainings, as commands for a cluster
+  justimage reproduce all
+
+laptop: two CPU cores, minutes. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints what
+is left to be trained, as torchrun commands, with its cost; when all of that is finished, the same command scores it. Every
+training and score is kept in --out: stopped or killed, the same command goes on; several GPUs (or cores) share the rows. Ends
+with table.md, table.json and picture.png in OUT/NAME."""
+
+
+@dataclass(frozen=True)
+class Options:
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
+    """of experiments, or all"""
+    list: bool = False
+    """say what experiments there are"""
+    scale: ScaleName = "laptop"
+    """how large"""
+    data: str = ""
+    """images with classes, as train takes them; {size} stands for the side of an image, where there is a store for each
+    [digits; cifar10.zip; stores/imagenet-{size}]"""
+    out: Path | None = None
+    """where everything is kept [reproduced/SCALE]"""
+    features: str = ""
+    """the space of scores, as evaluate takes it [a classifier, trained on the data; inception at the paper's scale]"""
+    reference: str = ""
+    """the real images to score against, as evaluate takes them [the data]"""
+    device: str | None = None
+    """one device to use [all GPUs; or all cores of the CPU]"""
+    gpus: int = 8
+    """of a cluster, for the plans of --scale paper"""
+    kind: str = "h100"
+    """of GPU, for the same"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(Options, words, "reproduce", DESCRIPTION)
+    scale = on(SCALES[o.scale], o.data, o.features, o.reference)
+    if o.list or not o.names:
+        overview(scale)
+        return 0
+    chosen = {name: experiment(name) for name in (NAMES if "all" in o.names else dict.fromkeys(o.names))}
+    if o.device:
+        checked_device(o.device)
+    crew = devices(o.device)
+    lab = Lab(o.out or Path("reproduced") / scale.name, scale, crew[0])
+    disk.writable(lab.place / "works")
+    tables = {name: Table(e.cells(scale), lab) for name, e in chosen.items()}
+    if scale.name == "paper" and print_left(tables, lab, o):
+        return 0
+    with requests("what is under way is kept") as asked:
+        for name, e in chosen.items():
+            began = time.perf_counter()
+            follow(name, e, tables[name], crew, asked)
+            command = shlex.join(["justimage", "reproduce", name, *without_names(words, o.names)])
+            out = lab.place / name
+            claims = write(name, e, tables[name], out, time.perf_counter() - began, command)
+            for claim in claims:
+                print(f"{'holds' if claim.holds else 'does not hold here'}: {claim.sentence} ({claim.evidence})")
+            print(out / "table.md", flush=True)
+    return 0
+
+
+def without_names(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in names]
+
+
+def works_of(tables: dict[str, Table]) -> list[tuple[str, Work]]:
+    """Every work of some tables, with what the first table calls it."""
+    found: dict[str, tuple[str, Work]] = {}
+    for name, table in tables.items():
+        for cell in table.cells:
+            for work in cell.works:
+                words = f"{cell.row}, {cell.column}" if isinstance(work, Trained) else work.title
+                seed = f", seed {work.recipe.training.seed}" if isinstance(work, Trained) and len(cell.works) > 1 else ""
+                found.setdefault(work.identity(table.lab), (f"{name}: {words}{seed}", work))
+    return list(found.values())
+
+
+def follow(name: str, e: Experiment, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
+    """Do the works of a table that are missing, with progress shown."""
+    lab = table.lab
+    works = works_of({name: table})
+    missing = [(title, work) for title, work in works if result_of(lab, work) is None]
+    print(f"{name}: {e.title}; {len(works) - len(missing)} of {len(works)} works are there", flush=True)
+    for side in sorted({side for _, work in missing if isinstance(work, Trained) for side in [judged(work, lab.scale)]}):
+        with bar(f"a classifier of {side} x {side}") as advance:
+            accuracy = learn_to_read(lab, side, advance)
+        if accuracy is not None:
+            print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
+    titles = {work.identity(lab): title.removeprefix(f"{name}: ") for title, work in works}
+    with showing(len(missing)) as show, closing(done([work for _, work in missing], lab, crew)) as going:
+        for news in going:
+            show(news, titles[news.identity])
+            if asked:
+                raise Stopped("stopped as asked; the same command goes on where it was")
+    for _, work in works:
+        result = result_of(lab, work)
+        assert result is not None
+        table.results[work.identity(lab)] = result
+
+
+def judged(work: Trained, scale: Scale) -> int:
+    return work.resize or scale.scoring.judged or work.recipe.network.size[0]
+
+
+class Show(Protocol):
+    def __call__(self, news: News, title: str) -> None: ...
+
+
+@contextmanager
+def showing(total: int) -> Iterator[Show]:
+    """A bar for the whole, and one for each work under way; lines where there is no terminal."""
+    console = Console()
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[what]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
+        console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    whole = progress.add_task("all", total=total, what="")
+    tasks, fractions, ended, said = {}, {}, 0, time.monotonic()
+
+    def show(news: News, title: str) -> None:
+        nonlocal ended, said
+        fractions[news.identity] = news.done
+        if news.identity not in tasks:
+            tasks[news.identity] = progress.add_task(title[:50], total=1.0, what="")
+        task = tasks[news.identity]
+        progress.update(task, completed=news.done, what=news.what)
+        if news.result is not None:
+            ended += 1
+            progress.update(task, visible=False)
+            words = f"[{ended}/{total}] {title}: {in_words(news.result)}"
+            progress.console.print(words, highlight=False, markup=False) if console.is_terminal else print(words, flush=True)
+        elif not console.is_terminal and time.monotonic() - said > 30:
+            said = time.monotonic()
+            print(f"{title}: {news.what}", flush=True)
+        progress.update(whole, completed=sum(fractions.values()), what=f"{ended} of {total} works")
+
+    with progress:
+        yield show
+
+
+def in_words(result: dict[str, object]) -> str:
+    """The main numbers of a result."""
+    shown = {"fid": "FID", "guidance": "guidance", "curve": "distance", "seconds": "seconds"}
+    parts = [f"{word} {number(v)}" for key, word in shown.items() if isinstance(v := result.get(key), float | int)]
+    return ", ".join(parts) or "counted"
+
+
+def overview(scale: Scale) -> None:
+    """What experiments there are, what each takes at a scale, and what it should show."""
+    lab = Lab(Path("reproduced") / scale.name, scale)
+    print(f"at the scale {scale.name}:\n")
+    for name in NAMES:
+        e = experiment(name)
+        works = [work for _, work in works_of({name: Table(e.cells(scale), lab)})]
+        trained = {w.group: w.recipe.training.images for w in works if isinstance(w, Trained)}
+        takes = f"{len(trained)} trainings of {sum(trained.values()):,} images" if trained else f"{len(works)} short works"
+        print(f"{name:10} {e.title}\n{'':10} {e.expects}\n{'':10} takes {takes}\n")
+    print("justimage reproduce NAME ... does it; what several share is done once")
+
+
+def print_left(tables: dict[str, Table], lab: Lab, o: Options) -> bool:
+    """Print the trainings of the paper's scale that are not finished, and whether there are any."""
+    jobs = left(works_of(tables), lab, o.gpus, o.kind)
+    if not jobs:
+        return False
+    sizes = sorted({job.work.recipe.network.size[0] for job in jobs})
+    print("# once: images, decoded and cropped")
+    for size in sizes:
+        store = lab.scale.data.replace("{size}", str(size))
+        print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
+    for i, job in enumerate(jobs, 1):
+        p = job.plan
+        cost = f"{p.days:.1f} days on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
+        print(f"\n# {i} of {len(jobs)}: {job.title}: {cost}\n{job.command}")
+    total = sum(job.gpu_days for job in jobs)
+    print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; then, to score them and write the tables:")
+    print(shlex.join(["justimage", "reproduce", *sys.argv[2:]]))
+    return True

@@ -1,0 +1,71 @@
+"""Fig. 7: the training loss of x-, v- and eps-prediction under the v-loss on the same batches, and what they denoise."""
+
+import io
+from itertools import islice
+
+from PIL import Image
+
+from justimage import pictures
+from justimage.laboratory import Cell, Claim, Experiment, Table
+from justimage.laboratory.scales import Scale, baseline
+from justimage.laboratory.sheets import lines
+from justimage.laboratory.trained import Trained
+from justimage.recipe import changed
+
+PREDICTIONS = "x", "v", "eps"
+LAST = 0.2
+"""Of the training, the part over which its loss is averaged."""
+
+
+def cells(s: Scale) -> list[Cell]:
+    base = baseline(s.recipe("B/16"))
+    return [Cell(f"{p}-pred", "FID", (Trained(changed(base, prediction=p)),)) for p in PREDICTIONS]
+
+
+def losses(table: Table, row: str) -> list[list[float]]:
+    cell = table.cell(row, "FID")
+    assert cell is not None
+    return table.found(cell)[0]["losses"]
+
+
+def last(curve: list[list[float]]) -> float:
+    """The mean loss at the end of a training."""
+    end = [loss for seen, loss in curve if seen > (1 - LAST) * curve[-1][0]]
+    return sum(end) / len(end)
+
+
+def claims(table: Table) -> list[Claim]:
+    x, v, eps = (last(losses(table, f"{p}-pred")) for p in PREDICTIONS)
+    return [
+        Claim(
+            "v-prediction's loss is higher than x-prediction's, by about a quarter or more", v > 1.2 * x, f"{v / x:.2f} times"
+        ),
+        Claim("eps-prediction's loss is about three times x-prediction's, or more", eps > 2 * x, f"{eps / x:.2f} times"),
+    ]
+
+
+def picture(table: Table) -> bytes | None:
+    curves = [(row, *zip(*losses(table, row), strict=True)) for row in table.rows]
+    top = lines([("images seen", "v-loss, a pixel and channel", [(n, list(s), list(y)) for n, s, y in curves])], yscale="log")
+    if top is None:
+        return None
+    sheets = [Image.open(io.BytesIO(top)).convert("RGB")]
+    for cell in islice(table.cells, 2):  # x and v, as in the paper
+        run = table.lab.place / table.found(cell)[0]["run"] / "samples"
+        sheets.append(Image.open(max(run.glob("*-denoised.png"))).convert("RGB"))
+    sheet = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 8 for s in sheets)), pictures.PAPER)
+    below = 0
+    for part in sheets:
+        sheet.paste(part, ((sheet.width - part.width) // 2, below))
+        below += part.height + 8
+    return pictures.png(sheet)
+
+
+EXPERIMENT = Experiment(
+    title="training loss and denoised images of the predictions",
+    expects="Under the same loss, on the same batches, x-prediction reaches a lower loss, and its denoised images are clean.",
+    cells=cells,
+    claims=claims,
+    picture=picture,
+    notes="Below the curves: real images, noise added, and one step of denoising by x-prediction, then by v-prediction.",
+)

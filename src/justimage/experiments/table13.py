@@ -1,0 +1,44 @@
+"""Table 13: FID, IS, precision and recall of the sizes."""
+
+from justimage.laboratory import Cell, Claim, Experiment, Table
+from justimage.laboratory.scales import Scale
+from justimage.laboratory.sheets import tiles_of
+from justimage.laboratory.trained import Trained
+
+SCORES = {"FID": "fid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
+PAPER = {  # ImageNet 256, 600 epochs
+    "B": (3.66, 275.1, 0.82, 0.50),
+    "L": (2.36, 298.5, 0.80, 0.59),
+    "H": (1.86, 303.4, 0.78, 0.62),
+    "G": (1.82, 292.6, 0.79, 0.62),
+}
+
+
+def cells(s: Scale) -> list[Cell]:
+    return [
+        Cell(f"{size}/16", column, (Trained(s.recipe(f"{size}/16", 600)),), paper, shows)
+        for size, papers in PAPER.items()
+        for (column, shows), paper in zip(SCORES.items(), papers, strict=True)
+    ]
+
+
+def claims(table: Table) -> list[Claim]:
+    def compared(score: str) -> tuple[float, float, str]:
+        small, large = table("B/16", score), table("G/16", score)
+        return small, large, f"B {small:.3g}, G {large:.3g}"
+
+    fid, recall, precision = compared("FID"), compared("recall"), compared("precision")
+    return [
+        Claim("FID is better with size", fid[1] < fid[0], fid[2]),
+        Claim("recall is better with size", recall[1] > recall[0], recall[2]),
+        Claim("precision hardly changes (by less than 0.1)", abs(precision[1] - precision[0]) < 0.1, precision[2]),
+    ]
+
+
+EXPERIMENT = Experiment(
+    title="FID, IS, precision and recall of the sizes",
+    expects="With size FID and recall improve, and precision stays where it is.",
+    cells=cells,
+    claims=claims,
+    picture=tiles_of("FID"),
+)

@@ -1,0 +1,168 @@
+"""What the experiments of the paper are made of: works, the cells of a table that show them, and claims about them.
+
+A work is done once, by whoever needs it first, and kept; two tables that share a training share it on the disk. An
+experiment (a file in experiments/) says which works its table shows, beside the paper's numbers, and what the table claims.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple, Protocol
+
+from justimage.drawing import short_hash
+from justimage.laboratory.scales import Scale
+
+Result = dict[str, Any]
+"""What a work found, as JSON."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How a work speaks while it is done."""
+
+    tell: Callable[[str, float], object] = lambda what, done: None
+    """what is being done, and the fraction of the work that is"""
+    stop: Callable[[], bool] = lambda: False
+    """whether to end early, with `Stopped`"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where works are done, and with what."""
+
+    place: Path
+    scale: Scale
+    device: str = "cpu"
+
+    def kept(self, work: "Work") -> Path:
+        """The folder with what a work found."""
+        return self.place / "works" / work.identity(self)
+
+
+class Work(Protocol):
+    """Something that is done once and kept."""
+
+    @property
+    def group(self) -> str:
+        """Works of one group use the same files, and are done one after the other."""
+        ...
+
+    @property
+    def title(self) -> str: ...
+
+    def identity(self, lab: Lab) -> str:
+        """A short hash of everything that decides the result."""
+        ...
+
+    def do(self, lab: Lab, talk: Talk) -> Result:
+        """Do it, going on where it was left; may leave pictures in lab.kept(self). Raises `Stopped` when asked to."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table."""
+
+    row: str
+    column: str
+    works: tuple[Work, ...]
+    """the same with different seeds"""
+    paper: float | None = None
+    """the paper's number"""
+    shows: str = "fid"
+    """which of a result's entries it is"""
+
+
+class Claim(NamedTuple):
+    """What a table is said to show, and whether ours does."""
+
+    sentence: str
+    holds: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of an experiment, with what was found."""
+
+    cells: Sequence[Cell]
+    lab: Lab
+    results: dict[str, Result] = field(default_factory=dict)
+    """by the work's identity"""
+
+    @property
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    def cell(self, row: str, column: str) -> Cell | None:
+        return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
+
+    def found(self, cell: Cell) -> list[Result]:
+        """The results that a cell shows, one a seed."""
+        return [self.results[work.identity(self.lab)] for work in cell.works]
+
+    def values(self, row: str, column: str) -> list[float]:
+        """The numbers of a cell, one a seed."""
+        cell = self.cell(row, column)
+        assert cell is not None, (row, column)
+        return [result[cell.shows] for result in self.found(cell)]
+
+    def __call__(self, row: str, column: str) -> float:
+        """The number of a cell, the mean over its seeds."""
+        return mean(self.values(row, column))
+
+    def select(self, keep: Callable[[Cell], bool]) -> dict[tuple[str, str], float]:
+        """The numbers of some cells, by row and column."""
+        return {(c.row, c.column): self(c.row, c.column) for c in self.cells if keep(c)}
+
+
+def at_least(sentence: str, larger: float, smaller: float, factor: float) -> Claim:
+    """The claim that one number is so many times another."""
+    ratio = larger / smaller if smaller else math.inf
+    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times")
+
+
+def falls(sentence: str, numbers: Iterable[float]) -> Claim:
+    """The claim that each number is smaller than the one before."""
+    row = list(numbers)
+    steps = [b < a for a, b in pairwise(row)]
+    return Claim(
+        sentence, all(steps), " > ".join(f"{n:.3g}" for n in row) if all(steps) else ", ".join(f"{n:.3g}" for n in row)
+    )
+
+
+def smaller(sentence: str, less: float, more: float) -> Claim:
+    """The claim that one number is smaller than another."""
+    return Claim(sentence, less < more, f"{less:.3g} against {more:.3g}")
+
+
+def seeds(work: Callable[[int], Work], count: int) -> tuple[Work, ...]:
+    """The same work with several seeds."""
+    return tuple(work(seed) for seed in range(count))
+
+
+def hashed(*facts: Any) -> str:
+    """An identity from what decides a result."""
+    return short_hash(list(facts))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper."""
+
+    title: str
+    expects: str
+    """what it should show"""
+    cells: Callable[[Scale], list[Cell]]
+    claims: Callable[[Table], list[Claim]]
+    picture: Callable[[Table], bytes | None]
+    """a PNG made for people; None where that needs matplotlib, which is not installed"""
+    notes: str = ""
+    """what is not as in the paper, and other things to know"""

@@ -1,0 +1,160 @@
+"""The three scales at which an experiment is done: in the paper's terms ("B/16" at 256) another network on other images.
+
+laptop   two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
+gpu      one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
+paper    Table 9 on ImageNet
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from justimage import recipe as recipes
+from justimage.data.store import is_store, open_store
+from justimage.recipe import IMAGENET, Machine, Recipe, Sampling, Training, Upkeep, changed
+from justimage.transformer import Architecture
+
+ScaleName = Literal["laptop", "gpu", "paper"]
+Size = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a trained network is scored: the best guidance by some images, then the score there by others' number."""
+
+    searched: int
+    """images at each guidance that is tried"""
+    count: int
+    """images of the score"""
+    step: float
+    """between two candidates for the guidance, from 1 to 4 (Table 9)"""
+    cheap: bool
+    """several averages and the cheap search over them; otherwise down the grid from a guidance of 2"""
+    judged: int | None
+    """the side to which images are scaled before they are compared; None for their own"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the paper's names mean at a scale, and how its trainings are made and scored."""
+
+    name: ScaleName
+    data: str
+    """as `train` takes it; {size} stands for the side of an image"""
+    scoring: Scoring
+    shapes: dict[int, tuple[int, int]]
+    """side of an image and of a patch, for the paper's patches of 4, 16, 32, 64"""
+    noise: float
+    """side of the image whose noise has the deviation 1"""
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """what the paper's B, L, H, G are here; as they are where it is empty"""
+    channels: int = 3
+    features: str = ""
+    """the space of scores, as `evaluate` takes it; a classifier of the data where it is empty"""
+    reference: str = ""
+    """the real images, or their statistics, as `evaluate` takes them; the data where it is empty"""
+    images: dict[int, int] = field(default_factory=dict)
+    """images to train on, for the paper's epochs"""
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    machine: Machine = Machine()
+    upkeep: Upkeep = Upkeep()
+    classifier: dict[str, Any] = field(default_factory=dict)
+    """of the data: width, features, images, batch"""
+
+    def recipe(self, name: str, epochs: int = 200) -> Recipe:
+        """What "B/16" is here: size, patch and length of training as the paper has them, all else by this scale's rules."""
+        size, patch = name[0], int(name[2:])
+        if self.name == "paper":
+            r = recipes.jit(name, epochs)
+            side = r.network.size[0]
+        else:
+            side, own_patch = self.shapes[patch]
+            r = Recipe(
+                network=Architecture(side, own_patch, self.channels, None, **self.sizes[size]),
+                process=replace(Recipe().process, noise_scale=side / self.noise, mu=-0.4 if self.name == "laptop" else -0.8),
+                training=replace(self.training, images=self.images[epochs]),
+                sampling=self.sampling,
+            )
+        return replace(r, data=self.data.replace("{size}", str(side)), machine=self.machine, upkeep=self.upkeep)
+
+    def patch_dimension(self, name: str) -> int:
+        return self.recipe(name).network.patch_dimension
+
+
+def baseline(r: Recipe) -> Recipe:
+    """The settings of Tables 2, 3 and 10 and Figs. 4 and 7: no bottleneck, none of Sec. 4.4's parts, guidance all the way."""
+    return changed(r, bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
+
+
+LAPTOP = Scale(
+    name="laptop",
+    data="digits",
+    channels=1,
+    scoring=Scoring(searched=256, count=1024, step=0.5, cheap=False, judged=32),
+    shapes={4: (8, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
+    noise=32,
+    sizes={
+        "B": dict(width=64, depth=4, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
+        "L": dict(width=96, depth=5, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
+        "H": dict(width=128, depth=6, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
+        "G": dict(width=160, depth=8, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
+    },
+    images={200: 40_000, 600: 40_000},
+    training=Training(
+        batch=64, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
+        ema=(5_000,), ema_ramp=0.1, flip=False, precision="fp32",
+    ),
+    sampling=Sampling(steps=12, guidance=2.0, use_ema=5_000),
+    machine=Machine(compile=False, workers=0),
+    upkeep=Upkeep(preview_every=10**12, save_every=10_000, preview_count=20, keep=1, not_finite="skip"),
+    classifier=dict(width=16, features=64, images=20_000, batch=64),
+)  # fmt: skip
+
+GPU = Scale(
+    name="gpu",
+    data="cifar10.zip",
+    scoring=Scoring(searched=2_000, count=10_000, step=0.25, cheap=False, judged=32),
+    shapes={4: (32, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
+    noise=32,
+    sizes={
+        "B": dict(width=384, depth=12, heads=6, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
+        "L": dict(width=512, depth=12, heads=8, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
+        "H": dict(width=576, depth=14, heads=8, bottleneck=128, context_tokens=8, context_start=4, dropout=0.0),
+        "G": dict(width=640, depth=16, heads=8, bottleneck=128, context_tokens=8, context_start=5, dropout=0.0),
+    },
+    images={200: 2_000_000, 600: 2_000_000},
+    training=Training(
+        batch=512, learning_rate=1e-3, schedule="cosine", warmup=50_000, gradient_clip=1.0,
+        ema=(200_000,), ema_ramp=0.1,
+    ),
+    sampling=Sampling(steps=25, guidance=2.0, use_ema=200_000),
+    upkeep=Upkeep(preview_every=10**12, save_every=500_000, preview_count=20, keep=1, not_finite="skip"),
+    classifier=dict(width=64, features=128, images=500_000, batch=128),
+)  # fmt: skip
+
+PAPER = Scale(
+    name="paper",
+    data="stores/imagenet-{size}",
+    scoring=Scoring(searched=8_000, count=50_000, step=0.1, cheap=True, judged=None),
+    shapes={patch: (16 * patch, patch) for patch in (4, 16, 32, 64)},
+    noise=256,
+    features="inception",
+    upkeep=Upkeep(preview_every=20 * IMAGENET, save_every=5 * IMAGENET),
+)
+
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, GPU, PAPER)}
+
+
+def on(scale: Scale, data: str, features: str = "", reference: str = "") -> Scale:
+    """The scale with somebody's own data, and with another space to score in."""
+    given = {"features": features, "reference": reference}
+    scale = replace(scale, **{k: v for k, v in given.items() if v})
+    if not data:
+        return scale
+    channels = 1 if data == "digits" else 3
+    for side, _ in scale.shapes.values():
+        place = Path(data.replace("{size}", str(side))).expanduser()
+        if is_store(place):
+            channels = open_store(place).shape[0]
+    return replace(scale, data=data, channels=channels)
