@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disk": set(),
     "stopping": set(),
     "log": {"disk"},
-    "data": {"randomness", "disk"},
+    "crew": set(),
+    "data": {"randomness", "disk", "crew"},
     "sampling": {"process", "randomness"},
     "recipe": {"process", "transformer", "data", "ema", "sampling", "distributed"},
     "cost": {"transformer"},
@@ -43,6 +44,28 @@ MAY_IMPORT: dict[str, set[str]] = {
         "units",
     },
     "pictures": set(),
+    "laboratory": {
+        "checkpoint",
+        "cost",
+        "crew",
+        "data",
+        "disk",
+        "drawing",
+        "evaluation",
+        "features",
+        "log",
+        "mlp",
+        "pictures",
+        "plan",
+        "process",
+        "recipe",
+        "run",
+        "sampling",
+        "stopping",
+        "transformer",
+        "units",
+    },
+    "experiments": {"laboratory", "pictures", "recipe"},
 }
 """A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
 DATA = {
@@ -54,8 +77,7 @@ DATA = {
     "arrays": set(),
     "files": {"images", "tars", "table"},
     "stream": {"source", "arrays"},
-    "crew": set(),
-    "prepare": {"arrays", "files", "store", "crew"},
+    "prepare": {"arrays", "files", "store"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""
 CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}

@@ -284,7 +284,9 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
     for part in fields(recipe):
         inner = getattr(recipe, part.name)
         if is_dataclass(inner) and (mine := {f.name: values.pop(f.name) for f in fields(inner) if f.name in values}):
-            recipe = replace(recipe, **{part.name: replace(inner, **mine)})  # pyright: ignore[reportArgumentType]
+            values[part.name] = replace(inner, **mine)  # pyright: ignore[reportArgumentType]
+        if part.name in values:
+            recipe = replace(recipe, **{part.name: values.pop(part.name)})
     if values:
         raise ValueError(f"a recipe has nothing called {next(iter(values))}")
     return recipe

@@ -35,6 +35,7 @@ examples:
   justimage reproduce table2 --scale gpu --data cifar10.zip
   justimage reproduce table6 --scale paper --gpus 64 --kind h100     the exact trainings, as commands for a cluster
   justimage reproduce all
+  justimage reproduce mine.py                            an experiment of your own (docs/reproduce.md)
 
 laptop: two CPU cores, minutes. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints what
 is left to be trained, as torchrun commands, with its cost; when all of that is finished, the same command scores it. Every
@@ -45,7 +46,7 @@ with table.md, table.json and picture.png in OUT/NAME."""
 @dataclass(frozen=True)
 class Options:
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
-    """of experiments, or all"""
+    """of experiments, or all; or a .py file of your own"""
     list: bool = False
     """say what experiments there are"""
     scale: ScaleName = "laptop"
@@ -73,7 +74,8 @@ def main(words: Sequence[str]) -> int:
     if o.list or not o.names:
         overview(scale)
         return 0
-    chosen = {name: experiment(name) for name in (NAMES if "all" in o.names else dict.fromkeys(o.names))}
+    words_for = {Path(name).stem if name.endswith(".py") else name: name for name in (NAMES if "all" in o.names else o.names)}
+    chosen = {name: experiment(word) for name, word in words_for.items()}
     if o.device:
         checked_device(o.device)
     crew = devices(o.device)
@@ -86,17 +88,13 @@ def main(words: Sequence[str]) -> int:
         for name, e in chosen.items():
             began = time.perf_counter()
             follow(name, e, tables[name], crew, asked)
-            command = shlex.join(["justimage", "reproduce", name, *without_names(words, o.names)])
+            command = shlex.join(["justimage", "reproduce", words_for[name], *(w for w in words if w not in o.names)])
             out = lab.place / name
             claims = write(name, e, tables[name], out, time.perf_counter() - began, command)
             for claim in claims:
                 print(f"{'holds' if claim.holds else 'does not hold here'}: {claim.sentence} ({claim.evidence})")
             print(out / "table.md", flush=True)
     return 0
-
-
-def without_names(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [word for word in words if word not in names]
 
 
 def works_of(tables: dict[str, Table]) -> list[tuple[str, Work]]:

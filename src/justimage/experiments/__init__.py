@@ -2,6 +2,8 @@
 
 import difflib
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from justimage.laboratory import Experiment
 
@@ -13,10 +15,25 @@ NAMES = (
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of that name; ValueError with the nearest where there is none."""
+    """The experiment of that name, or the one in somebody's own .py file; ValueError with the nearest where there is none."""
+    if name.endswith(".py"):
+        return own(Path(name).expanduser())
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
-        raise ValueError(
-            f"no experiment is called {name!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(NAMES)}")
-        )
+        hint = f"perhaps {near[0]}" if near else f"there are {', '.join(NAMES)}, or a file: mine.py"
+        raise ValueError(f"no experiment is called {name!r}; {hint}")
     return import_module(f"justimage.experiments.{name.replace('-', '_')}").EXPERIMENT
+
+
+def own(path: Path) -> Experiment:
+    """The EXPERIMENT that a file defines, as those here do."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; an experiment of your own is a .py file (docs/reproduce.md)")
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{path} defines no EXPERIMENT; it must be a justimage.laboratory.Experiment")
+    return found

@@ -65,9 +65,12 @@ class Scale:
     def recipe(self, name: str, epochs: int = 200) -> Recipe:
         """What "B/16" is here: size, patch and length of training as the paper has them, all else by this scale's rules."""
         size, patch = name[0], int(name[2:])
+        upkeep = self.upkeep
         if self.name == "paper":
             r = recipes.jit(name, epochs)
             side = r.network.size[0]
+            if size == "G" and epochs > 320:  # they end early, about there (App. A)
+                upkeep = replace(upkeep, **EARLY_STOP)
         else:
             side, own_patch = self.shapes[patch]
             r = Recipe(
@@ -76,7 +79,7 @@ class Scale:
                 training=replace(self.training, images=self.images[epochs]),
                 sampling=self.sampling,
             )
-        return replace(r, data=self.data.replace("{size}", str(side)), machine=self.machine, upkeep=self.upkeep)
+        return replace(r, data=self.data.replace("{size}", str(side)), machine=self.machine, upkeep=upkeep)
 
     def patch_dimension(self, name: str) -> int:
         return self.recipe(name).network.patch_dimension
@@ -100,7 +103,7 @@ LAPTOP = Scale(
         "H": dict(width=128, depth=6, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
         "G": dict(width=160, depth=8, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
     },
-    images={200: 40_000, 600: 40_000},
+    images={200: 60_000, 600: 60_000},
     training=Training(
         batch=64, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
         ema=(5_000,), ema_ramp=0.1, flip=False, precision="fp32",
@@ -142,6 +145,12 @@ PAPER = Scale(
     features="inception",
     upkeep=Upkeep(preview_every=20 * IMAGENET, save_every=5 * IMAGENET),
 )
+
+EARLY_STOP: dict[str, Any] = dict(
+    watch="fid", patience=60 * IMAGENET,
+    evaluate_every=20 * IMAGENET, evaluate_count=8_000, evaluate_features="inception",
+)  # fmt: skip
+"""The paper stops G "when the monitored FID begins to degrade"; the numbers are ours."""
 
 SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, GPU, PAPER)}
 

@@ -74,14 +74,12 @@ class Toy:
             if step % 100 == 0:
                 talk.tell(f"step {step:,} of {self.steps:,}, loss {loss.item():.3f}", step / self.steps)
         points = self.drawn(net, device).cpu()
-        inside = points @ P  # projected back
-        found = (points - inside @ P.T).norm(dim=1), torch.cdist(inside, curve(torch.linspace(0, 1, 4000))).min(1).values
         with disk.replacing(lab.kept(self) / "points.npz") as aside, open(aside, "wb") as file:
-            np.savez(file, allow_pickle=False, points=inside.numpy())
-        plane, along = (float(d.mean()) for d in found)
-        whole = float((found[0] ** 2 + found[1] ** 2).sqrt().mean())
-        seconds = round(time.perf_counter() - began, 1)
-        return {"curve": whole, "in_plane": along, "plane": plane, "loss": loss.item(), "seconds": seconds}
+            np.savez(file, allow_pickle=False, points=(points @ P).numpy())
+        within, out = distances(points, P)
+        found = {"curve": (within**2 + out**2).sqrt(), "in_plane": within, "plane": out}
+        means = {name: float(distance.mean()) for name, distance in found.items()}
+        return means | {"loss": loss.item(), "seconds": round(time.perf_counter() - began, 1)}
 
     def drawn(self, net: torch.nn.Module, device: torch.device) -> Tensor:
         """Points (POINTS, D) that the network generates from noise."""
@@ -89,6 +87,13 @@ class Toy:
         nobody = torch.full((POINTS,), -1, device=device)
         *_, end = sampling.trajectory(Model(net, self.process), noise, nobody, steps=50)
         return end.z
+
+
+def distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+    """Of points (n, D): to the curve, projected back into its plane, and to that plane; each (n,)."""
+    inside, dense = points @ P, curve(torch.linspace(0, 1, 4000) ** 2)
+    along = torch.cdist(inside, dense, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    return along, (points - inside @ P.T).norm(dim=1)
 
 
 def toy(dimension: int, prediction: str) -> Toy:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import data, disk, log, pictures, recipe as recipes, run as runs
+from justimage import checkpoint, data, disk, log, pictures, recipe as recipes, run as runs
 from justimage.drawing import Artist, Drawing
 from justimage.evaluation import report
 from justimage.evaluation.examiner import Examiner
@@ -169,6 +169,13 @@ def finished(run: Path) -> bool:
     return bool(events) and events[-1] in ("finished", "finished early")
 
 
+def best_of(run: Path, watch: str) -> Path:
+    """A run, for its newest checkpoint; or the best one by a number that it watches to end early (App. A, "early stop")."""
+    saved = {int(folder.name): folder for folder in checkpoint.published(run)}
+    best = log.best_of(list(saved), log.watched(run, watch)) if watch else None
+    return run if best is None else saved[best]
+
+
 def losses(run: Path) -> Iterator[dict[str, Any]]:
     return (line for line in log.records(run / "metrics.jsonl") if "loss" in line)
 
@@ -180,7 +187,7 @@ def scored(lab: Lab, work: Trained, talk: Talk) -> Iterator[Examiner]:
     own = work.recipe.network
     side = work.resize or lab.scale.scoring.judged or own.size[0]
     extractor = open_features(features(lab, side), device)
-    artist, seen = Artist(run, device), [0]
+    artist, seen = Artist(best_of(run, work.recipe.upkeep.watch), device), [0]
 
     def progress(what: str, done: int, total: int) -> None:
         seen[0] += 1

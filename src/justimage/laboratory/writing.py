@@ -70,6 +70,18 @@ def protocol(scale: Scale) -> str:
     )  # fmt: skip
 
 
+def contents(place: Path) -> None:
+    """README.md in the folder of all experiments: which are there, and what they claim."""
+    lines = ["# Reproduced", ""]
+    for path in sorted(place.glob("*/table.json")):
+        found = disk.read_json(path)
+        facts = found["facts"]
+        lines += [f"## [{found['name']}: {found['title']}]({path.parent.name}/table.md)", ""]
+        lines += told([Claim(**claim) for claim in found["claims"]])
+        lines += ["", f"`{facts['command']}`, {facts['date']}, {facts['seconds_of_works']:,.0f} s of work", ""]
+    disk.write(place / "README.md", "\n".join(lines).encode())
+
+
 def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, command: str) -> list[Claim]:
     """Write table.md, table.json and picture.png into `out`; returns what is claimed."""
     claims, scale = e.claims(table), table.lab.scale
@@ -106,4 +118,5 @@ def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, com
     }
     disk.write(out / "table.md", "\n".join(lines).encode())
     disk.write(out / "table.json", json.dumps(stored, indent=1).encode())
+    contents(out.parent)
     return claims
