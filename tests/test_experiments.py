@@ -16,9 +16,10 @@ from justimage.experiments import NAMES, experiment
 from justimage.laboratory import Cell, Lab, Result, Table, Talk, Work, scales
 from justimage.laboratory.commands import CLASSES, flat, left, options
 from justimage.laboratory.doing import done, result_of, told
+from justimage.laboratory.judging import learn_to_read
 from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
 from justimage.laboratory.toy import Toy, curve, distances, toy
-from justimage.laboratory.trained import Trained, learn_to_read
+from justimage.laboratory.trained import Trained
 from justimage.process import Process
 from justimage.recipe import Recipe, changed, preset
 from justimage.stopping import Stopped

@@ -20,8 +20,9 @@ from justimage.experiments import NAMES, experiment
 from justimage.laboratory import Experiment, Lab, Table, Work
 from justimage.laboratory.commands import left
 from justimage.laboratory.doing import News, devices, done, result_of
+from justimage.laboratory.judging import learn_to_read
 from justimage.laboratory.scales import SCALES, Scale, ScaleName, on
-from justimage.laboratory.trained import Trained, learn_to_read
+from justimage.laboratory.trained import Trained
 from justimage.laboratory.writing import number, write
 from justimage.stopping import Stopped, requests
 
@@ -84,7 +85,7 @@ def main(words: Sequence[str]) -> int:
     tables = {name: Table(e.cells(scale), lab) for name, e in chosen.items()}
     if scale.name == "paper" and print_left(tables, lab, o):
         return 0
-    with requests("what is under way is kept") as asked:
+    with requests("this moment; trainings go on from their last checkpoints") as asked:
         for name, e in chosen.items():
             began = time.perf_counter()
             follow(name, e, tables[name], crew, asked)
@@ -117,19 +118,24 @@ def follow(name: str, e: Experiment, table: Table, crew: Sequence[str], asked: S
     print(f"{name}: {e.title}; {len(works) - len(missing)} of {len(works)} works are there", flush=True)
     for side in sorted({side for _, work in missing if isinstance(work, Trained) for side in [judged(work, lab.scale)]}):
         with bar(f"a classifier of {side} x {side}") as advance:
-            accuracy = learn_to_read(lab, side, advance)
+            accuracy = learn_to_read(lab, side, lambda *n, show=advance: (heed(asked), show(*n)))
         if accuracy is not None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
     titles = {work.identity(lab): title.removeprefix(f"{name}: ") for title, work in works}
     with showing(len(missing)) as show, closing(done([work for _, work in missing], lab, crew)) as going:
         for news in going:
             show(news, titles[news.identity])
-            if asked:
-                raise Stopped("stopped as asked; the same command goes on where it was")
+            heed(asked)
     for _, work in works:
         result = result_of(lab, work)
         assert result is not None
         table.results[work.identity(lab)] = result
+
+
+def heed(asked: Sequence[str]) -> None:
+    """`Stopped`, once somebody has asked for that."""
+    if asked:
+        raise Stopped("stopped as asked; the same command goes on where it was")
 
 
 def judged(work: Trained, scale: Scale) -> int:

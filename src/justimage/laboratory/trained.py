@@ -1,7 +1,7 @@
 """A work of most experiments: a recipe trained, and scored at its best guidance."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, data, disk, log, pictures, recipe as recipes, run as runs
+from justimage import checkpoint, disk, log, pictures, recipe as recipes, run as runs
 from justimage.drawing import Artist, Drawing
 from justimage.evaluation import report
 from justimage.evaluation.examiner import Examiner
-from justimage.evaluation.reference import Reference, open_reference
 from justimage.evaluation.search import HIGH, LOW, Found, Search, Setting
-from justimage.features import Extractor, open_features
-from justimage.features.classifier import Shape, Trainer
+from justimage.features import open_features
 from justimage.laboratory import Lab, Result, Talk, hashed
-from justimage.process import Units
+from justimage.laboratory.judging import features, reference
 from justimage.recipe import Recipe
 from justimage.stopping import Stopped
 from justimage.units import single_threaded
@@ -196,38 +194,6 @@ def scored(lab: Lab, work: Trained, talk: Talk) -> Iterator[Examiner]:
     real = reference(lab, side, own.channels, extractor, talk.stop)
     resize = (side, side) if (side, side) != own.size else None
     yield Examiner(artist, extractor, real, run / "evaluations", resize, progress, talk.stop)
-
-
-def reference(lab: Lab, side: int, channels: int, extractor: Extractor, stop: Callable[[], bool]) -> Reference:
-    word = (lab.scale.reference or lab.scale.data).replace("{size}", str(side))
-    return open_reference(word, extractor, (channels, side, side), enlarge=True, stop=stop)
-
-
-def features(lab: Lab, side: int) -> str:
-    """The space of scores for images of that side: what was asked for, or the classifier that `learn_to_read` has made."""
-    return lab.scale.features or str(classifier_place(lab, side))
-
-
-def classifier_place(lab: Lab, side: int) -> Path:
-    facts = hashed(lab.scale.data, lab.scale.channels, lab.scale.classifier)[:8]
-    return lab.place / "features" / f"classifier-{side}-{facts}.safetensors"
-
-
-def learn_to_read(lab: Lab, side: int, progress: Callable[[int, int], object]) -> float | None:
-    """Train the classifier in whose space images of that side are compared; its accuracy, or None where it is there."""
-    path = classifier_place(lab, side)
-    if lab.scale.features or path.exists():
-        return None
-    s, c = lab.scale, lab.scale.classifier
-    source = data.open_source(s.data.replace("{size}", str(side)), (side, side), s.channels, enlarge=True)
-    shape = Shape(s.channels, (side, side), len(source.class_names), c["width"], c["features"])
-    units = Units(*source.statistics) if isinstance(source, data.Store) and source.floats else Units()
-    trainer = Trainer(data.in_memory(source), shape, units, c["images"], c["batch"], device=torch.device(lab.device))
-    for step in trainer.steps():
-        progress(min(step.images_seen, c["images"]), c["images"])
-    accuracy = trainer.accuracy()
-    trainer.save(path, accuracy)
-    return accuracy
 
 
 def save_images(path: Path, images: Tensor) -> None:
