@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from justimage.cli.options import parse
 from justimage.cli.train import Options
@@ -20,6 +22,7 @@ from justimage.laboratory.judging import learn_to_read
 from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
 from justimage.laboratory.toy import Toy, curve, distances, toy
 from justimage.laboratory.trained import Trained
+from justimage.laboratory.writing import write
 from justimage.process import Process
 from justimage.recipe import Recipe, changed, preset
 from justimage.stopping import Stopped
@@ -255,6 +258,29 @@ def test_a_work_that_is_stopped_goes_on_to_the_same_result(read: Path, tmp_path:
             stops += 1
     assert stops >= 3
     assert everything(parts, [work], 1) == expected
+
+
+def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) -> None:
+    """Every kind of picture; the tables are Markdown with a number in each cell, the JSON strict."""
+    lab = laboratory(read, tmp_path / "lab")
+    for name in ("fig6", "fig7", "fig8", "table5"):
+        e = experiment(name)
+        table = Table(e.cells(TINY), lab)
+        works = {w.identity(lab): w for c in table.cells for w in c.works}
+        table.results.update(everything(lab, list(works.values()), 2))
+        claims = write(name, e, table, lab.place / name, 1.0, f"justimage reproduce {name}")
+        assert len(claims) == len(e.claims(table)) > 0
+        lines = (lab.place / name / "table.md").read_text().splitlines()
+        rows = [line for line in lines if line.startswith("| ")]
+        assert len(rows) == 1 + len(table.rows)
+        assert all(row.count("**") == 2 * len(table.columns) for row in rows[1:])
+        stored = json.loads((lab.place / name / "table.json").read_text(), parse_constant=pytest.fail)
+        assert len(stored["cells"]) == len(table.cells) and stored["cells"][-1]["ours"][0]["fid"] > 0
+        with Image.open(lab.place / name / "picture.png") as picture:
+            assert min(picture.size) > 100 and len(np.unique(np.asarray(picture.convert("L")))) > 10
+    sheet = np.asarray(Image.open(lab.place / "fig8" / "picture.png"))
+    assert sheet.shape[0] > 10 * 64  # ten classes below each other
+    assert "fig8: uncurated" in (lab.place / "README.md").read_text()
 
 
 def test_whoever_stops_listening_stops_the_work() -> None:

@@ -33,7 +33,7 @@ def curves(table: Table) -> dict[str, list[dict[str, float]]]:
 
 def claims(table: Table) -> list[Claim]:
     both = curves(table)
-    answers = {row: [p["inception_score"] for p in curve] for row, curve in both.items()}
+    answers = {row: [p["inception_score"] or 0.0 for p in curve] for row, curve in both.items()}
     rising = all(b > a for a, b in zip(answers["without interval"], answers["without interval"][1:], strict=False))
     first = [min(curve, key=lambda p: p["fid"])["guidance"] for curve in both.values()]
     steep = [max(p["fid"] for p in curve if p["guidance"] >= at) for curve, at in zip(both.values(), first, strict=True)]

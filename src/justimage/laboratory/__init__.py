@@ -109,10 +109,11 @@ class Table:
         return [self.results[work.identity(self.lab)] for work in cell.works]
 
     def values(self, row: str, column: str) -> list[float]:
-        """The numbers of a cell, one a seed."""
+        """The numbers of a cell, one a seed; not a number where a result has none (IS, in a space without classes)."""
         cell = self.cell(row, column)
         assert cell is not None, (row, column)
-        return [result[cell.shows] for result in self.found(cell)]
+        found = [result.get(cell.shows) for result in self.found(cell)]
+        return [math.nan if value is None else value for value in found]
 
     def __call__(self, row: str, column: str) -> float:
         """The number of a cell, the mean over its seeds."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from justimage import recipe as recipes
 from justimage.data.store import is_store, open_store
+from justimage.process import Process
 from justimage.recipe import IMAGENET, Machine, Recipe, Sampling, Training, Upkeep, changed
 from justimage.transformer import Architecture
 
@@ -75,7 +76,7 @@ class Scale:
             side, own_patch = self.shapes[patch]
             r = Recipe(
                 network=Architecture(side, own_patch, self.channels, None, **self.sizes[size]),
-                process=replace(Recipe().process, noise_scale=side / self.noise, mu=-0.4 if self.name == "laptop" else -0.8),
+                process=Process(noise_scale=side / self.noise),
                 training=replace(self.training, images=self.images[epochs]),
                 sampling=self.sampling,
             )

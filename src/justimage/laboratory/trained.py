@@ -1,5 +1,6 @@
 """A work of most experiments: a recipe trained, and scored at its best guidance."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,8 +132,8 @@ class Trained:
         images = self.images(artist, job)
         disk.write(kept / "samples.png", pictures.png(pictures.grid(images, len(self.classes) or len(images))))
         save_images(kept / "samples.npz", images)
-        return {name: float(score.value) for name, score in found.items()} | {
-            "deviations": {name: score.deviation for name, score in found.items()},
+        return {name: finite(score.value) for name, score in found.items()} | {
+            "deviations": {name: finite(score.deviation) for name, score in found.items()},
             "guidance": job.guidance,
             "ema": job.ema,
             "curve": curve,
@@ -159,6 +160,11 @@ def sought(search: Search, cheap: bool, whole: bool) -> Found:
         return search.cheap()
     middle = round((2.0 - search.low) / search.step)
     return search.downhill(search.whole(Setting(search.emas[0], search.intervals[0], middle)), (2, 1))
+
+
+def finite(value: float | None) -> float | None:
+    """The number, where it is one: JSON has no others."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def finished(run: Path) -> bool:

@@ -1,6 +1,7 @@
 """What an experiment found, written down: table.md and table.json, the paper's numbers beside ours, and a picture."""
 
 import json
+import math
 import os
 import platform
 from datetime import date
@@ -26,7 +27,9 @@ def machine(device: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or all before the point; a dash for none."""
+    if math.isnan(value):
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -117,6 +120,6 @@ def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, com
         ],
     }
     disk.write(out / "table.md", "\n".join(lines).encode())
-    disk.write(out / "table.json", json.dumps(stored, indent=1).encode())
+    disk.write(out / "table.json", json.dumps(stored, indent=1, allow_nan=False).encode())
     contents(out.parent)
     return claims
