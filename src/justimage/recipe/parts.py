@@ -1,17 +1,7 @@
-"""A recipe: everything that decides what a training computes, as plain data. Table 9, and the presets.
+"""What a recipe is made of (Table 9)."""
 
-A preset is a value, made by `preset(name)`; to change one thing, `dataclasses.replace` it. A recipe is stored as JSON with
-every run and every file of weights. All amounts of training are counted in images, the only progress there is.
-"""
-
-import difflib
-import math
-import reprlib
-import types
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from tyro.conf import Suppress
 
@@ -210,72 +200,6 @@ class Recipe:
         )
 
 
-def jit(name: str, epochs: int = 600, guidance: float = 2.2) -> Recipe:
-    """The paper's recipe for a network such as "B/16": patch = image size / 16, noise scale = image size / 256 (Table 9)."""
-    network = architecture(name, classes=None)
-    return Recipe(
-        network=network,
-        process=Process(noise_scale=network.size[0] / 256),
-        training=Training(images=epochs * IMAGENET),
-        sampling=Sampling(guidance=guidance),
-    )
-
-
-def folder(size: str, image_size: int, batch: int, images: int) -> Recipe:
-    """Ours, for a folder of some hundreds to some hundred thousands of images, on one GPU."""
-    return Recipe(
-        network=architecture(f"{size}/{max(1, image_size // 16)}", image_size=image_size, classes=None),
-        process=Process(noise_scale=image_size / 256),
-        training=Training(
-            images=images, batch=batch, learning_rate=2e-4, warmup=50_000, gradient_clip=1.0,
-            ema=(100_000, 500_000), ema_ramp=0.1, enlarge=False,
-        ),
-        sampling=Sampling(guidance=1.5, use_ema=500_000),
-        upkeep=Upkeep(preview_every=200_000, save_every=200_000),
-    )  # fmt: skip
-
-
-def digits() -> Recipe:
-    """Ours: handwritten digits from scratch on two CPU cores, in minutes."""
-    return Recipe(
-        data="digits",
-        network=architecture("T/8", image_size=32, channels=1, classes=None),
-        process=Process(mu=-0.4, noise_scale=1.0),
-        training=Training(
-            images=50_000, batch=32, learning_rate=2e-3, schedule="cosine", warmup=2_000, gradient_clip=1.0,
-            ema=(1_000, 2_000, 5_000), ema_ramp=0.1, flip=False, precision="fp32",
-        ),
-        sampling=Sampling(steps=12, guidance=1.5, use_ema=5_000),
-        machine=Machine(compile=False, workers=0),
-        upkeep=Upkeep(preview_every=10_000, save_every=10_000, preview_count=20),
-    )  # fmt: skip
-
-
-PRESETS: dict[str, Callable[[], Recipe]] = {
-    "digits": digits,
-    "folder-32": lambda: folder("S", 32, batch=256, images=20_000_000),
-    "folder-64": lambda: folder("S", 64, batch=256, images=20_000_000),
-    "folder-128": lambda: folder("B", 128, batch=256, images=20_000_000),
-    **{
-        f"jit-{size.lower()}{patch}-{16 * patch}": lambda size=size, patch=patch: jit(
-            f"{size}/{patch}", guidance=2.9 if size == "B" else 2.2
-        )
-        for patch in (16, 32, 64)
-        for size in "BLHG"
-    },
-    "jit-b4-64": lambda: jit("B/4", epochs=200, guidance=2.9),
-}
-
-
-def preset(name: str) -> Recipe:
-    """The recipe of that name; ValueError with the nearest names where there is none."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3)
-        hint = f"perhaps {' or '.join(near)}" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"no preset is called {name!r}; {hint}")
-    return PRESETS[name]()
-
-
 def changed(recipe: Recipe, **values: Any) -> Recipe:
     """The recipe with some of its numbers changed, each by its own name: changed(r, prediction="v", loss="x", bottleneck=None).
 
@@ -290,91 +214,3 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
     if values:
         raise ValueError(f"a recipe has nothing called {next(iter(values))}")
     return recipe
-
-
-def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
-    """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes.
-
-    The patch is the nearest to that which divides both sides.
-    """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    factor = min(height, width) / min(recipe.network.size)
-    proportional = recipe.network.patch_size * factor
-    common = math.gcd(height, width)
-    dividing = [p for p in range(1, common + 1) if common % p == 0]
-    patch = min(dividing, key=lambda p: abs(math.log(p / proportional)))
-    return replace(
-        recipe,
-        network=replace(recipe.network, image_size=image_size, patch_size=patch),
-        process=replace(recipe.process, noise_scale=recipe.process.noise_scale * factor),
-    )
-
-
-def fitted(recipe: Recipe, store: Store) -> Recipe:
-    """The recipe for a store's images: their size, their channels, and no flips of floats, whose left may not be like their
-    right."""
-    channels, *size = store.shape
-    recipe = recipe if tuple(size) == recipe.network.size else resized(recipe, (size[0], size[1]))
-    flip = recipe.training.flip and not store.floats
-    return replace(
-        recipe, network=replace(recipe.network, channels=channels), training=replace(recipe.training, flip=flip)
-    )  # fmt: skip
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    return asdict(recipe)
-
-
-def from_json(values: Any, kind: Any = Recipe, place: str = "recipe") -> Any:
-    """A recipe from its JSON. Every name and type is checked; ValueError says which one is wrong."""
-    if is_dataclass(kind):
-        if not isinstance(values, dict):
-            raise ValueError(f"{place} is {reprlib.repr(values)}; it must be an object")
-        hints = get_type_hints(kind)
-        if place == "recipe" and (missing := hints.keys() - values.keys() - {"units"}):  # without units: pixels
-            raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
-        for name in values:
-            if name not in hints:
-                near = difflib.get_close_matches(name[:100], hints, n=1)
-                raise ValueError(
-                    f"{place} has an unknown entry {reprlib.repr(name)}" + (f"; perhaps {near[0]}" if near else "")
-                )
-        return kind(**{n: from_json(v, hints[n], f"{place}.{n}") for n, v in values.items()})  # pyright: ignore[reportCallIssue]
-    if get_origin(kind) in (Union, types.UnionType):
-        for option in get_args(kind):
-            try:
-                return from_json(values, option, place)
-            except ValueError:
-                continue
-    elif get_origin(kind) is tuple and isinstance(values, list | tuple):
-        inner = get_args(kind)
-        inner = [inner[0]] * len(values) if inner[-1] is ... else inner
-        if len(inner) == len(values):
-            return tuple(from_json(v, k, place) for v, k in zip(values, inner, strict=True))
-    elif get_origin(kind) is Literal and values in get_args(kind):
-        return values
-    elif kind is float and isinstance(values, int | float) and not isinstance(values, bool):
-        with suppress(OverflowError):
-            return float(values)
-    elif isinstance(kind, type) and type(values) is kind:
-        return values
-    raise ValueError(f"{place} is {reprlib.repr(values)}, which is not allowed there")
-
-
-def contradictions(new: Recipe, old: Recipe) -> list[str]:
-    """How a recipe differs from the one that a run was begun with, where that would change the training so far."""
-    free = {"data", "sampling", "machine", "upkeep", "class_names"}
-    if new.training.schedule == "constant":
-        free.add("training.images")
-
-    def compare(a: Any, b: Any, place: str) -> Iterator[str]:
-        for f in fields(a):
-            here = f"{place}{f.name}"
-            if here in free:
-                continue
-            if is_dataclass(getattr(a, f.name)):
-                yield from compare(getattr(a, f.name), getattr(b, f.name), f"{here}.")
-            elif getattr(a, f.name) != getattr(b, f.name):
-                yield f"{f.name} is {getattr(a, f.name)}, was {getattr(b, f.name)}"
-
-    return list(compare(new, old, ""))
