@@ -18,7 +18,7 @@ from justimage.experiments import NAMES, experiment
 from justimage.laboratory import Cell, Lab, Result, Table, Talk, Work, scales
 from justimage.laboratory.commands import CLASSES, flat, left, options
 from justimage.laboratory.doing import done, result_of, told
-from justimage.laboratory.judging import learn_to_read
+from justimage.laboratory.judging import fingerprint, learn_to_read
 from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
 from justimage.laboratory.toy import Toy, curve, distances, toy
 from justimage.laboratory.trained import Trained
@@ -44,6 +44,9 @@ ALL = dict(  # Table 9, training and sampling; what no caption changes
 )  # fmt: skip
 TABLE_2 = dict(bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
 """Tables 2, 3, 10 and Figs. 4, 7: before the bottleneck and Sec. 4.4, "with CFG"."""
+
+
+EARLY = {"watch", "patience", "evaluate_every", "evaluate_count", "evaluate_features"}
 
 
 def row(name: str, epochs: int = 200, **caption: Any) -> dict[str, Any]:
@@ -83,7 +86,8 @@ CAPTIONS: dict[str, list[dict[str, Any]]] = {
 
 def trained(name: str) -> list[Trained]:
     works = [work for cell in experiment(name).cells(PAPER) for work in cell.works]
-    return list({(w.group, w.recipe.sampling.interval): w for w in works if isinstance(w, Trained)}.values())
+    lab = Lab(Path("nowhere"), PAPER)
+    return list({(w.group(lab), w.recipe.sampling.interval): w for w in works if isinstance(w, Trained)}.values())
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -94,12 +98,14 @@ def test_the_papers_scale_is_table_9_and_the_captions(name: str) -> None:
     names = wanted[0].keys()
     for here in wanted:
         assert here.keys() == names and here in [{k: numbers[k] for k in names} for numbers in found]
-    free = {"data", "class_names", "units", "machine", "upkeep", "classes", "guidance", "use_ema", "enlarge", "seed"}
-    machine = set(flat(Recipe())) - set(names) - free
-    for numbers in found:  # nothing else differs from the presets
-        assert {k: numbers[k] for k in machine if k not in vars(PAPER.upkeep)} == {
-            k: v for k, v in flat(Recipe()).items() if k in machine and k not in vars(PAPER.upkeep)
-        }
+    usual = flat(changed(Recipe(), preview_every=20 * EPOCH, save_every=5 * EPOCH))
+    for numbers in found:  # nothing else differs from the default
+        others = set(usual) - set(names) - {"data", "guidance"} - EARLY
+        assert {k: numbers[k] for k in others} == {k: usual[k] for k in others}
+        early = numbers["width"] == 1664 and numbers["images"] > 320 * EPOCH  # App. A, "early stop"
+        assert [numbers[k] for k in sorted(EARLY)] == (
+            [8000, 20 * EPOCH, "inception", 60 * EPOCH, "fid"] if early else [usual[k] for k in sorted(EARLY)]
+        )
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -205,7 +211,7 @@ TINY = replace(
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A laboratory in which only the classifier is."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), TINY)
+    lab = Lab(tmp_path_factory.mktemp("lab"), TINY, fingerprint=fingerprint(TINY))
     assert learn_to_read(lab, 32, lambda done, total: None) is not None
     assert learn_to_read(lab, 32, lambda done, total: None) is None
     return lab.place
@@ -213,13 +219,13 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def laboratory(read: Path, place: Path) -> Lab:
     shutil.copytree(read, place)
-    return Lab(place, TINY)
+    return Lab(place, TINY, fingerprint=fingerprint(TINY))
 
 
 def everything(lab: Lab, works: list[Work], crew: int) -> dict[str, Result]:
     news = list(done(works, lab, ["cpu"] * crew))
     assert sum(n.result is not None for n in news) == len({w.identity(lab) for w in works}) or not news
-    timeless = {"seconds", "seconds_of_training"}
+    timeless = {"seconds", "seconds_of_training", "machine", "date"}
     found = {w.identity(lab): result_of(lab, w) or {} for w in works}
     return {name: {k: v for k, v in result.items() if k not in timeless} for name, result in found.items()}
 
@@ -275,7 +281,7 @@ def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) 
         assert len(rows) == 1 + len(table.rows)
         assert all(row.count("**") == 2 * len(table.columns) for row in rows[1:])
         stored = json.loads((lab.place / name / "table.json").read_text(), parse_constant=pytest.fail)
-        assert len(stored["cells"]) == len(table.cells) and stored["cells"][-1]["ours"][0]["fid"] > 0
+        assert len(stored["cells"]) == len(table.cells) and all(cell["ours"][0] is not None for cell in stored["cells"])
         with Image.open(lab.place / name / "picture.png") as picture:
             assert min(picture.size) > 100 and len(np.unique(np.asarray(picture.convert("L")))) > 10
     sheet = np.asarray(Image.open(lab.place / "fig8" / "picture.png"))
@@ -298,7 +304,10 @@ def test_whoever_stops_listening_stops_the_work() -> None:
 class Broken:
     """A work that cannot be done."""
 
-    group = title = "broken"
+    title = "broken"
+
+    def group(self, lab: Lab) -> str:
+        return "broken"
 
     def identity(self, lab: Lab) -> str:
         return "broken"
@@ -349,9 +358,9 @@ def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
     assert {f.name for f in out.iterdir()} == {"table.md", "table.json", "picture.png"}
     found = json.loads((out / "table.json").read_text())
     assert [c["holds"] for c in found["claims"]] == [False, True]  # B/64's 30 GFLOPs
-    numbers = {(c["row"], c["column"]): c["ours"][0][c["shows"]] for c in found["cells"]}
-    assert round(numbers["G/16", "params M"]) == 2007 and numbers["H/32", "dropout"] == 0.2
-    assert "| B/16 | 131 &#124; **131** |" in (out / "table.md").read_text()
+    numbers = {(c["row"], c["column"]): c["ours"][0] for c in found["cells"]}
+    assert round(numbers["parameters m", "G/16"]) == 2007 and numbers["dropout", "H/32"] == 0.2
+    assert "| parameters m | 131 &#124; **131** |" in (out / "table.md").read_text()
     again = justimage("reproduce", "tables7-9", cwd=tmp_path)
     assert again.returncode == 0 and "9 of 9 works are there" in again.stdout
 
@@ -374,14 +383,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, t
 
 
 OWN = """
-from justimage.laboratory import Cell, Experiment, falls
+from justimage.laboratory import Cell, Experiment, at_least
 from justimage.laboratory.counted import Counted
 
 EXPERIMENT = Experiment(
     title="parameters with size",
     expects="More.",
-    cells=lambda s: [Cell(n, "params M", (Counted(s.recipe(n + "/16").network),), None, "parameters_m") for n in "GB"],
-    claims=lambda table: [falls("smaller networks have fewer parameters", [table(n, "params M") for n in "GB"])],
+    cells=lambda s: [Cell(n, "params M", (Counted(s.recipe(n + "/16")),), None, "parameters_m") for n in "GB"],
+    claims=lambda table: [at_least("G has twice B's", table("G", "params M"), table("B", "params M"), 2)],
     picture=lambda table: None,
 )
 """
@@ -392,10 +401,10 @@ def test_an_experiment_of_ones_own_is_a_file(tmp_path: Path) -> None:
     ended = justimage("reproduce", "mine.py", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     written = (tmp_path / "reproduced" / "laptop" / "mine" / "table.md").read_text()
-    assert "**holds**: smaller networks have fewer parameters" in written and "`justimage reproduce mine.py`" in written
+    assert "**holds**: G has twice B's" in written and "`justimage reproduce mine.py`" in written
     assert "parameters with size" in (tmp_path / "reproduced" / "laptop" / "README.md").read_text()
-    (tmp_path / "mine.py").write_text("EXPERIMENT = 3")
-    wrong = justimage("reproduce", "mine.py", cwd=tmp_path)
+    (tmp_path / "other.py").write_text("EXPERIMENT = 3")
+    wrong = justimage("reproduce", "other.py", cwd=tmp_path)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "defines no EXPERIMENT" in wrong.stderr
 
 

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "run",
         "sampling",
         "stopping",
-        "transformer",
+        "training",
         "units",
     },
     "experiments": {"laboratory", "pictures", "recipe"},

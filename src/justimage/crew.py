@@ -31,7 +31,7 @@ def made(makes: Sequence[Make[News]], todo: Sequence[int], module: str) -> Gener
     try:
         for make in makes:
             here, there = context.Pipe()
-            process = context.Process(target=work, args=(there, make), daemon=True)
+            process = context.Process(target=work, args=(there, make), daemon=False)
             process.start()
             there.close()
             crew[here] = process
@@ -68,7 +68,8 @@ def work(pipe: Connection, make: Make[Any]) -> None:
                 for news in make(k):
                     if news:
                         pipe.send(news)
-            except (ValueError, OSError) as error:
-                pipe.send(error)
+            except Exception as error:
+                kept = isinstance(error, ValueError | OSError)
+                pipe.send(error if kept else RuntimeError(f"{type(error).__name__}: {error}"))
                 return
             pipe.send(0)

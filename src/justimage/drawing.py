@@ -179,7 +179,7 @@ def save(
     def make(number: int) -> Unit:
         images = artist.draw(job, number)[: count - number * job.unit]
         for i, image in zip(job.numbers(number), visible(images) if folder else [], strict=False):
-            disk.write(place / f"{i:06d}.png", pictures.png(pictures.picture(image)), units.WRITER)
+            disk.write(place / f"{i:06d}.png", pictures.png(pictures.picture(image)), units.writer())
         return signed(job, number, images) | ({"images": images.numpy()} if npz else {})
 
     units.begin(place, {"drawing": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})

@@ -98,6 +98,6 @@ def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Imag
     return plotted(draw, (8, 3.2 + 1.35 * len(previews)))
 
 
-def denoising(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float) -> Image.Image:
+def denoising(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float, by: str) -> Image.Image:
     """Three rows: images, the same with noise at t, and what the network makes of them in one step (cf. Fig. 7)."""
-    return grid(torch.cat([clean, noisy, predicted]), len(clean), left=["data", f"t = {t:g}", "x-pred."])
+    return grid(torch.cat([clean, noisy, predicted]), len(clean), left=["data", f"t = {t:g}", f"{by}-pred."])

@@ -343,10 +343,10 @@ def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def launch(p: Plan, train: str) -> str:
+def launch(p: Plan, train: str, job: str = "RUN") -> str:
     """The command that runs it; with several nodes the same one on each, HEAD being any of them."""
     if p.gpus == 1:
         return f"justimage train {train} {p.flags}"
-    several = f"--nnodes={p.nodes} --rdzv-backend=c10d --rdzv-endpoint=$HEAD:29500 --rdzv-id=RUN"
+    several = f"--nnodes={p.nodes} --rdzv-backend=c10d --rdzv-endpoint=$HEAD:29500 --rdzv-id={job}"
     where = "--standalone" if p.nodes == 1 else several
     return f"torchrun {where} --nproc-per-node={p.gpus // p.nodes} --max-restarts=10 -m justimage train {train} {p.flags}"

@@ -30,8 +30,9 @@ def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
         )  # fmt: skip
         noisy, predicted = denoise(model, clean.to(state.world.device), PREVIEW_TIME, dtype)
     images, clean = model.units.visible(images), model.units.visible(clean)
+    by = recipe.process.prediction
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
-    return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME)
+    return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, by)
 
 
 @torch.no_grad()

@@ -31,10 +31,13 @@ Unit = dict[str, np.ndarray]
 JOB = "job.json"
 DIGEST = 32
 """Bytes of a SHA-256."""
-WRITER = f"{socket.gethostname()}-{os.getpid()}-"
-"""In the names of what this process is writing; others may be writing the same."""
 STALE = 3600
 """Seconds after which what somebody was writing will not be finished."""
+
+
+def writer() -> str:
+    """In the names of what this process is writing; others may be writing the same."""
+    return f"{socket.gethostname()}-{os.getpid()}-"
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def begin(folder: Path, job: dict[str, Any]) -> None:
     """Say in job.json what a folder's units are; ValueError where it holds those of another job."""
     path, job = folder / JOB, json.loads(json.dumps(job))
     if not path.exists():
-        disk.write(path, json.dumps(job, indent=1).encode(), WRITER)
+        disk.write(path, json.dumps(job, indent=1).encode(), writer())
     found = disk.read_json(path)
     while found != job:
         odd = next(k for k in [*job, *found] if found.get(k) != job.get(k))
@@ -126,7 +129,7 @@ def complete(
             buffer = BytesIO()
             np.savez(buffer, allow_pickle=False, **make(number))
             content = buffer.getvalue()
-            disk.write(unit_path(folder, number), content + hashlib.sha256(content).digest(), WRITER)
+            disk.write(unit_path(folder, number), content + hashlib.sha256(content).digest(), writer())
         return number
 
     yield len(there)

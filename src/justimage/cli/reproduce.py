@@ -1,11 +1,10 @@
 """justimage reproduce."""
 
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -16,11 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from justimage import disk
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import bar
-from justimage.experiments import NAMES, experiment
-from justimage.laboratory import Experiment, Lab, Table, Work
+from justimage.experiments import ALSO, NAMES, experiment
+from justimage.laboratory import Lab, Table, Work, judging
 from justimage.laboratory.commands import left
 from justimage.laboratory.doing import News, devices, done, result_of
-from justimage.laboratory.judging import learn_to_read
+from justimage.laboratory.judging import fingerprint
 from justimage.laboratory.scales import SCALES, Scale, ScaleName, on
 from justimage.laboratory.trained import Trained
 from justimage.laboratory.writing import number, write
@@ -73,29 +72,39 @@ def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "reproduce", DESCRIPTION)
     scale = on(SCALES[o.scale], o.data, o.features, o.reference)
     if o.list or not o.names:
-        overview(scale)
+        overview(scale, o.gpus, o.kind)
         return 0
-    words_for = {Path(name).stem if name.endswith(".py") else name: name for name in (NAMES if "all" in o.names else o.names)}
-    chosen = {name: experiment(word) for name, word in words_for.items()}
-    if o.device:
+    asked_for = NAMES if "all" in o.names else [ALSO.get(name, name) for name in o.names]
+    named = {Path(name).stem if name.endswith(".py") else name: name for name in asked_for}
+    chosen = {name: experiment(word) for name, word in named.items()}
+    if o.device and o.device != "cpu":
         checked_device(o.device)
     crew = devices(o.device)
+    if scale.name == "gpu" and crew[0] == "cpu" and not o.device:
+        raise ValueError("the scale gpu needs one, and there is none here; use --scale laptop, or wait for days: --device cpu")
     lab = Lab(o.out or Path("reproduced") / scale.name, scale, crew[0])
     disk.writable(lab.place / "works")
-    tables = {name: Table(e.cells(scale), lab) for name, e in chosen.items()}
-    if scale.name == "paper" and print_left(tables, lab, o):
+    if scale.name == "paper" and print_left({name: Table(e.cells(scale), lab) for name, e in chosen.items()}, o, words):
         return 0
+    lab = replace(lab, fingerprint=fingerprint(scale))
     with requests("this moment; trainings go on from their last checkpoints") as asked:
         for name, e in chosen.items():
-            began = time.perf_counter()
-            follow(name, e, tables[name], crew, asked)
-            command = shlex.join(["justimage", "reproduce", words_for[name], *(w for w in words if w not in o.names)])
-            out = lab.place / name
-            claims = write(name, e, tables[name], out, time.perf_counter() - began, command)
+            began, table = time.perf_counter(), Table(e.cells(scale), lab)
+            follow(name, table, crew, asked)
+            command = ["justimage", "reproduce", named[name], *options_of(words, o)]
+            claims = write(name, e, table, lab.place / name, time.perf_counter() - began, shlex.join(command))
             for claim in claims:
-                print(f"{'holds' if claim.holds else 'does not hold here'}: {claim.sentence} ({claim.evidence})")
-            print(out / "table.md", flush=True)
+                print(f"{claim.verdict}: {claim.sentence} ({claim.evidence})")
+            if not (lab.place / name / "picture.png").exists():
+                print("no picture: that needs matplotlib: pip install 'justimage[plots]'")
+            print(lab.place / name / "table.md", flush=True)
     return 0
+
+
+def options_of(words: Sequence[str], o: Options) -> list[str]:
+    """The words of the command after the names of experiments; the names stand together."""
+    first = next(i for i, word in enumerate(words) if word in o.names)
+    return [*words[:first], *words[first + len(o.names) :]]
 
 
 def works_of(tables: dict[str, Table]) -> list[tuple[str, Work]]:
@@ -110,17 +119,13 @@ def works_of(tables: dict[str, Table]) -> list[tuple[str, Work]]:
     return list(found.values())
 
 
-def follow(name: str, e: Experiment, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
+def follow(name: str, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
     """Do the works of a table that are missing, with progress shown."""
     lab = table.lab
     works = works_of({name: table})
     missing = [(title, work) for title, work in works if result_of(lab, work) is None]
-    print(f"{name}: {e.title}; {len(works) - len(missing)} of {len(works)} works are there", flush=True)
-    for side in sorted({side for _, work in missing if isinstance(work, Trained) for side in [judged(work, lab.scale)]}):
-        with bar(f"a classifier of {side} x {side}") as advance:
-            accuracy = learn_to_read(lab, side, lambda *n, show=advance: (heed(asked), show(*n)))
-        if accuracy is not None:
-            print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
+    print(f"{name}: {len(works) - len(missing)} of {len(works)} works are there", flush=True)
+    prepare([work for _, work in missing if isinstance(work, Trained)], lab, asked)
     titles = {work.identity(lab): title.removeprefix(f"{name}: ") for title, work in works}
     with showing(len(missing)) as show, closing(done([work for _, work in missing], lab, crew)) as going:
         for news in going:
@@ -132,14 +137,23 @@ def follow(name: str, e: Experiment, table: Table, crew: Sequence[str], asked: S
         table.results[work.identity(lab)] = result
 
 
+def prepare(works: Sequence[Trained], lab: Lab, asked: Sequence[str]) -> None:
+    """What many works share: the classifiers in whose spaces images are compared, and the real images there."""
+    sides = {(w.compared, w.read(lab.scale), w.recipe.network.channels) for w in works}
+    for read in sorted({read for _, read, _ in sides}):
+        with bar(f"a classifier of {read} x {read}") as advance:
+            accuracy = judging.learn_to_read(lab, read, lambda *n, show=advance: (heed(asked), show(*n)))
+        if accuracy is not None:
+            print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
+    for compared, read, channels in sorted(sides):
+        with bar(f"real images of {compared} x {compared}") as advance:
+            judging.reference(lab, judging.space(lab, compared, read), compared, channels, advance, lambda: bool(asked))
+
+
 def heed(asked: Sequence[str]) -> None:
     """`Stopped`, once somebody has asked for that."""
     if asked:
         raise Stopped("stopped as asked; the same command goes on where it was")
-
-
-def judged(work: Trained, scale: Scale) -> int:
-    return work.resize or scale.scoring.judged or work.recipe.network.size[0]
 
 
 class Show(Protocol):
@@ -186,34 +200,42 @@ def in_words(result: dict[str, object]) -> str:
     return ", ".join(parts) or "counted"
 
 
-def overview(scale: Scale) -> None:
+def overview(scale: Scale, gpus: int, kind: str) -> None:
     """What experiments there are, what each takes at a scale, and what it should show."""
     lab = Lab(Path("reproduced") / scale.name, scale)
     print(f"at the scale {scale.name}:\n")
     for name in NAMES:
         e = experiment(name)
-        works = [work for _, work in works_of({name: Table(e.cells(scale), lab)})]
-        trained = {w.group: w.recipe.training.images for w in works if isinstance(w, Trained)}
-        takes = f"{len(trained)} trainings of {sum(trained.values()):,} images" if trained else f"{len(works)} short works"
+        works = works_of({name: Table(e.cells(scale), lab)})
+        trained = {w.group(lab): w.recipe.training.images for _, w in works if isinstance(w, Trained)}
+        takes = f"{len(trained)} trainings, {sum(trained.values()):,} images" if trained else f"{len(works)} short works"
+        if scale.name == "paper" and trained:
+            takes += f"; {sum(job.gpu_days for job in left(works, lab, gpus, kind)):,.0f} days of one {kind} (planned)"
+        if scale.name == "laptop" and e.minutes:
+            takes += f"; {e.minutes:g} minutes on two cores"
         print(f"{name:10} {e.title}\n{'':10} {e.expects}\n{'':10} takes {takes}\n")
     print("justimage reproduce NAME ... does it; what several share is done once")
 
 
-def print_left(tables: dict[str, Table], lab: Lab, o: Options) -> bool:
+def print_left(tables: dict[str, Table], o: Options, words: Sequence[str]) -> bool:
     """Print the trainings of the paper's scale that are not finished, and whether there are any."""
+    lab = next(iter(tables.values())).lab
     jobs = left(works_of(tables), lab, o.gpus, o.kind)
     if not jobs:
         return False
-    sizes = sorted({job.work.recipe.network.size[0] for job in jobs})
-    print("# once: images, decoded and cropped")
-    for size in sizes:
-        store = lab.scale.data.replace("{size}", str(size))
-        print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
+    stores = {job.work.recipe.data: job.work.recipe.network.size[0] for job in jobs}
+    for store, size in stores.items():
+        if not Path(store).expanduser().exists():
+            print("# once: images, decoded and cropped")
+            print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
+    if any(job.plan.nodes > 1 for job in jobs):
+        print("\n# each command is run on every one of its nodes; $HEAD is the name of any of them")
     for i, job in enumerate(jobs, 1):
         p = job.plan
-        cost = f"{p.days:.1f} days on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
+        early = "at most " if job.work.recipe.upkeep.patience else ""
+        cost = f"{early}{p.days:.1f} days on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
         print(f"\n# {i} of {len(jobs)}: {job.title}: {cost}\n{job.command}")
     total = sum(job.gpu_days for job in jobs)
-    print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; then, to score them and write the tables:")
-    print(shlex.join(["justimage", "reproduce", *sys.argv[2:]]))
+    print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; when they are finished, this scores them:")
+    print(shlex.join(["justimage", "reproduce", *words]))
     return True

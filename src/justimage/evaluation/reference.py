@@ -225,5 +225,5 @@ def read_statistics(path: Path) -> Gaussian:
 
 def save_statistics(path: Path, statistics: Gaussian) -> None:
     """`mu` and `sigma` in an .npz file, to be a reference elsewhere."""
-    with disk.replacing(path) as aside, open(aside, "wb") as file:
+    with disk.replacing(path, units.writer()) as aside, open(aside, "wb") as file:
         np.savez(file, allow_pickle=False, mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())

@@ -1,8 +1,8 @@
 """The paper's tables and figures, one file each; what they share is in laboratory/."""
 
 import difflib
+import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from justimage.laboratory import Experiment
@@ -12,12 +12,15 @@ NAMES = (
     "table12", "table13", "fig8", "clip", "length",
 )  # fmt: skip
 """In the paper's order, then ours."""
+ALSO = {f"table{n}": "tables7-9" for n in (7, 8, 9)} | {f"fig{n}": "fig8" for n in (9, 10, 11)}
+"""What else they are called."""
 
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name, or the one in somebody's own .py file; ValueError with the nearest where there is none."""
     if name.endswith(".py"):
         return own(Path(name).expanduser())
+    name = ALSO.get(name, name)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"perhaps {near[0]}" if near else f"there are {', '.join(NAMES)}, or a file: mine.py"
@@ -29,11 +32,10 @@ def own(path: Path) -> Experiment:
     """The EXPERIMENT that a file defines, as those here do."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; an experiment of your own is a .py file (docs/reproduce.md)")
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = getattr(module, "EXPERIMENT", None)
+    if path.stem in NAMES or path.stem in sys.modules or not path.stem.isidentifier():
+        raise ValueError(f"{path} has a name that is taken, or is none in Python; give it another: my_{path.stem}.py")
+    sys.path.insert(0, str(path.resolve().parent))  # where the processes that do its works find it, too
+    found = getattr(import_module(path.stem), "EXPERIMENT", None)
     if not isinstance(found, Experiment):
         raise ValueError(f"{path} defines no EXPERIMENT; it must be a justimage.laboratory.Experiment")
     return found

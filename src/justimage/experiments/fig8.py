@@ -1,5 +1,7 @@
 """Figs. 8 to 11: uncurated images by class, at the guidance of the best score."""
 
+from PIL import Image, ImageDraw, ImageFont
+
 from justimage import pictures
 from justimage.laboratory import Cell, Claim, Experiment, Table
 from justimage.laboratory.scales import Scale
@@ -18,20 +20,29 @@ def cells(s: Scale) -> list[Cell]:
 
 
 def claims(table: Table) -> list[Claim]:
-    cell = table.cells[0]
-    agreement = table.found(cell)[0].get("agreement")
+    agreement = table.found(table.cells[0])[0].get("agreement")
     if agreement is None:
         return []
     words = f"{agreement:.1%}, by a classifier of the real images"
     return [Claim("images show the class that they were asked for (nine in ten)", agreement > 0.9, words)]
 
 
-def picture(table: Table) -> bytes:
+def picture(table: Table) -> bytes | None:
+    """A row for each class, its name below."""
     (work,) = table.cells[0].works
-    assert isinstance(work, Trained)
-    images, classes = images_of(table.lab, work), work.classes
-    rows = [image for k in range(len(classes)) for image in range(k, len(images), len(classes))]
-    return pictures.png(pictures.grid(images[rows], len(images) // len(classes), left=[f"class {c}" for c in classes]))
+    found = images_of(table.lab, work) if isinstance(work, Trained) else None
+    if found is None:
+        return None
+    images, classes = found
+    names = table.found(table.cells[0])[0]["class_names"] or classes
+    rows = [pictures.grid(images[[i for i, c in enumerate(classes) if c == k]], 8) for k in dict.fromkeys(classes)]
+    width, height = rows[0].width, rows[0].height + 18
+    sheet = Image.new("RGB", (width, height * len(rows)), pictures.PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for i, (row, k) in enumerate(zip(rows, dict.fromkeys(classes), strict=True)):
+        sheet.paste(row, (0, i * height))
+        pen.text((4, (i + 1) * height - 17), f"class {k:03d}: {names[k]}", pictures.INK, font)
+    return pictures.png(sheet)
 
 
 EXPERIMENT = Experiment(

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, smaller
+from justimage.laboratory import Cell, Claim, Experiment, Table, better
 from justimage.laboratory.scales import Scale
 from justimage.laboratory.sheets import by_row
 from justimage.laboratory.trained import Trained
@@ -25,13 +25,13 @@ def cells(s: Scale) -> list[Cell]:
 
 
 def claims(table: Table) -> list[Claim]:
-    found = []
+    found, why = [], "a small set is learnt by the smallest; the larger ones have no more to gain"
     for column in table.columns:
         curve = [table(size, column) for size in table.rows]
         words = ", ".join(f"{size} {fid:.3g}" for size, fid in zip(table.rows, curve, strict=True))
-        better = all(after < before for before, after in pairwise(curve))
-        found.append(Claim(f"{column}: every larger size is better", better, words))
-        found.append(smaller(f"{column}: the largest is better than the smallest", curve[-1], curve[0]))
+        falling = all(after < before for before, after in pairwise(curve))
+        found.append(Claim(f"{column}: every larger size is better", falling, words, why))
+        found.append(better(f"{column}: G is better than B", table, ("G", column), ("B", column), why))
     return found
 
 

@@ -5,11 +5,10 @@ experiment (a file in experiments/) says which works its table shows, beside the
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any, NamedTuple, Protocol
 
 from justimage.drawing import short_hash
@@ -36,6 +35,14 @@ class Lab:
     place: Path
     scale: Scale
     device: str = "cpu"
+    fingerprint: str = ""
+    """of the images, and of whatever else scores come from"""
+
+    @property
+    def circumstances(self) -> list[str]:
+        """What makes a work another one: other images, or a kind of device that rounds otherwise. A cluster has its own."""
+        paper = self.scale.name == "paper"
+        return [self.scale.data] if paper else [self.fingerprint, self.device.partition(":")[0]]
 
     def kept(self, work: "Work") -> Path:
         """The folder with what a work found."""
@@ -45,8 +52,7 @@ class Lab:
 class Work(Protocol):
     """Something that is done once and kept."""
 
-    @property
-    def group(self) -> str:
+    def group(self, lab: Lab) -> str:
         """Works of one group use the same files, and are done one after the other."""
         ...
 
@@ -80,8 +86,15 @@ class Claim(NamedTuple):
     """What a table is said to show, and whether ours does."""
 
     sentence: str
-    holds: bool
+    holds: bool | None
+    """None where the difference is within the noise"""
     evidence: str
+    why: str = ""
+    """why it may not hold at a small scale"""
+
+    @property
+    def verdict(self) -> str:
+        return {True: "holds", False: "does not hold here", None: "cannot be told here"}[self.holds]
 
 
 @dataclass(frozen=True)
@@ -109,11 +122,20 @@ class Table:
         return [self.results[work.identity(self.lab)] for work in cell.works]
 
     def values(self, row: str, column: str) -> list[float]:
-        """The numbers of a cell, one a seed; not a number where a result has none (IS, in a space without classes)."""
+        """The numbers of a cell, one a seed; infinite for a training that diverged, not a number where a result has none."""
         cell = self.cell(row, column)
         assert cell is not None, (row, column)
+        nothing = [math.inf if "diverged" in result else math.nan for result in self.found(cell)]
         found = [result.get(cell.shows) for result in self.found(cell)]
-        return [math.nan if value is None else value for value in found]
+        return [instead if value is None else value for value, instead in zip(found, nothing, strict=True)]
+
+    def noise(self, row: str, column: str) -> float:
+        """The deviation of a cell's number: over seeds where there are several, else over other samples."""
+        cell = self.cell(row, column)
+        assert cell is not None, (row, column)
+        if len(cell.works) > 1:
+            return stdev(self.values(row, column)) / math.sqrt(len(cell.works))
+        return self.found(cell)[0].get("deviations", {}).get(cell.shows) or 0.0
 
     def __call__(self, row: str, column: str) -> float:
         """The number of a cell, the mean over its seeds."""
@@ -124,24 +146,17 @@ class Table:
         return {(c.row, c.column): self(c.row, c.column) for c in self.cells if keep(c)}
 
 
-def at_least(sentence: str, larger: float, smaller: float, factor: float) -> Claim:
+def at_least(sentence: str, larger: float, smaller: float, factor: float, why: str = "") -> Claim:
     """The claim that one number is so many times another."""
     ratio = larger / smaller if smaller else math.inf
-    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times")
+    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times", why)
 
 
-def falls(sentence: str, numbers: Iterable[float]) -> Claim:
-    """The claim that each number is smaller than the one before."""
-    row = list(numbers)
-    steps = [b < a for a, b in pairwise(row)]
-    return Claim(
-        sentence, all(steps), " > ".join(f"{n:.3g}" for n in row) if all(steps) else ", ".join(f"{n:.3g}" for n in row)
-    )
-
-
-def smaller(sentence: str, less: float, more: float) -> Claim:
-    """The claim that one number is smaller than another."""
-    return Claim(sentence, less < more, f"{less:.3g} against {more:.3g}")
+def better(sentence: str, table: Table, less: tuple[str, str], more: tuple[str, str], why: str = "") -> Claim:
+    """The claim that one cell's number is smaller than another's; it cannot be told within two deviations of the difference."""
+    a, b, noise = table(*less), table(*more), 2 * math.hypot(table.noise(*less), table.noise(*more))
+    words = f"{a:.3g} against {b:.3g}" + (f", two deviations are {noise:.2g}" if noise else "")
+    return Claim(sentence, None if noise and abs(a - b) < noise else a < b, words, why)
 
 
 def seeds(work: Callable[[int], Work], count: int) -> tuple[Work, ...]:
@@ -167,3 +182,5 @@ class Experiment:
     """a PNG made for people; None where that needs matplotlib, which is not installed"""
     notes: str = ""
     """what is not as in the paper, and other things to know"""
+    minutes: float = 0.0
+    """on a laptop, alone, as measured (docs/reproduce.md)"""

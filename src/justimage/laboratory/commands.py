@@ -67,12 +67,12 @@ def left(works: Sequence[tuple[str, Work]], lab: Lab, gpus: int, kind: str) -> l
     """
     jobs: dict[str, Job] = {}
     for title, work in works:
-        if isinstance(work, Trained) and work.group not in jobs and not finished(work.place(lab)):
+        if isinstance(work, Trained) and (group := work.group(lab)) not in jobs and not finished(work.place(lab)):
             with torch.device("meta"):
                 replace(work.recipe, network=replace(work.recipe.network, classes=CLASSES)).model()
             plan = plans.plan(work.recipe, gpus, kind)
             if not plan.fits:
                 raise ValueError(f"{title} does not fit on {gpus} x {kind}: {plan.advice or 'give more, or larger ones'}")
             train = shlex.join([*options(work.recipe), "--out", str(work.place(lab))])
-            jobs[work.group] = Job(work, title, plan, plans.launch(plan, train))
+            jobs[group] = Job(work, title, plan, plans.launch(plan, train, job=group))
     return list(jobs.values())

@@ -1,30 +1,43 @@
-"""A work of counting: what a network has and costs. Nothing is computed with it."""
+"""A work of counting: what a recipe is in numbers, and what its network costs. Nothing is computed with it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from justimage import recipe as recipes
 from justimage.cost import cost
 from justimage.laboratory import Lab, Result, Talk, hashed
-from justimage.transformer import Architecture
+from justimage.recipe import IMAGENET, Recipe
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Parameters in millions, multiply-adds of a forward pass in G, and the numbers of the architecture."""
+    """Every number of a recipe by its own name; parameters in millions, multiply-adds of a forward pass in G."""
 
-    network: Architecture
+    recipe: Recipe
 
-    @property
-    def group(self) -> str:
-        return hashed("counted", asdict(self.network))
+    def group(self, lab: Lab) -> str:
+        return hashed("counted", recipes.to_json(self.recipe))
 
     @property
     def title(self) -> str:
-        return f"counting, {self.network.width} wide"
+        return f"counting, {self.recipe.network.width} wide at {self.recipe.network.size[0]}"
 
     def identity(self, lab: Lab) -> str:
-        return self.group
+        return self.group(lab)
 
     def do(self, lab: Lab, talk: Talk) -> Result:
-        found = cost(self.network)
-        counts = {"parameters_m": found.parameters / 1e6, "gflops": found.multiply_adds / 1e9}
-        return asdict(self.network) | counts | {"patch_dimension": found.patch_dimension}
+        r = self.recipe
+        found = cost(r.network)
+        numbers = {k: v for part in (r.network, r.process, r.training, r.sampling) for k, v in vars(part).items()}
+        several = {"beta": r.training.betas, "ema": r.training.ema}
+        one_by_one = {f"{name}_{i}": v for name, row in several.items() for i, v in enumerate(row, 1)}
+        return {
+            **numbers,
+            **one_by_one,
+            "parameters_m": found.parameters / 1e6,
+            "gflops": found.multiply_adds / 1e9,
+            "patch_dimension": found.patch_dimension,
+            "epochs": r.training.images / IMAGENET,
+            "warmup_epochs": r.training.warmup / IMAGENET,
+            "interval_from": r.sampling.interval[0],
+            "interval_to": r.sampling.interval[1],
+        }

@@ -1,34 +1,62 @@
 """The space in which images of an experiment are compared: a classifier of the same data, unless another is asked for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from justimage import data
+from justimage import data, disk
+from justimage.evaluation.examiner import resized
 from justimage.evaluation.reference import Reference, open_reference
-from justimage.features import Extractor
+from justimage.features import Extractor, open_features
 from justimage.features.classifier import Shape, Trainer
 from justimage.laboratory import Lab, hashed
+from justimage.laboratory.scales import Scale
 from justimage.process import Units
 
+Progress = Callable[[int, int], object]
 
-def reference(lab: Lab, side: int, channels: int, extractor: Extractor, stop: Callable[[], bool]) -> Reference:
+
+def nothing(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def fingerprint(scale: Scale) -> str:
+    """Of the images of an experiment, and of what they are compared with and by; ValueError for images without classes."""
+    side = scale.recipe("B/16").network.size[0]
+    source = data.open_source(scale.data.replace("{size}", str(side)), (side, side), scale.channels, enlarge=True)
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"{scale.data} has no classes, and these experiments need them: one sub-folder a class, or an archive of such"
+        )
+    files = [Path(word).expanduser() for word in (scale.features, scale.reference)]
+    return hashed(source.fingerprint, [disk.sha256(file) for file in files if file.is_file()])
+
+
+def space(lab: Lab, compared: int, read: int) -> Extractor:
+    """The network that reads images of one side, scaled to another first where it was made for that."""
+    found = open_features(lab.scale.features or str(classifier_place(lab, read)), torch.device(lab.device))
+    if compared == read:
+        return found
+    name, identity = f"{found.name}, of images scaled to {read} x {read}", f"{found.identity} at {read}"
+    return replace(found, name=name, identity=identity, extract=lambda images: found.extract(resized(images, (read, read))))
+
+
+def reference(
+    lab: Lab, extractor: Extractor, side: int, channels: int, progress: Progress = nothing, stop: Callable[[], bool] = bool
+) -> Reference:
+    """Real images of that side."""
     word = (lab.scale.reference or lab.scale.data).replace("{size}", str(side))
-    return open_reference(word, extractor, (channels, side, side), enlarge=True, stop=stop)
-
-
-def features(lab: Lab, side: int) -> str:
-    """The space of scores for images of that side: what was asked for, or the classifier that `learn_to_read` has made."""
-    return lab.scale.features or str(classifier_place(lab, side))
+    return open_reference(word, extractor, (channels, side, side), enlarge=True, progress=progress, stop=stop)
 
 
 def classifier_place(lab: Lab, side: int) -> Path:
-    facts = hashed(lab.scale.data, lab.scale.channels, lab.scale.classifier)[:8]
+    facts = hashed(lab.circumstances, lab.scale.channels, lab.scale.classifier)[:8]
     return lab.place / "features" / f"classifier-{side}-{facts}.safetensors"
 
 
-def learn_to_read(lab: Lab, side: int, progress: Callable[[int, int], object]) -> float | None:
+def learn_to_read(lab: Lab, side: int, progress: Progress) -> float | None:
     """Train the classifier in whose space images of that side are compared; its accuracy, or None where it is there."""
     path = classifier_place(lab, side)
     if lab.scale.features or path.exists():

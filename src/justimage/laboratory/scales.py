@@ -71,7 +71,11 @@ class Scale:
             r = recipes.jit(name, epochs)
             side = r.network.size[0]
             if size == "G" and epochs > 320:  # they end early, about there (App. A)
-                upkeep = replace(upkeep, **EARLY_STOP)
+                judged_by = {
+                    "evaluate_features": self.features,
+                    "evaluate_reference": self.reference.replace("{size}", str(side)),
+                }
+                upkeep = replace(upkeep, **EARLY_STOP, **judged_by)
         else:
             side, own_patch = self.shapes[patch]
             r = Recipe(
@@ -149,7 +153,7 @@ PAPER = Scale(
 
 EARLY_STOP: dict[str, Any] = dict(
     watch="fid", patience=60 * IMAGENET,
-    evaluate_every=20 * IMAGENET, evaluate_count=8_000, evaluate_features="inception",
+    evaluate_every=20 * IMAGENET, evaluate_count=8_000,
 )  # fmt: skip
 """The paper stops G "when the monitored FID begins to degrade"; the numbers are ours."""
 

@@ -21,8 +21,9 @@ def tiles(table: Table, columns: Sequence[str] = ()) -> bytes:
     sheets = {}
     for c in table.cells:
         work = c.works[0]
-        if isinstance(work, Trained) and c.column in columns:
-            samples = pictures.grid(images_of(table.lab, work), TILE)
+        found = images_of(table.lab, work) if isinstance(work, Trained) and c.column in columns else None
+        if found is not None:
+            samples = pictures.grid(found[0], TILE)
             width = TILE * 50
             sheets[c.row, c.column] = samples.resize((width, round(samples.height * width / samples.width)))
     wide = max([TILE * 50 + 16, *(int(font.getlength(column)) + 12 for column in columns)])

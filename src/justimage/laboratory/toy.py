@@ -34,8 +34,7 @@ class Toy:
     learning_rate: float = 2e-3
     seed: int = 0
 
-    @property
-    def group(self) -> str:
+    def group(self, lab: Lab) -> str:
         return hashed("toy", asdict(self))
 
     @property
@@ -43,7 +42,7 @@ class Toy:
         return f"D = {self.dimension}, {self.process.prediction}-pred"
 
     def identity(self, lab: Lab) -> str:
-        return self.group
+        return self.group(lab)
 
     def projection(self) -> Tensor:
         """P, (D, 2), random and column-orthogonal: P^T P = 1."""

@@ -1,9 +1,7 @@
 """A work of most experiments: a recipe trained, and scored at its best guidance."""
 
-import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, disk, log, pictures, recipe as recipes, run as runs
+from justimage import checkpoint, disk, log, recipe as recipes, run as runs
 from justimage.drawing import Artist, Drawing
 from justimage.evaluation import report
 from justimage.evaluation.examiner import Examiner
 from justimage.evaluation.search import HIGH, LOW, Found, Search, Setting
-from justimage.features import open_features
-from justimage.laboratory import Lab, Result, Talk, hashed
-from justimage.laboratory.judging import features, reference
+from justimage.laboratory import Lab, Result, Talk, hashed, judging
+from justimage.laboratory.scales import Scale
 from justimage.recipe import Recipe
 from justimage.stopping import Stopped
+from justimage.training import NotFinite
 from justimage.units import single_threaded
 
 TRAINING = 0.6
 """The fraction of a work that training is taken for."""
 SHOWN = 10
 """Images kept to be shown."""
+STOPPED = "stopped as asked; the same command goes on where it was"
 
 
 @dataclass(frozen=True)
@@ -45,34 +44,51 @@ class Trained:
     classes: tuple[int, ...] = ()
     """those shown in a grid, a row each; some images of all where it is empty"""
 
-    @property
-    def group(self) -> str:
-        """Of all works that share this training: how it is drawn and kept does not decide what is learnt."""
+    def group(self, lab: Lab) -> str:
+        """Of all works that share this training: how it is drawn and kept does not decide what is learnt, unless it ends early
+        by what was drawn."""
+        free = {"data", "machine"} | (set() if self.recipe.upkeep.patience else {"sampling", "upkeep"})
         stored = recipes.to_json(self.recipe)
-        return hashed({k: v for k, v in stored.items() if k not in ("sampling", "machine", "upkeep")})
+        return hashed({k: v for k, v in stored.items() if k not in free}, lab.circumstances)
 
     @property
     def title(self) -> str:
-        a, p, t = self.recipe.network, self.recipe.process, self.recipe.training
-        return f"{a.width} wide, /{a.patch_size} at {a.size[0]}, {p.prediction}-pred, {p.loss}-loss" + (
-            f", seed {t.seed}" if t.seed else ""
-        )
+        a, p = self.recipe.network, self.recipe.process
+        return f"{a.width} wide, /{a.patch_size} at {a.size[0]}, {p.prediction}-pred, {p.loss}-loss"
 
     def identity(self, lab: Lab) -> str:
         s = lab.scale
-        drawn = [self.resize, self.sampling_clip, self.emas, self.whole, self.classes, recipes.to_json(self.recipe)["sampling"]]
-        return hashed(self.group, drawn, vars(s.scoring), s.features, s.reference, s.classifier)
+        drawn = [
+            self.compared,
+            self.sampling_clip,
+            self.emas,
+            self.whole,
+            self.classes,
+            recipes.to_json(self.recipe)["sampling"],
+        ]
+        return hashed(self.group(lab), drawn, self.read(s), vars(s.scoring), s.features, s.reference, s.classifier)
+
+    @property
+    def compared(self) -> int:
+        """Side of the images when they are compared with real ones of that side."""
+        return self.resize or self.recipe.network.size[0]
+
+    def read(self, scale: Scale) -> int:
+        """Side to which both are then scaled for the network that reads them."""
+        return self.compared if self.resize or scale.features else scale.scoring.judged or self.compared
 
     def place(self, lab: Lab) -> Path:
         """The folder of the training."""
-        return lab.place / "runs" / self.group
+        return lab.place / "runs" / self.group(lab)
 
     def do(self, lab: Lab, talk: Talk) -> Result:
         began = time.perf_counter()
-        self.train(lab, talk)
+        try:
+            self.train(lab, talk)
+        except NotFinite as error:  # a finding, too
+            return {"diverged": str(error), "seconds": round(time.perf_counter() - began, 1)}
         trained = time.perf_counter() - began
-        with scored(lab, self, talk) as examiner:
-            found = self.score(lab, examiner)
+        found = self.score(lab, examiner(lab, self, talk))
         total = time.perf_counter() - began
         return found | {"seconds": round(total, 1), "seconds_of_training": round(trained, 1)}
 
@@ -81,7 +97,13 @@ class Trained:
         place, total = self.place(lab), self.recipe.training.images
         if finished(place):
             return
-        run = runs.open_run(self.recipe, place, lab.device)
+
+        def decoding(done: int, of: int) -> None:
+            if talk.stop():
+                raise Stopped(STOPPED)
+            talk.tell(f"reading images, {done:,} of {of:,}", 0.0)
+
+        run = runs.open_run(self.recipe, place, lab.device, decoding)
         run.asked = talk.stop
         began, first = time.perf_counter(), run.state.images_seen
         for step in runs.steps(run):
@@ -92,15 +114,15 @@ class Trained:
             words = f"training, {step.images_seen:,} of {total:,}, {speed:,.0f} images/s, {left}"
             talk.tell(words, TRAINING * min(step.images_seen / total, 1.0))
         if not finished(place):
-            raise Stopped("stopped as asked; the same command goes on where it was")
+            raise Stopped(STOPPED)
 
     def job(self, examiner: Examiner) -> Drawing:
         artist, s = examiner.artist, examiner.artist.recipe.sampling
         own = self.recipe.sampling
-        cpu = artist.device.type == "cpu"
+        precision = "fp32" if artist.device.type == "cpu" else self.recipe.training.precision
         return artist.job(
             s.use_ema, guidance=1.0 if not artist.recipe.network.classes else own.guidance, interval=own.interval,
-            solver=own.solver, steps=own.steps, sampling_clip=self.sampling_clip, precision="fp32" if cpu else "bf16",
+            solver=own.solver, steps=own.steps, sampling_clip=self.sampling_clip, precision=precision,
         )  # fmt: skip
 
     def score(self, lab: Lab, examiner: Examiner) -> Result:
@@ -129,27 +151,26 @@ class Trained:
         with single_threaded():
             found = report.score(drawn, examiner.reference, bool(examiner.extractor.class_names))
         kept = lab.kept(self)
-        images = self.images(artist, job)
-        disk.write(kept / "samples.png", pictures.png(pictures.grid(images, len(self.classes) or len(images))))
-        save_images(kept / "samples.npz", images)
-        return {name: finite(score.value) for name, score in found.items()} | {
-            "deviations": {name: finite(score.deviation) for name, score in found.items()},
+        save_images(kept / "samples.npz", *self.images(artist, job))
+        return {name: score.value for name, score in found.items()} | {
+            "deviations": {name: score.deviation for name, score in found.items()},
             "guidance": job.guidance,
             "ema": job.ema,
             "curve": curve,
             "images_scored": s.count,
             "parameters": sum(p.numel() for p in artist.model(job.ema).net.parameters()),
             "losses": [[line["images_seen"], line["loss"]] for line in losses(self.place(lab))],
+            "class_names": list(artist.recipe.class_names),
             "run": str(self.place(lab).relative_to(lab.place)),
         }
 
-    def images(self, artist: Artist, job: Drawing) -> Tensor:
-        """Images to be shown, uint8: one of each of ten classes, or eight of each class asked for."""
-        total = artist.recipe.network.classes or 1
-        shown = self.classes or tuple(range(min(total, SHOWN)))
-        job = replace(job, classes=shown) if artist.recipe.network.classes else job
-        count = 8 * len(shown) if self.classes else SHOWN
-        return artist.model(job.ema).units.visible(artist.again(job, range(count)))
+    def images(self, artist: Artist, job: Drawing) -> tuple[Tensor, list[int]]:
+        """Images to be shown, uint8, and their classes: one of each of ten, or eight of each class asked for."""
+        total = artist.recipe.network.classes or 0
+        shown = tuple(c for c in self.classes if c < total) or tuple(range(min(total, SHOWN))) or (-1,)
+        job = replace(job, classes=shown)
+        numbers = range(8 * len(shown) if self.classes else SHOWN)
+        return artist.model(job.ema).units.visible(artist.again(job, numbers)), [job.label(i) for i in numbers]
 
 
 def sought(search: Search, cheap: bool, whole: bool) -> Found:
@@ -160,11 +181,6 @@ def sought(search: Search, cheap: bool, whole: bool) -> Found:
         return search.cheap()
     middle = round((2.0 - search.low) / search.step)
     return search.downhill(search.whole(Setting(search.emas[0], search.intervals[0], middle)), (2, 1))
-
-
-def finite(value: float | None) -> float | None:
-    """The number, where it is one: JSON has no others."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def finished(run: Path) -> bool:
@@ -184,30 +200,31 @@ def losses(run: Path) -> Iterator[dict[str, Any]]:
     return (line for line in log.records(run / "metrics.jsonl") if "loss" in line)
 
 
-@contextmanager
-def scored(lab: Lab, work: Trained, talk: Talk) -> Iterator[Examiner]:
+def examiner(lab: Lab, work: Trained, talk: Talk) -> Examiner:
     """What looks at a trained network's images."""
-    device, run = torch.device(lab.device), work.place(lab)
-    own = work.recipe.network
-    side = work.resize or lab.scale.scoring.judged or own.size[0]
-    extractor = open_features(features(lab, side), device)
-    artist, seen = Artist(best_of(run, work.recipe.upkeep.watch), device), [0]
+    device, run, seen = torch.device(lab.device), work.place(lab), [0]
+    artist = Artist(best_of(run, work.recipe.upkeep.watch), device)
+    compared, channels = work.compared, work.recipe.network.channels
 
     def progress(what: str, done: int, total: int) -> None:
         seen[0] += 1
         talk.tell(f"{what}, {done:,} of {total:,}", TRAINING + (1 - TRAINING) * seen[0] / (seen[0] + 12))
 
-    real = reference(lab, side, own.channels, extractor, talk.stop)
-    resize = (side, side) if (side, side) != own.size else None
-    yield Examiner(artist, extractor, real, run / "evaluations", resize, progress, talk.stop)
+    space = judging.space(lab, compared, work.read(lab.scale))
+    real = judging.reference(lab, space, compared, channels, stop=talk.stop)
+    resize = (compared, compared) if (compared, compared) != work.recipe.network.size else None
+    return Examiner(artist, space, real, run / "evaluations", resize, progress, talk.stop)
 
 
-def save_images(path: Path, images: Tensor) -> None:
+def save_images(path: Path, images: Tensor, classes: list[int]) -> None:
     with disk.replacing(path) as aside, open(aside, "wb") as file:
-        np.savez(file, allow_pickle=False, images=images.numpy())
+        np.savez(file, allow_pickle=False, images=images.numpy(), classes=np.array(classes))
 
 
-def images_of(lab: Lab, work: Trained) -> Tensor:
-    """The images that a work keeps to be shown."""
-    with np.load(lab.kept(work) / "samples.npz", allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["images"])
+def images_of(lab: Lab, work: Trained) -> tuple[Tensor, list[int]] | None:
+    """The images that a work keeps to be shown, and their classes; None where the training diverged."""
+    path = lab.kept(work) / "samples.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["images"]), arrays["classes"].tolist()

@@ -2,28 +2,14 @@
 
 import json
 import math
-import os
-import platform
-from datetime import date
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from justimage import disk
 from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-
-
-def machine(device: str) -> str:
-    """What computed it, for people."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{cores} cores, {name or platform.machine()}"
+from justimage.laboratory.doing import numbers
+from justimage.laboratory.trained import Trained
 
 
 def number(value: float) -> str:
@@ -38,7 +24,7 @@ def ours(table: Table, cell: Cell) -> str:
     values = table.values(cell.row, cell.column)
     if len(values) > 1:
         return f"**{number(sum(values) / len(values))}** ({number(min(values))} to {number(max(values))})"
-    deviation = table.found(cell)[0].get("deviations", {}).get(cell.shows)
+    deviation = table.noise(cell.row, cell.column)
     return f"**{number(values[0])}**" + (f" ± {deviation:.1g}" if deviation else "")
 
 
@@ -56,21 +42,34 @@ def grid(table: Table) -> list[str]:
 
 
 def told(claims: list[Claim]) -> list[str]:
-    return [f"- **{'holds' if c.holds else 'does not hold here'}**: {c.sentence} ({c.evidence})" for c in claims]
+    lines = []
+    for c in claims:
+        why = f" Why it might be: {c.why}." if c.why and c.holds is not True else ""
+        lines.append(f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}")
+    return lines
 
 
-def protocol(scale: Scale) -> str:
-    """How a scale trains and scores, in words."""
-    s, t = scale.scoring, scale.training
-    if scale.name == "paper":
-        return "Table 9's recipes; guidance and average by the search over 8,000 images, scores of 50,000"
+def protocol(table: Table) -> str:
+    """How the works of a table were trained and scored, in words."""
+    scale = table.lab.scale
+    trained = [work for cell in table.cells for work in cell.works if isinstance(work, Trained)]
+    if not trained:
+        return f"Scale {scale.name}; the same at every scale."
+    s, recipes = scale.scoring, [work.recipe for work in trained]
+
+    def listed(numbers: Iterable[float]) -> str:
+        return ", ".join(f"{n:,g}" for n in sorted(set(numbers)))
+
     space = scale.features or "a classifier trained on the same images"
+    search = f"the best guidance of 1 to 4 by {s.step:g} is found with {s.searched:,} images, a score is of {s.count:,}"
+    scaled = sorted({work.read(scale) for work in trained if work.read(scale) != work.compared})
     return (
-        f"{scale.images[200]:,} images, batch {t.batch}, one average of the weights; the best guidance of 1 to 4 by {s.step:g} "
-        f"is found with {s.searched:,} images, the score is of {s.count:,}; {scale.sampling.steps} steps of Heun; FID in the "
-        f"space of {space}"
-        + (f", all images scaled to {s.judged} x {s.judged}" if s.judged else "")
-    )  # fmt: skip
+        f"Scale {scale.name}, data {scale.data}: trained on {listed(r.training.images for r in recipes)} images in batches of "
+        f"{listed(r.training.batch for r in recipes)}, averages {listed(e for r in recipes for e in r.training.ema)}; "
+        f"{search}; {listed(r.sampling.steps for r in recipes)} steps of Heun; FID in the space of {space}"
+        + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
+        + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most."
+    )
 
 
 def contents(place: Path) -> None:
@@ -80,46 +79,53 @@ def contents(place: Path) -> None:
         found = disk.read_json(path)
         facts = found["facts"]
         lines += [f"## [{found['name']}: {found['title']}]({path.parent.name}/table.md)", ""]
-        lines += told([Claim(**claim) for claim in found["claims"]])
+        lines += told([Claim(c["sentence"], c["holds"], c["evidence"], c["why"]) for c in found["claims"]])
         lines += ["", f"`{facts['command']}`, {facts['date']}, {facts['seconds_of_works']:,.0f} s of work", ""]
     disk.write(place / "README.md", "\n".join(lines).encode())
 
 
 def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, command: str) -> list[Claim]:
     """Write table.md, table.json and picture.png into `out`; returns what is claimed."""
-    claims, scale = e.claims(table), table.lab.scale
+    claims, results = e.claims(table), table.results.values()
+
+    def made_by(what: str) -> str:
+        return ", ".join(sorted({str(r[what]) for r in results if what in r}))
+
     facts: dict[str, Any] = {
         "command": command,
-        "date": date.today().isoformat(),
-        "machine": machine(table.lab.device),
-        "torch": torch.__version__,
-        "seconds_now": round(seconds, 1),
-        "seconds_of_works": round(sum(r.get("seconds", 0.0) for r in table.results.values()), 1),
+        "date": made_by("date"),
+        "machine": made_by("machine"),
+        "torch": made_by("torch"),
+        "seconds_of_works": round(sum(r.get("seconds", 0.0) for r in results), 1),
+        "seconds_of_this_command": round(seconds, 1),
     }
     picture = e.picture(table)
     if picture:
         disk.write(out / "picture.png", picture)
+    else:
+        disk.remove(out / "picture.png")  # of another time
     lines = [f"# {name}: {e.title}", "", f"{e.expects}", ""]
     lines += ["In each cell the paper's number, where it has one, and **ours**.", ""]
     lines += [*grid(table), "", *told(claims), ""]
     lines += [f"![{e.title}](picture.png)", ""] if picture else []
     lines += [e.notes, ""] if e.notes else []
-    spent = f"{facts['seconds_of_works']:.0f} s of work in all"
-    lines += [f"Scale {scale.name}, data {scale.data}: {protocol(scale)}. ± is the deviation over other samples; with several"]
-    lines += [f"seeds, the least and the most. {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.", ""]
-    lines += [f"`{command}`", ""]
+    spent = f"{facts['seconds_of_works']:,.0f} s of work in all"
+    lines += [protocol(table), "", f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.", ""]
     stored = {
         "name": name,
         "title": e.title,
-        "scale": scale.name,
-        "data": scale.data,
+        "scale": table.lab.scale.name,
+        "data": table.lab.scale.data,
         "facts": facts,
-        "claims": [c._asdict() for c in claims],
+        "claims": [c._asdict() | {"verdict": c.verdict} for c in claims],
         "cells": [
-            {"row": c.row, "column": c.column, "paper": c.paper, "shows": c.shows, "ours": table.found(c)} for c in table.cells
+            {"row": c.row, "column": c.column, "paper": c.paper, "shows": c.shows, "ours": table.values(c.row, c.column)}
+            | {"results": [work.identity(table.lab) for work in c.works]}
+            for c in table.cells
         ],
+        "results": table.results,
     }
     disk.write(out / "table.md", "\n".join(lines).encode())
-    disk.write(out / "table.json", json.dumps(stored, indent=1, allow_nan=False).encode())
+    disk.write(out / "table.json", json.dumps(numbers(stored), indent=1, allow_nan=False).encode())
     contents(out.parent)
     return claims

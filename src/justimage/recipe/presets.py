@@ -11,14 +11,14 @@ from justimage.recipe.parts import IMAGENET, Machine, Recipe, Sampling, Training
 from justimage.transformer import architecture
 
 
-def jit(name: str, epochs: int = 600, guidance: float = 2.2) -> Recipe:
+def jit(name: str, epochs: int = 600) -> Recipe:
     """The paper's recipe for a network such as "B/16": patch = image size / 16, noise scale = image size / 256 (Table 9)."""
     network = architecture(name, classes=None)
     return Recipe(
         network=network,
         process=Process(noise_scale=network.size[0] / 256),
         training=Training(images=epochs * IMAGENET),
-        sampling=Sampling(guidance=guidance),
+        sampling=Sampling(guidance=2.9 if name.startswith("B") else 2.2),
     )
 
 
@@ -58,13 +58,11 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "folder-64": lambda: folder("S", 64, batch=256, images=20_000_000),
     "folder-128": lambda: folder("B", 128, batch=256, images=20_000_000),
     **{
-        f"jit-{size.lower()}{patch}-{16 * patch}": lambda size=size, patch=patch: jit(
-            f"{size}/{patch}", guidance=2.9 if size == "B" else 2.2
-        )
+        f"jit-{size.lower()}{patch}-{16 * patch}": lambda size=size, patch=patch: jit(f"{size}/{patch}")
         for patch in (16, 32, 64)
         for size in "BLHG"
     },
-    "jit-b4-64": lambda: jit("B/4", epochs=200, guidance=2.9),
+    "jit-b4-64": lambda: jit("B/4", epochs=200),
 }
 
 
