@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sampling",
         "stopping",
         "training",
+        "transformer",
         "units",
     },
     "experiments": {"laboratory", "pictures", "recipe"},
