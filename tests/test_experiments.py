@@ -1,6 +1,7 @@
 """The experiments: at the paper's scale exactly its recipes; claims that its own numbers fulfil; each work done once."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from PIL import Image
 from justimage.cli.options import parse
 from justimage.cli.train import Options
 from justimage.experiments import NAMES, experiment
-from justimage.laboratory import Cell, Lab, Result, Table, Talk, Work, scales
+from justimage.laboratory import Cell, Experiment, Lab, Result, Table, Talk, Work, better, scales
 from justimage.laboratory.commands import CLASSES, flat, left, options
 from justimage.laboratory.doing import done, result_of, told
 from justimage.laboratory.judging import fingerprint, learn_to_read
 from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
+from justimage.laboratory.sheets import tiles
 from justimage.laboratory.toy import Toy, curve, distances, toy
 from justimage.laboratory.trained import Trained
 from justimage.laboratory.writing import write
@@ -287,6 +289,61 @@ def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) 
     sheet = np.asarray(Image.open(lab.place / "fig8" / "picture.png"))
     assert sheet.shape[0] > 10 * 64  # ten classes below each other
     assert "fig8: uncurated" in (lab.place / "README.md").read_text()
+
+
+def test_a_training_that_diverges_is_a_finding(read: Path, tmp_path: Path) -> None:
+    """Its cell is infinite, so that what claims to be better is; the others are as they are."""
+    lab = laboratory(read, tmp_path / "lab")
+    base = TINY.recipe("B/16")
+    wild = changed(base, learning_rate=1e38, warmup=0, gradient_clip=None, not_finite="stop")
+    table = Table([Cell("wild", "FID", (Trained(wild),)), Cell("tame", "FID", (Trained(base),))], lab)
+    works = [work for cell in table.cells for work in cell.works]
+    table.results.update(everything(lab, works, 1))
+    assert table("wild", "FID") == math.inf and "became nan" in table.found(table.cells[0])[0]["diverged"]
+    assert better("tame is better", table, ("tame", "FID"), ("wild", "FID")).holds
+    own = Experiment("wildness", "", lambda s: [], lambda t: [better("x", t, ("tame", "FID"), ("wild", "FID"))], tiles)
+    assert write("wild", own, table, lab.place / "wild", 1.0, "none")[0].holds
+    assert "| wild | **inf** |" in (lab.place / "wild" / "table.md").read_text()
+
+
+def test_ones_own_images_in_colour_and_few_classes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(120):
+        place = tmp_path / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place)
+    scale = scales.on(TINY, str(tmp_path / "photos"))
+    lab = Lab(tmp_path / "lab", scale, fingerprint=fingerprint(scale))
+    assert lab.fingerprint == fingerprint(scales.on(TINY, f"{tmp_path}/photos/"))
+    learn_to_read(lab, 32, lambda done, total: None)
+    e = experiment("fig8")
+    table = Table(e.cells(scale), lab)
+    table.results.update(everything(lab, list(table.cells[0].works), 1))
+    assert table.found(table.cells[0])[0]["class_names"] == ["cats", "dogs"]
+    small = Trained(scale.recipe("B/4"))  # 8 x 8, compared with real ones of that size
+    assert everything(lab, [small], 1)[small.identity(lab)]["fid"] > 0
+    write("fig8", e, table, lab.place / "fig8", 1.0, "justimage reproduce fig8")
+    with Image.open(lab.place / "fig8" / "picture.png") as picture:
+        assert 2 * 64 < picture.height < 3 * 64 + 40  # two classes, not ten
+    flat = scales.on(TINY, str(tmp_path / "photos" / "cats"))
+    with pytest.raises(ValueError, match="has no classes"):
+        fingerprint(flat)
+
+
+def test_a_difference_within_the_noise_is_no_verdict() -> None:
+    """Two deviations of it decide; over seeds the deviation is theirs."""
+    lab = Lab(Path("nowhere"), LAPTOP)
+    works = [[toy(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
+    table = Table([Cell(name, "FID", tuple(row)) for name, row in zip("ab", works, strict=True)], lab)
+
+    def verdict(a: list[float], b: list[float]) -> str:
+        for row, values in zip(works, (a, b), strict=True):
+            table.results.update({w.identity(lab): {"fid": v} for w, v in zip(row, values, strict=True)})
+        return better("a is better", table, ("a", "FID"), ("b", "FID")).verdict
+
+    assert verdict([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]) == "holds"
+    assert verdict([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]) == "does not hold here"
+    assert verdict([1.0, 2.0, 0.5], [1.2, 2.2, 0.8]) == "cannot be told here"
 
 
 def test_whoever_stops_listening_stops_the_work() -> None:

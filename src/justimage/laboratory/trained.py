@@ -83,14 +83,20 @@ class Trained:
 
     def do(self, lab: Lab, talk: Talk) -> Result:
         began = time.perf_counter()
+        found: Result = {}
         try:
             self.train(lab, talk)
         except NotFinite as error:  # a finding, too
-            return {"diverged": str(error), "seconds": round(time.perf_counter() - began, 1)}
+            found = {"diverged": str(error)}
         trained = time.perf_counter() - began
-        found = self.score(lab, examiner(lab, self, talk))
-        total = time.perf_counter() - began
-        return found | {"seconds": round(total, 1), "seconds_of_training": round(trained, 1)}
+        if "diverged" not in found:
+            found = self.score(lab, examiner(lab, self, talk))
+        return found | {
+            "losses": [[line["images_seen"], line["loss"]] for line in losses(self.place(lab))],
+            "run": str(self.place(lab).relative_to(lab.place)),
+            "seconds": round(time.perf_counter() - began, 1),
+            "seconds_of_training": round(trained, 1),
+        }
 
     def train(self, lab: Lab, talk: Talk) -> None:
         """Train, or go on, until the recipe's end."""
@@ -159,9 +165,7 @@ class Trained:
             "curve": curve,
             "images_scored": s.count,
             "parameters": sum(p.numel() for p in artist.model(job.ema).net.parameters()),
-            "losses": [[line["images_seen"], line["loss"]] for line in losses(self.place(lab))],
             "class_names": list(artist.recipe.class_names),
-            "run": str(self.place(lab).relative_to(lab.place)),
         }
 
     def images(self, artist: Artist, job: Drawing) -> tuple[Tensor, list[int]]:
