@@ -16,7 +16,7 @@ from justimage import disk
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import bar
 from justimage.experiments import ALSO, NAMES, experiment
-from justimage.laboratory import Lab, Table, Work, judging
+from justimage.laboratory import Lab, Result, Table, Work, judging
 from justimage.laboratory.commands import left
 from justimage.laboratory.doing import News, devices, done, result_of
 from justimage.laboratory.judging import fingerprint
@@ -193,11 +193,15 @@ def showing(total: int) -> Iterator[Show]:
         yield show
 
 
-def in_words(result: dict[str, object]) -> str:
+def in_words(result: Result) -> str:
     """The main numbers of a result."""
-    shown = {"fid": "FID", "guidance": "guidance", "curve": "distance", "seconds": "seconds"}
-    parts = [f"{word} {number(v)}" for key, word in shown.items() if isinstance(v := result.get(key), float | int)]
-    return ", ".join(parts) or "counted"
+    if "diverged" in result:
+        return f"diverged: {result['diverged']}"
+    if "parameters_m" in result:
+        return f"{number(result['parameters_m'])} M parameters"
+    if "fid" in result:
+        return f"FID {number(result['fid'])} at guidance {result['guidance']:g}, {result['seconds']:.0f} s"
+    return f"distance {number(result['plane'])} from the plane" if "plane" in result else "done"
 
 
 def overview(scale: Scale, gpus: int, kind: str) -> None:

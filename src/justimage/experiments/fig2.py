@@ -68,4 +68,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     picture=picture,
     notes="Points are projected back by the matrix that buried the curve, which no network was told.",
+    minutes=3,
 )

@@ -64,4 +64,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     picture=picture,
     notes="The points of the curves are of fewer images than the table's numbers: those with which guidance is searched.",
+    minutes=2,
 )

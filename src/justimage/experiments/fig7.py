@@ -67,4 +67,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     picture=picture,
     notes="Below the curves: real images, noise added, and one step of denoising, by x-prediction and by v-prediction.",
+    minutes=2,
 )

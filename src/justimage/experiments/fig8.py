@@ -51,4 +51,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=picture,
+    minutes=5,
 )

@@ -52,4 +52,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=picture,
+    minutes=2,
 )

@@ -34,4 +34,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=tiles,
+    minutes=3,
 )

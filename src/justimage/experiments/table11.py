@@ -43,4 +43,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     picture=tiles,
     notes="lambda is the paper's 100 in proportion to the numbers of an image, whose squared errors are summed.",
+    minutes=3,
 )

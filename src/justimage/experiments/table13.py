@@ -41,4 +41,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=tiles_of("FID"),
+    minutes=6,
 )

@@ -53,4 +53,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=tiles,
+    minutes=7,
 )

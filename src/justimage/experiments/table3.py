@@ -45,4 +45,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=by_row(),
+    minutes=4,
 )

@@ -41,4 +41,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=by_row(),
+    minutes=7,
 )
