@@ -147,7 +147,8 @@ def prepare(works: Sequence[Trained], lab: Lab, asked: Sequence[str]) -> None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
     for compared, read, channels in sorted(sides):
         with bar(f"real images of {compared} x {compared}") as advance:
-            judging.reference(lab, judging.space(lab, compared, read), compared, channels, advance, lambda: bool(asked))
+            space = judging.space(lab, compared, read)
+            _ = judging.reference(lab, space, compared, channels, advance, lambda: bool(asked)).around  # found once, and kept
 
 
 def heed(asked: Sequence[str]) -> None:

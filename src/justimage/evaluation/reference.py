@@ -66,9 +66,16 @@ class Reference:
 
     @cached_property
     def around(self) -> tuple[Tensor, Tensor]:
-        """The features of real images, at most MOST, and the squared distance of each to its third neighbour."""
+        """The features of real images, at most MOST, and the squared distance of each to its third neighbour, kept, too."""
         _, real = self.spread()
-        return real, radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))
+        place = self.folder / f"radii-{NEIGHBOURS}-of-{len(real)}"
+
+        def make(number: int) -> Unit:
+            return {"radii": (radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))).numpy()}
+
+        for _ in units.complete(place, 1, make):
+            pass
+        return real, torch.from_numpy(next(units.units(place, 1))["radii"])
 
     @cached_property
     def common(self) -> float:
