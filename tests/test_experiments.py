@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +34,7 @@ from justimage.recipe import Recipe, changed, preset
 from justimage.stopping import Stopped
 from tests.test_cli import justimage
 
+ROOT = Path(__file__).parents[1]
 EPOCH = 1_281_167
 SIZE = {  # Table 9
     "B": dict(depth=12, width=768, heads=12, dropout=0.0, bottleneck=128, context_start=4),
@@ -225,8 +230,9 @@ def laboratory(read: Path, place: Path) -> Lab:
 
 
 def everything(lab: Lab, works: list[Work], crew: int) -> dict[str, Result]:
+    missing = {w.identity(lab) for w in works if result_of(lab, w) is None}
     news = list(done(works, lab, ["cpu"] * crew))
-    assert sum(n.result is not None for n in news) == len({w.identity(lab) for w in works}) or not news
+    assert {n.identity for n in news if n.result is not None} == missing
     timeless = {"seconds", "seconds_of_training", "machine", "date"}
     found = {w.identity(lab): result_of(lab, w) or {} for w in works}
     return {name: {k: v for k, v in result.items() if k not in timeless} for name, result in found.items()}
@@ -289,6 +295,42 @@ def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) 
     sheet = np.asarray(Image.open(lab.place / "fig8" / "picture.png"))
     assert sheet.shape[0] > 10 * 64  # ten classes below each other
     assert "fig8: uncurated" in (lab.place / "README.md").read_text()
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+from justimage.laboratory import Lab
+from justimage.laboratory.judging import fingerprint
+from tests.test_experiments import TINY, everything, pair
+
+if __name__ == "__main__":
+    everything(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint(TINY)), pair(), 2)
+"""
+
+
+def test_killed_with_all_its_processes_it_goes_on_to_the_same_results(read: Path, tmp_path: Path) -> None:
+    """SIGKILL at several moments, from the first steps to the scores; then the same command."""
+    whole, parts = laboratory(read, tmp_path / "whole"), laboratory(read, tmp_path / "parts")
+    expected = everything(whole, pair(), 2)
+    (tmp_path / "again.py").write_text(AGAIN)
+    killed = 0
+    for wait in (0.1, 0.4, 0.8, 1.2, 600.0):
+        child = subprocess.Popen(
+            [sys.executable, tmp_path / "again.py", parts.place], env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        there = {f for f in parts.place.rglob("*") if f.is_file()}
+        while child.poll() is None and there >= {f for f in parts.place.rglob("*") if f.is_file()}:
+            time.sleep(0.05)  # until it works
+        try:
+            assert child.wait(wait) == 0
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            killed += 1
+            time.sleep(1)  # its workers notice at their next news
+    assert killed >= 2
+    assert everything(parts, pair(), 1) == expected
 
 
 def test_a_training_that_diverges_is_a_finding(read: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from justimage import disk
 from justimage.cli.options import checked_device, parse
+from justimage.cli.plan import spoken
 from justimage.cli.progress import bar
 from justimage.experiments import ALSO, NAMES, experiment
 from justimage.laboratory import Lab, Result, Table, Work, judging
@@ -229,16 +230,17 @@ def print_left(tables: dict[str, Table], o: Options, words: Sequence[str]) -> bo
     if not jobs:
         return False
     stores = {job.work.recipe.data: job.work.recipe.network.size[0] for job in jobs}
-    for store, size in stores.items():
-        if not Path(store).expanduser().exists():
-            print("# once: images, decoded and cropped")
-            print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
+    missing = {store: size for store, size in stores.items() if not Path(store).expanduser().exists()}
+    if missing:
+        print("# once: images, decoded and cropped")
+    for store, size in missing.items():
+        print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
     if any(job.plan.nodes > 1 for job in jobs):
         print("\n# each command is run on every one of its nodes; $HEAD is the name of any of them")
     for i, job in enumerate(jobs, 1):
         p = job.plan
         early = "at most " if job.work.recipe.upkeep.patience else ""
-        cost = f"{early}{p.days:.1f} days on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
+        cost = f"{early}{spoken(p.days)} on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
         print(f"\n# {i} of {len(jobs)}: {job.title}: {cost}\n{job.command}")
     total = sum(job.gpu_days for job in jobs)
     print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; when they are finished, this scores them:")
