@@ -1,40 +1,23 @@
-"""The experiments: at the paper's scale exactly its recipes; claims that its own numbers fulfil; each work done once."""
+"""The experiments: at the paper's scale exactly its recipes, claims that its own numbers fulfil, and the command."""
 
 import json
-import math
-import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from justimage.cli.options import parse
 from justimage.cli.train import Options
 from justimage.experiments import NAMES, experiment
-from justimage.laboratory import Cell, Experiment, Lab, Result, Table, Talk, Work, better, scales
+from justimage.laboratory import Cell, Lab, Table, scales
 from justimage.laboratory.commands import CLASSES, flat, left, options
-from justimage.laboratory.doing import done, result_of, told
-from justimage.laboratory.judging import fingerprint, learn_to_read
 from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.toy import Toy, curve, distances, toy
 from justimage.laboratory.trained import Trained
-from justimage.laboratory.writing import write
-from justimage.process import Process
 from justimage.recipe import Recipe, changed, preset
-from justimage.stopping import Stopped
 from tests.test_cli import justimage
 
-ROOT = Path(__file__).parents[1]
 EPOCH = 1_281_167
 SIZE = {  # Table 9
     "B": dict(depth=12, width=768, heads=12, dropout=0.0, bottleneck=128, context_start=4),
@@ -201,246 +184,6 @@ def test_large_patches_are_wider_than_the_network_and_small_ones_are_not() -> No
         large, small = scale.recipe("B/16").network, scale.recipe("B/4").network
         assert large.patch_dimension >= 256 and large.patch_dimension > large.width > small.patch_dimension
     assert 4 <= LAPTOP.recipe("B/4").network.patch_dimension <= 16
-
-
-TINY = replace(
-    LAPTOP,
-    scoring=replace(LAPTOP.scoring, searched=16, count=32, step=1.0),
-    images={200: 128, 600: 128},
-    sizes={size: dict(numbers, width=16, depth=2, context_start=1) for size, numbers in LAPTOP.sizes.items()},
-    training=replace(LAPTOP.training, warmup=64),
-    sampling=replace(LAPTOP.sampling, steps=2),
-    upkeep=replace(LAPTOP.upkeep, save_every=64),
-    classifier=dict(width=4, features=16, images=256, batch=32),
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A laboratory in which only the classifier is."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), TINY, fingerprint=fingerprint(TINY))
-    assert learn_to_read(lab, 32, lambda done, total: None) is not None
-    assert learn_to_read(lab, 32, lambda done, total: None) is None
-    return lab.place
-
-
-def laboratory(read: Path, place: Path) -> Lab:
-    shutil.copytree(read, place)
-    return Lab(place, TINY, fingerprint=fingerprint(TINY))
-
-
-def everything(lab: Lab, works: list[Work], crew: int) -> dict[str, Result]:
-    missing = {w.identity(lab) for w in works if result_of(lab, w) is None}
-    news = list(done(works, lab, ["cpu"] * crew))
-    assert {n.identity for n in news if n.result is not None} == missing
-    timeless = {"seconds", "seconds_of_training", "machine", "date"}
-    found = {w.identity(lab): result_of(lab, w) or {} for w in works}
-    return {name: {k: v for k, v in result.items() if k not in timeless} for name, result in found.items()}
-
-
-def pair() -> list[Work]:
-    base = TINY.recipe("B/16")
-    plain, v = Trained(base), Trained(changed(base, prediction="v"))
-    return [plain, v, Trained(base, sampling_clip=0.0), replace(plain, whole=True)]
-
-
-def test_works_are_the_same_by_one_process_and_by_two_and_are_done_once(read: Path, tmp_path: Path) -> None:
-    one, two = laboratory(read, tmp_path / "one"), laboratory(read, tmp_path / "two")
-    first = everything(one, pair(), 1)
-    assert first == everything(two, pair(), 2)
-    assert len(list((one.place / "runs").iterdir())) == 2 and len(first) == 4  # three works share a training
-    before = {f: f.stat().st_mtime_ns for f in one.place.rglob("*") if f.is_file()}
-    assert list(done(pair(), one, ["cpu"])) == []
-    assert before == {f: f.stat().st_mtime_ns for f in one.place.rglob("*") if f.is_file()}
-    scores = first[pair()[0].identity(one)]
-    assert scores["fid"] > 0 and scores["guidance"] in (1, 2, 3, 4) and len(scores["losses"]) == 2
-    assert len(first[pair()[3].identity(one)]["curve"]) == 4  # every guidance of the grid
-
-
-def test_a_work_that_is_stopped_goes_on_to_the_same_result(read: Path, tmp_path: Path) -> None:
-    whole, parts = laboratory(read, tmp_path / "whole"), laboratory(read, tmp_path / "parts")
-    work = pair()[0]
-    expected = everything(whole, [work], 1)
-    stops = 0
-    for limit in range(1, 30):  # each time it says a little more before it is stopped
-        said = iter(range(limit))
-        talk = Talk(lambda what, fraction, said=said: next(said, None), lambda said=said: said.__length_hint__() == 0)
-        try:
-            work.do(parts, talk)
-            break
-        except Stopped:
-            stops += 1
-    assert stops >= 3
-    assert everything(parts, [work], 1) == expected
-
-
-def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) -> None:
-    """Every kind of picture; the tables are Markdown with a number in each cell, the JSON strict."""
-    lab = laboratory(read, tmp_path / "lab")
-    for name in ("fig6", "fig7", "fig8", "table5"):
-        e = experiment(name)
-        table = Table(e.cells(TINY), lab)
-        works = {w.identity(lab): w for c in table.cells for w in c.works}
-        table.results.update(everything(lab, list(works.values()), 2))
-        claims = write(name, e, table, lab.place / name, 1.0, f"justimage reproduce {name}")
-        assert len(claims) == len(e.claims(table)) > 0
-        lines = (lab.place / name / "table.md").read_text().splitlines()
-        rows = [line for line in lines if line.startswith("| ")]
-        assert len(rows) == 1 + len(table.rows)
-        assert all(row.count("**") == 2 * len(table.columns) for row in rows[1:])
-        stored = json.loads((lab.place / name / "table.json").read_text(), parse_constant=pytest.fail)
-        assert len(stored["cells"]) == len(table.cells) and all(cell["ours"][0] is not None for cell in stored["cells"])
-        with Image.open(lab.place / name / "picture.png") as picture:
-            assert min(picture.size) > 100 and len(np.unique(np.asarray(picture.convert("L")))) > 10
-    sheet = np.asarray(Image.open(lab.place / "fig8" / "picture.png"))
-    assert sheet.shape[0] > 10 * 64  # ten classes below each other
-    assert "fig8: uncurated" in (lab.place / "README.md").read_text()
-
-
-AGAIN = """
-import sys
-from pathlib import Path
-from justimage.laboratory import Lab
-from justimage.laboratory.judging import fingerprint
-from tests.test_experiments import TINY, everything, pair
-
-if __name__ == "__main__":
-    everything(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint(TINY)), pair(), 2)
-"""
-
-
-def test_killed_with_all_its_processes_it_goes_on_to_the_same_results(read: Path, tmp_path: Path) -> None:
-    """SIGKILL at several moments, from the first steps to the scores; then the same command."""
-    whole, parts = laboratory(read, tmp_path / "whole"), laboratory(read, tmp_path / "parts")
-    expected = everything(whole, pair(), 2)
-    (tmp_path / "again.py").write_text(AGAIN)
-    killed = 0
-    for wait in (0.1, 0.4, 0.8, 1.2, 600.0):
-        child = subprocess.Popen(
-            [sys.executable, tmp_path / "again.py", parts.place], env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
-        there = {f for f in parts.place.rglob("*") if f.is_file()}
-        while child.poll() is None and there >= {f for f in parts.place.rglob("*") if f.is_file()}:
-            time.sleep(0.05)  # until it works
-        try:
-            assert child.wait(wait) == 0
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-            killed += 1
-            time.sleep(1)  # its workers notice at their next news
-    assert killed >= 2
-    assert everything(parts, pair(), 1) == expected
-
-
-def test_a_training_that_diverges_is_a_finding(read: Path, tmp_path: Path) -> None:
-    """Its cell is infinite, so that what claims to be better is; the others are as they are."""
-    lab = laboratory(read, tmp_path / "lab")
-    base = TINY.recipe("B/16")
-    wild = changed(base, learning_rate=1e38, warmup=0, gradient_clip=None, not_finite="stop")
-    table = Table([Cell("wild", "FID", (Trained(wild),)), Cell("tame", "FID", (Trained(base),))], lab)
-    works = [work for cell in table.cells for work in cell.works]
-    table.results.update(everything(lab, works, 1))
-    assert table("wild", "FID") == math.inf and "became nan" in table.found(table.cells[0])[0]["diverged"]
-    assert better("tame is better", table, ("tame", "FID"), ("wild", "FID")).holds
-    own = Experiment("wildness", "", lambda s: [], lambda t: [better("x", t, ("tame", "FID"), ("wild", "FID"))], tiles)
-    assert write("wild", own, table, lab.place / "wild", 1.0, "none")[0].holds
-    assert "| wild | **inf** |" in (lab.place / "wild" / "table.md").read_text()
-
-
-def test_ones_own_images_in_colour_and_few_classes(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for i in range(120):
-        place = tmp_path / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place)
-    scale = scales.on(TINY, str(tmp_path / "photos"))
-    lab = Lab(tmp_path / "lab", scale, fingerprint=fingerprint(scale))
-    assert lab.fingerprint == fingerprint(scales.on(TINY, f"{tmp_path}/photos/"))
-    learn_to_read(lab, 32, lambda done, total: None)
-    e = experiment("fig8")
-    table = Table(e.cells(scale), lab)
-    table.results.update(everything(lab, list(table.cells[0].works), 1))
-    assert table.found(table.cells[0])[0]["class_names"] == ["cats", "dogs"]
-    small = Trained(scale.recipe("B/4"))  # 8 x 8, compared with real ones of that size
-    assert everything(lab, [small], 1)[small.identity(lab)]["fid"] > 0
-    write("fig8", e, table, lab.place / "fig8", 1.0, "justimage reproduce fig8")
-    with Image.open(lab.place / "fig8" / "picture.png") as picture:
-        assert 2 * 64 < picture.height < 3 * 64 + 40  # two classes, not ten
-    flat = scales.on(TINY, str(tmp_path / "photos" / "cats"))
-    with pytest.raises(ValueError, match="has no classes"):
-        fingerprint(flat)
-
-
-def test_a_difference_within_the_noise_is_no_verdict() -> None:
-    """Two deviations of it decide; over seeds the deviation is theirs."""
-    lab = Lab(Path("nowhere"), LAPTOP)
-    works = [[toy(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
-    table = Table([Cell(name, "FID", tuple(row)) for name, row in zip("ab", works, strict=True)], lab)
-
-    def verdict(a: list[float], b: list[float]) -> str:
-        for row, values in zip(works, (a, b), strict=True):
-            table.results.update({w.identity(lab): {"fid": v} for w, v in zip(row, values, strict=True)})
-        return better("a is better", table, ("a", "FID"), ("b", "FID")).verdict
-
-    assert verdict([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]) == "holds"
-    assert verdict([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]) == "does not hold here"
-    assert verdict([1.0, 2.0, 0.5], [1.2, 2.2, 0.8]) == "cannot be told here"
-
-
-def test_whoever_stops_listening_stops_the_work() -> None:
-    def endless(talk: Talk) -> Result:
-        while not talk.stop():
-            talk.tell("on and on", 0.5)
-        raise Stopped("stopped")
-
-    listening = told(endless)
-    assert next(listening) == ("on and on", 0.5)
-    listening.close()
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A work that cannot be done."""
-
-    title = "broken"
-
-    def group(self, lab: Lab) -> str:
-        return "broken"
-
-    def identity(self, lab: Lab) -> str:
-        return "broken"
-
-    def do(self, lab: Lab, talk: Talk) -> Result:
-        raise ValueError("this cannot be done")
-
-
-@pytest.mark.parametrize("crew", [1, 2])
-def test_an_error_in_a_work_reaches_whoever_asked_for_it(tmp_path: Path, crew: int) -> None:
-    lab = Lab(tmp_path, TINY)
-    with pytest.raises(ValueError, match="this cannot be done"):
-        list(done([Broken(), toy(2, "x")][: crew or 1], lab, ["cpu"] * crew))
-    assert result_of(lab, Broken()) is None
-
-
-def test_points_on_the_curve_have_no_distance_and_others_theirs() -> None:
-    buried = Toy(512)
-    P = buried.projection()
-    assert torch.allclose(P.T @ P, torch.eye(2), atol=1e-6)
-    on = curve(torch.rand(100, generator=torch.Generator().manual_seed(1)))
-    off = torch.randn(100, 512, generator=torch.Generator().manual_seed(2))
-    off = 0.3 * torch.nn.functional.normalize(off - off @ P @ P.T, dim=1)
-    along, out = distances(on @ P.T + off, P)
-    assert along.max() < 3e-3 and torch.allclose(out, torch.full((100,), 0.3), atol=1e-5)
-    outwards = on * (1 + 0.05 / on.norm(dim=1, keepdim=True))
-    assert 0.03 < distances(outwards @ P.T, P)[0].mean() < 0.051
-
-
-def test_a_short_toy_is_the_same_again(tmp_path: Path) -> None:
-    short = Toy(8, Process(prediction="v"), steps=5, batch=8)
-    lab = Lab(tmp_path, LAPTOP)
-    first, again = short.do(lab, Talk()), short.do(lab, Talk())
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
 
 
 def test_changed_changes_numbers_by_their_own_names() -> None:
