@@ -1,9 +1,9 @@
 """Table 2: nine combinations of what is predicted and where the error is measured, on large and on small patches."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, at_least, seeds
+from justimage.laboratory import Cell, Claim, Experiment, Table, at_least
 from justimage.laboratory.scales import Scale, baseline
 from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import Trained
+from justimage.laboratory.trained import seeds
 from justimage.recipe import changed
 
 SPACES = "x", "eps", "v"
@@ -15,17 +15,13 @@ PAPER = {  # FID-50K on ImageNet by loss (rows) and prediction (columns), each x
 
 
 def cells(s: Scale) -> list[Cell]:
-    several = 1 if s.name == "paper" else 3
+    """Three seeds under the v-loss."""
+    several = {"v": 1 if s.name == "paper" else 3}
     return [
         Cell(
             f"{loss}-loss",
             f"{side}: {p}-pred",
-            seeds(
-                lambda seed, p=p, loss=loss, name=name: Trained(
-                    changed(baseline(s.recipe(name)), prediction=p, loss=loss, seed=seed)
-                ),
-                several if loss == "v" else 1,
-            ),
+            seeds(changed(baseline(s.recipe(name)), prediction=p, loss=loss), several.get(loss, 1)),
             PAPER[side][i][j],
         )
         for side, name in SIDES.items()

@@ -159,11 +159,6 @@ def better(sentence: str, table: Table, less: tuple[str, str], more: tuple[str, 
     return Claim(sentence, None if noise and abs(a - b) < noise else a < b, words, why)
 
 
-def seeds(work: Callable[[int], Work], count: int) -> tuple[Work, ...]:
-    """The same work with several seeds."""
-    return tuple(work(seed) for seed in range(count))
-
-
 def hashed(*facts: Any) -> str:
     """An identity from what decides a result."""
     return short_hash(list(facts))

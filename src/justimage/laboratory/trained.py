@@ -17,7 +17,7 @@ from justimage.evaluation.examiner import Examiner
 from justimage.evaluation.search import HIGH, LOW, Found, Search, Setting
 from justimage.laboratory import Lab, Result, Talk, hashed, judging
 from justimage.laboratory.scales import Scale
-from justimage.recipe import Recipe
+from justimage.recipe import Recipe, changed
 from justimage.stopping import Stopped
 from justimage.training import NotFinite
 from justimage.units import single_threaded
@@ -175,6 +175,11 @@ class Trained:
         job = replace(job, classes=shown)
         numbers = range(8 * len(shown) if self.classes else SHOWN)
         return artist.model(job.ema).units.visible(artist.again(job, numbers)), [job.label(i) for i in numbers]
+
+
+def seeds(recipe: Recipe, count: int) -> tuple[Trained, ...]:
+    """The same training with several seeds."""
+    return tuple(Trained(changed(recipe, seed=seed)) for seed in range(count))
 
 
 def sought(search: Search, cheap: bool, whole: bool) -> Found:
