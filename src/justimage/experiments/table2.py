@@ -49,5 +49,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=tiles,
-    minutes=7,
+    minutes=9,
 )

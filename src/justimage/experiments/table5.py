@@ -45,5 +45,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     picture=tiles_of("FID"),
     notes="Ours are parameters and GFLOPs of this scale's networks.",
-    minutes=1.5,
+    minutes=3,
 )

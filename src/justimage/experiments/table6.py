@@ -41,5 +41,5 @@ EXPERIMENT = Experiment(
     cells=cells,
     claims=claims,
     picture=by_row(),
-    minutes=7,
+    minutes=10,
 )

@@ -109,7 +109,7 @@ def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, com
     lines += [*grid(table), "", *told(claims), ""]
     lines += [f"![{e.title}](picture.png)", ""] if picture else []
     lines += [e.notes, ""] if e.notes else []
-    spent = f"{facts['seconds_of_works']:,.0f} s of work in all"
+    spent = f"{facts['seconds_of_works']:,.0f} s of work, without trainings that were there before"
     lines += [protocol(table), "", f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.", ""]
     stored = {
         "name": name,
