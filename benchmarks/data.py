@@ -19,7 +19,7 @@ from statistics import median
 
 from PIL import Image
 
-from justimage.data import Files, Stream, open_source
+from justimage.data import Crop, Files, Stream, open_source
 from justimage.data.images import center_crop
 from justimage.data.prepare import prepare
 
@@ -42,7 +42,7 @@ def read(stream: Stream, count: int, batch: int) -> None:
 
 def measure(source: str, size: int, count: int, stored: int, batch: int, rounds: int, place: Path) -> dict[str, float]:
     """Images a second, medians over rounds: `count` images decoded, `stored` read from the store."""
-    files = open_source(source, (size, size), 3, enlarge=True)
+    files = open_source(source, Crop((size, size), enlarge=True))
     assert isinstance(files, Files)
     speeds: dict[str, list[float]] = {"plain Pillow": [], "prepare": [], "folder or zip": [], "store": []}
     store = place / str(size)
@@ -52,7 +52,7 @@ def measure(source: str, size: int, count: int, stored: int, batch: int, rounds:
             store = place / f"{size}-{number}"
             taken = seconds(partial(prepare, source, store, image_size=size, enlarge=True, workers=1))
             speeds["prepare"].append(len(files) / taken)
-        folder, stored_ones = (Stream(q, 0, flip=True) for q in (files, open_source(str(store), (size, size), 3)))
+        folder, stored_ones = (Stream(q, 0, flip=True) for q in (files, open_source(str(store), Crop((size, size)))))
         speeds["folder or zip"].append(count / seconds(partial(read, folder, count, batch)))
         read(stored_ones, min(stored, len(files)), batch)  # map and warm
         speeds["store"].append(stored / seconds(partial(read, stored_ones, stored, batch)))

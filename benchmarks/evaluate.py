@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from justimage import data, pictures, randomness, units
+from justimage.data import Crop
 from justimage.data.source import gather
 from justimage.drawing import Artist
 from justimage.evaluation import scores
@@ -122,7 +123,7 @@ def one(count: int) -> None:
 
 def real(archive: str, classifier: str) -> None:
     """CIFAR-10: halves of train, train against test, train against itself with noise; in the space of a classifier."""
-    sets = {p: data.in_memory(data.open_source(f"{archive}/{p}", (32, 32), 3)) for p in ("train", "test")}
+    sets = {p: data.in_memory(data.open_source(f"{archive}/{p}", Crop((32, 32)))) for p in ("train", "test")}
     extractor = open_features(classifier, torch.device("cpu"))
     print(extractor.name)
 
@@ -156,7 +157,7 @@ def effects(run: str, classifier: str, reference: str, count: str) -> None:
     """What one setting changes, everything else as it is: a run's score under each protocol."""
     artist, extractor = Artist(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
     network, s, n = artist.recipe.network, artist.recipe.sampling, int(count)
-    real = open_reference(reference, extractor, (network.channels, *network.size))
+    real = open_reference(reference, extractor, Crop(network.size, network.channels))
     usual: dict[str, Any] = dict(ema=s.use_ema, guidance=s.guidance, interval=s.interval, solver=s.solver, steps=s.steps)
     examiner, base = Examiner(artist, extractor, real, Path(run) / "evaluations"), {}
     rows: dict[str, tuple[dict[str, Any], int]] = {

@@ -39,7 +39,7 @@ from PIL import Image
 
 import justimage
 from justimage import cli, convert, disk, recipe as recipes, run as runs
-from justimage.data import open_source
+from justimage.data import Crop, open_source
 from justimage.data.prepare import prepare
 from justimage.data.store import open_store
 from justimage.transformer import JiT
@@ -82,7 +82,7 @@ def official(path: Path, out: Path) -> None:
 
 
 def images(path: Path, out: Path) -> None:
-    source = open_source(str(path), (8, 8), 3)
+    source = open_source(str(path), Crop((8, 8)))
     for i in range(len(source)):
         image, label = source[i]
         assert image.shape == (3, 8, 8) and -1 <= label < max(1, len(source.class_names))

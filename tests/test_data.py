@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from justimage.data import Files, Stream, batches, decode, digits, in_memory, open_source
+from justimage.data import Crop, Files, Stream, batches, decode, digits, in_memory, open_source
 from tests.reference import SHARED, needs_shared
 from tests.sets import colours, png
 
@@ -44,21 +44,21 @@ def test_the_centre_crop_is_the_references_bit_for_bit() -> None:
     for name, sizes in hashes.items():
         content = (SHARED / "data" / "imagenet-sample" / name).read_bytes()
         for size, digest in sizes.items():
-            pixels = decode(io.BytesIO(content), (int(size), int(size)), 3).transpose(1, 2, 0)
+            pixels = decode(io.BytesIO(content), Crop((int(size), int(size)), enlarge=True)).transpose(1, 2, 0)
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest, (name, size)
 
 
 def test_a_crop_of_another_shape_is_centred_and_undistorted() -> None:
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)
     pixels[:, 30:50] = 255  # a band in the middle fifth... of which a 20 x 10 crop shows the middle half
-    out = decode(io.BytesIO(png(pixels)), (20, 10), 3)
+    out = decode(io.BytesIO(png(pixels)), Crop((20, 10)))
     assert out.shape == (3, 20, 10) and out.min() > 200
 
 
 def test_folder_zip_and_wrapped_zip_are_the_same_data(folder: Path) -> None:
-    sources = [open_source(str(p), (8, 8), 3) for p in (folder, zipped(folder))]
-    sources.append(open_source(str(zipped(folder, "wrap/train/")), (8, 8), 3))
-    sources.append(open_source(f"{zipped(folder, 'wrap/train/')}/wrap/train", (8, 8), 3))
+    sources = [open_source(str(p), Crop((8, 8))) for p in (folder, zipped(folder))]
+    sources.append(open_source(str(zipped(folder, "wrap/train/")), Crop((8, 8))))
+    sources.append(open_source(f"{zipped(folder, 'wrap/train/')}/wrap/train", Crop((8, 8))))
     for source in sources:
         assert source.class_names == ["cat", "dog"] and len(source) == 5
         assert source.fingerprint == sources[0].fingerprint
@@ -69,7 +69,7 @@ def test_folder_zip_and_wrapped_zip_are_the_same_data(folder: Path) -> None:
 
 
 def test_a_flat_folder_has_no_classes(folder: Path) -> None:
-    source = open_source(str(folder / "cat"), (8, 8), 3)
+    source = open_source(str(folder / "cat"), Crop((8, 8)))
     assert source.class_names == [] and len(source) == 3 and source[0][1] == -1
 
 
@@ -78,7 +78,7 @@ def test_among_splits_train_is_taken(folder: Path, tmp_path: Path) -> None:
     folder.rename(tmp_path / "splits" / "train")
     (tmp_path / "splits" / "test" / "cat").mkdir(parents=True)
     (tmp_path / "splits" / "test" / "cat" / "0.png").write_bytes(png(colours(0)))
-    assert len(open_source(str(tmp_path / "splits"), (8, 8), 3)) == 5
+    assert len(open_source(str(tmp_path / "splits"), Crop((8, 8)))) == 5
 
 
 def ramp(dtype) -> np.ndarray:
@@ -100,7 +100,7 @@ def transparent() -> bytes:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_kind_of_file_comes_out_as_the_model_wants_it(channels: int) -> None:
     def read(content: bytes) -> np.ndarray:
-        out = decode(io.BytesIO(content), (16, 16), channels)
+        out = decode(io.BytesIO(content), Crop((16, 16), channels))
         assert out.shape == (channels, 16, 16) and out.dtype == np.uint8
         return out
 
@@ -123,7 +123,7 @@ def test_photographs_are_turned_upright() -> None:
     exif[0x0112] = 3  # upside down
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    out = decode(io.BytesIO(buffer.getvalue()), (16, 16), 3)
+    out = decode(io.BytesIO(buffer.getvalue()), Crop((16, 16)))
     assert out[:, 8:].min() == 255 and out[:, :8].max() == 0
 
 
@@ -131,7 +131,7 @@ def test_floats_are_refused() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((16, 16), dtype=np.float32)).save(buffer, "TIFF")
     with pytest.raises(ValueError, match="floats"):
-        decode(io.BytesIO(buffer.getvalue()), (16, 16), 3)
+        decode(io.BytesIO(buffer.getvalue()), Crop((16, 16)))
 
 
 def test_the_digits() -> None:
@@ -141,7 +141,7 @@ def test_the_digits() -> None:
 
 
 def test_each_epoch_shows_every_image_once_and_flips_differ(folder: Path) -> None:
-    source = in_memory(open_source(str(folder), (8, 8), 3))
+    source = in_memory(open_source(str(folder), Crop((8, 8))))
     plain, flipped = Stream(source, 0, flip=False), Stream(source, 0, flip=True)
     for epoch in range(3):
         seen = sorted(plain[epoch * 5 + i][0].sum().item() for i in range(5))
@@ -152,7 +152,7 @@ def test_each_epoch_shows_every_image_once_and_flips_differ(folder: Path) -> Non
 
 
 def test_batches_do_not_depend_on_workers_or_where_they_begin(folder: Path) -> None:
-    source = open_source(str(zipped(folder)), (8, 8), 3)
+    source = open_source(str(zipped(folder)), Crop((8, 8)))
     stream = Stream(source, 7, flip=True)
     straight = list(batches(stream, range(0, 24, 4), 4))
     for workers in 1, 2:
@@ -168,7 +168,7 @@ def test_batches_do_not_depend_on_workers_or_where_they_begin(folder: Path) -> N
 def test_a_bad_image_is_named_wherever_it_is_read(folder: Path) -> None:
     path = folder / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:60])
-    source = open_source(str(folder), (8, 8), 3)
+    source = open_source(str(folder), Crop((8, 8)))
     assert isinstance(source, Files)
     for attempt in (lambda: in_memory(source), lambda: list(batches(Stream(source, 0, False), range(0, 10, 5), 5, workers=1))):
         with pytest.raises(ValueError, match=r"dog/1\.png") as caught:
@@ -185,16 +185,16 @@ def test_what_is_not_a_set_of_images_is_said_in_one_line(folder: Path, tmp_path:
         ("notes.txt", "neither a folder nor a zip"),
     ]:
         with pytest.raises((ValueError, OSError), match=message):
-            open_source(str(tmp_path / path), (8, 8), 3)
+            open_source(str(tmp_path / path), Crop((8, 8)))
     with pytest.raises(ValueError, match="channels is 2"):
-        open_source(str(folder), (8, 8), 2)
+        open_source(str(folder), Crop((8, 8), 2))
     (folder / "cat" / "notes.txt").write_text("hello")
     with pytest.raises(ValueError, match=r"cat/notes\.txt is not an image"):
-        open_source(str(folder), (8, 8), 3)
+        open_source(str(folder), Crop((8, 8)))
     (folder / "cat" / "notes.txt").unlink()
     (folder / "stray.png").write_bytes(png(colours(0)))
     with pytest.raises(ValueError, match="beside class folders"):
-        open_source(str(folder), (8, 8), 3)
+        open_source(str(folder), Crop((8, 8)))
 
 
 def test_a_damaged_archive_and_a_circle_of_links(folder: Path) -> None:
@@ -203,12 +203,12 @@ def test_a_damaged_archive_and_a_circle_of_links(folder: Path) -> None:
     content[content.rindex(b"PK\x01\x02")] ^= 255
     archive.write_bytes(content)
     with pytest.raises(ValueError, match="damaged zip"):
-        open_source(str(archive), (8, 8), 3)
+        open_source(str(archive), Crop((8, 8)))
     (folder / "cat" / "again").symlink_to(folder)
-    assert len(open_source(str(folder), (8, 8), 3)) == 5
+    assert len(open_source(str(folder), Crop((8, 8)))) == 5
 
 
 def test_a_small_image_is_refused_unless_it_may_be_enlarged(folder: Path) -> None:
     with pytest.raises(ValueError, match="16 x 16 pixels, smaller than the model's 32 x 32"):
-        open_source(str(folder), (32, 32), 3)[0]
-    assert open_source(str(folder), (32, 32), 3, enlarge=True)[0][0].shape == (3, 32, 32)
+        open_source(str(folder), Crop((32, 32)))[0]
+    assert open_source(str(folder), Crop((32, 32), enlarge=True))[0][0].shape == (3, 32, 32)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from justimage import data
+from justimage.data import Crop
 from justimage.data.source import gather
 from justimage.drawing import Drawing
 from justimage.evaluation import examiner, reference, report, scores, search, verdict, watching
@@ -55,12 +56,12 @@ def test_real_images_are_read_once_and_then_from_the_cache(tmp_path: Path) -> No
     noted = extractor()
     plain = noted.extract
     noted = replace(noted, extract=lambda images: (calls.append(len(images)), plain(images))[1])
-    first = open_reference(str(place), noted, (3, 16, 16))
-    again = open_reference(str(place), noted, (3, 16, 16))
+    first = open_reference(str(place), noted, Crop((16, 16)))
+    again = open_reference(str(place), noted, Crop((16, 16)))
     assert calls == [10] and torch.equal(first.statistics.covariance, again.statistics.covariance)
-    open_reference(str(place), replace(noted, identity="other"), (3, 16, 16))
+    open_reference(str(place), replace(noted, identity="other"), Crop((16, 16)))
     Image.new("RGB", (16, 16), "white").save(place / "a" / "new.png")
-    assert open_reference(str(place), noted, (3, 16, 16)).facts["images"] == 11 and calls == [10, 10, 11]
+    assert open_reference(str(place), noted, Crop((16, 16))).facts["images"] == 11 and calls == [10, 10, 11]
 
 
 def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path
         for i in range(4):
             (tmp_path / "images").mkdir(exist_ok=True)
             Image.new("RGB", (16, 16), (brightness,) * 3).save(tmp_path / "images" / f"{i}.bmp")
-        means.append(open_reference(str(tmp_path / "images"), extractor(), (3, 16, 16)).statistics.mean.tolist())
+        means.append(open_reference(str(tmp_path / "images"), extractor(), Crop((16, 16))).statistics.mean.tolist())
     assert means == [[10.0] * 4, [200.0] * 4]
 
 
@@ -89,7 +90,7 @@ def test_features_that_are_not_finite_give_no_number_and_end_no_training() -> No
 def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
     drawn = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     reference.save_statistics(tmp_path / "s.npz", gaussian([drawn]))
-    found = open_reference(str(tmp_path / "s.npz"), extractor(), (3, 16, 16))
+    found = open_reference(str(tmp_path / "s.npz"), extractor(), Crop((16, 16)))
     assert torch.equal(found.statistics.covariance, gaussian([drawn]).covariance) and found.source is None
     assert scores.frechet(gaussian([drawn]), found.statistics) == pytest.approx(0, abs=1e-6)
 
@@ -98,7 +99,7 @@ def test_an_npz_with_images_and_statistics_gives_both(tmp_path: Path) -> None:
     """As ADM's reference batches are."""
     images = np.random.RandomState(0).randint(0, 256, (70, 16, 16, 3)).astype(np.uint8)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.arange(4.0), sigma=np.eye(4))
-    found = open_reference(str(tmp_path / "adm.npz"), extractor(), (3, 16, 16))
+    found = open_reference(str(tmp_path / "adm.npz"), extractor(), Crop((16, 16)))
     assert found.statistics.mean.tolist() == [0, 1, 2, 3] and found.source is not None and len(found.source) == 70
     numbers, values = found.spread(20)
     assert numbers.tolist() == list(range(0, 70, 4))
@@ -142,12 +143,12 @@ BAD_REFERENCES = {
 @pytest.mark.parametrize("name", BAD_REFERENCES)
 def test_a_reference_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError), match=BAD_REFERENCES[name]) as caught:
-        open_reference(bad_reference(name, tmp_path), extractor(), (3, 16, 16))
+        open_reference(bad_reference(name, tmp_path), extractor(), Crop((16, 16)))
     assert "\n" not in str(caught.value)
 
 
 def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> None:
-    found = open_reference(str(folder(tmp_path / "ab")), extractor(), (3, 16, 16))
+    found = open_reference(str(folder(tmp_path / "ab")), extractor(), Crop((16, 16)))
     job = Drawing(weights="", ema=0.0, classes=(0, 1, 2))
     with pytest.raises(ValueError, match="has no image of class 'c'"):
         report.refuse_missing(job, found, ["a", "b", "c"])

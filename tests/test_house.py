@@ -78,7 +78,7 @@ DATA = {
     "arrays": set(),
     "files": {"images", "tars", "table"},
     "stream": {"source", "arrays"},
-    "prepare": {"arrays", "files", "store"},
+    "prepare": {"arrays", "files", "images", "store"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""
 CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}

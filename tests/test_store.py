@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from justimage.crew import made
-from justimage.data import Stream, batches, in_memory, open_source
+from justimage.data import Crop, Stream, batches, in_memory, open_source
 from justimage.data.prepare import Report, prepare
 from justimage.data.store import Store, open_store
 from tests import sets
@@ -100,7 +100,7 @@ def test_one_set_in_every_form_is_one_store(tmp_path: Path) -> None:
     assert stores[0].gather(np.arange(10))[1].tolist() == labels
     web = sets.web_dataset(tmp_path / "web", images, labels)
     for pattern in web, web / "train-{0000..0001}.tar", web / "train-*.tar", web / "train-000{0,1}.tar":
-        source = open_source(str(pattern), (16, 16), 3)
+        source = open_source(str(pattern), Crop((16, 16)))
         assert len(source) == 10 and source.class_names == ["0", "1"]
         assert [source[i][1] for i in range(10)] == labels
         assert all(torch.equal(source[i][0], torch.from_numpy(first[i])) for i in range(10))
@@ -135,7 +135,7 @@ def test_a_table_without_its_package_names_the_extra(tmp_path: Path, monkeypatch
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'justimage\[hf\]'"):
-        open_source(str(tmp_path), (8, 8), 3)
+        open_source(str(tmp_path), Crop((8, 8)))
 
 
 def test_the_number_of_processes_changes_nothing(forty: Path, whole: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> 
     store = open_store(whole)
     assert len(store) == 38 and store.labels.tolist() == [0] * 19 + [1] * 19
     kept = [p for p in sorted(forty.rglob("*.png")) if p.relative_to(forty).as_posix() not in refused]
-    plain = open_source(str(forty), (8, 8), 3)
+    plain = open_source(str(forty), Crop((8, 8)))
     names = sorted(p.relative_to(forty).as_posix() for p in forty.rglob("*.png"))
     for i, path in enumerate(kept):
         assert torch.equal(store[i][0], plain[names.index(path.relative_to(forty).as_posix())][0])
@@ -316,7 +316,7 @@ def test_two_at_once_on_one_store_are_one(forty: Path, tmp_path: Path) -> None:
 def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Path) -> None:
     folder = sets.folder_of(tmp_path / "set", 40)
     prepare(str(folder), tmp_path / "store", image_size=8, shard_images=7, workers=1)
-    streams = [Stream(open_source(str(tmp_path / n), (8, 8), 3), 3, flip=True) for n in ("set", "store")]
+    streams = [Stream(open_source(str(tmp_path / n), Crop((8, 8))), 3, flip=True) for n in ("set", "store")]
     assert isinstance(streams[1].source, Store) and in_memory(streams[1].source) is streams[1].source
 
     def digest(stream: Stream, workers: int, start: int = 0) -> list[str]:
@@ -342,9 +342,9 @@ def test_a_store_is_handed_to_a_worker_as_its_path(whole: Path) -> None:
 
 def test_a_store_of_another_shape_is_one_line(whole: Path) -> None:
     with pytest.raises(ValueError, match="holds images of 3 x 8 x 8, the recipe asks for 1 x 8 x 8"):
-        open_source(str(whole), (8, 8), 1)
+        open_source(str(whole), Crop((8, 8), 1))
     with pytest.raises(ValueError, match="justimage prepare"):
-        open_source("weather.npy", (8, 8), 1)
+        open_source("weather.npy", Crop((8, 8), 1))
 
 
 def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
@@ -382,5 +382,5 @@ print(json.dumps(said))
 
 
 def test_links_and_devices_in_a_tar_are_passed_over(tmp_path: Path) -> None:
-    source = open_source(str(sets.linked(tmp_path / "links.tar")), (8, 8), 3)
+    source = open_source(str(sets.linked(tmp_path / "links.tar")), Crop((8, 8)))
     assert len(source) == 1 and source[0][0].shape == (3, 8, 8)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import justimage
 from justimage import pictures, recipe as recipes, sampling
-from justimage.data import open_source
+from justimage.data import Crop, open_source
 from justimage.data.prepare import prepare
 from justimage.data.store import open_store
 from justimage.process import Units, from_uint8, to_uint8
@@ -112,7 +112,7 @@ def test_a_recipe_is_fitted_to_a_store_and_keeps_its_units(weather: Path) -> Non
     recipe = fitted(preset("folder-64"), store)
     assert recipe.network.size == (24, 40) and recipe.network.channels == 5 and not recipe.training.flip
     assert 24 % recipe.network.patch_size == 0 == 40 % recipe.network.patch_size
-    recipe = recipe.complete(open_source(str(weather), (24, 40), 5))
+    recipe = recipe.complete(open_source(str(weather), Crop((24, 40), 5)))
     assert recipe.units == Units(*store.statistics) == recipe.model().units
     assert recipes.from_json(json.loads(json.dumps(recipes.to_json(recipe)))) == recipe
     assert any("mean" in line for line in recipes.contradictions(recipe, replace(recipe, units=Units())))

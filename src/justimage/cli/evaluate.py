@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,11 +89,10 @@ def examined(
     """What examines a model as the options say, and the settings of its drawings."""
     device = checked_device(o.device)
     artist = Artist(o.source, device)
-    channels = artist.recipe.network.channels
     if len(o.resize) > 2 or any(side < 1 for side in o.resize):
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
     resize = (o.resize[0], o.resize[-1]) if o.resize else None
-    size = resize or artist.recipe.network.size
+    crop = replace(artist.recipe.crop, size=resize or artist.recipe.network.size)
     extractor = open_features(o.features, device)
     chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
     artist.job(**chosen)  # refused before the real images are read
@@ -102,8 +101,7 @@ def examined(
     reference = open_reference(
         o.reference or artist.recipe.data,
         extractor,
-        (channels, *size),
-        artist.recipe.training.enlarge,
+        crop,
         lambda *n: progress("real images", *n),
         stop,
     )

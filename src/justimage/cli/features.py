@@ -9,6 +9,7 @@ from justimage import data, disk
 from justimage.cli import fail
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import bar, stages
+from justimage.data import Decode
 from justimage.data.store import Store, is_store, open_store
 from justimage.evaluation.reference import open_reference, save_statistics
 from justimage.features import open_features
@@ -41,6 +42,8 @@ class Data:
     """side, or height and width [a store's; 32 of digits]"""
     channels: int | None = None
     """1 grey, 3 colour, 4 with transparency [a store's; 1 of digits; 3]"""
+    decode: Decode = "photo"
+    """photo, or torchvision: as the authors' code reads ImageNet"""
     device: str | None = None
     """cpu, cuda, cuda:1 [cuda if there is one]"""
 
@@ -79,11 +82,12 @@ def main(words: Sequence[str]) -> int:
     fail(f"features has no {words[0]!r}; there are train, statistics")
 
 
-def shape_of(o: Data) -> tuple[int, int, int]:
-    """The shape of an image as the options, or a store, say."""
+def crop_of(o: Data) -> data.Crop:
+    """How image files are read, as the options, or a store, say."""
     place = Path(o.data).expanduser()
     if is_store(place):
-        return open_store(place).shape
+        channels, height, width = open_store(place).shape
+        return data.Crop((height, width), channels)
     if o.data != "digits" and not o.image_size:
         raise ValueError("--image-size is not given; a store's is known, a folder's is to be said")
     size = list(o.image_size) or [32]
@@ -91,7 +95,8 @@ def shape_of(o: Data) -> tuple[int, int, int]:
         raise ValueError(
             f"image size is {' '.join(map(str, size))}, channels {o.channels}; allowed: one or two numbers above 0"
         )
-    return o.channels or (1 if o.data == "digits" else 3), size[0], size[-1]
+    channels = o.channels or (1 if o.data == "digits" else 3)
+    return data.Crop((size[0], size[-1]), channels, enlarge=True, decode=o.decode)
 
 
 def train(o: Train) -> int:
@@ -99,12 +104,12 @@ def train(o: Train) -> int:
     disk.writable(o.out)
     if o.out.suffix != ".safetensors":
         raise ValueError(f"{o.out} is to be a .safetensors file")
-    channels, height, width = shape_of(o)
+    crop = crop_of(o)
     with bar("reading images") as advance:
-        source = data.open_source(o.data, (height, width), channels, enlarge=True)
+        source = data.open_source(o.data, crop)
         total = len(source)
         source = data.in_memory(source, lambda done: advance(done, total))
-    shape = Shape(channels, (height, width), len(source.class_names), o.width, o.dimension)
+    shape = Shape(crop.channels, crop.size, len(source.class_names), o.width, o.dimension)
     units = Units(*source.statistics) if isinstance(source, Store) and source.floats else Units()
     trainer = Trainer(source, shape, units, o.images, o.batch, o.learning_rate, o.flip, o.seed, device)
     print(f"{len(trainer.kept):,} images to learn from, {len(trainer.held):,} held out, {shape.classes} classes")
@@ -126,9 +131,7 @@ def statistics(o: Statistics) -> int:
         raise ValueError(f"{o.out} is to be an .npz file")
     with requests("this batch, kept") as asked, stages() as progress:
         extractor = open_features(o.features, device)
-        found = open_reference(
-            o.data, extractor, shape_of(o), True, lambda *n: progress("real images", *n), lambda: bool(asked)
-        )
+        found = open_reference(o.data, extractor, crop_of(o), lambda *n: progress("real images", *n), lambda: bool(asked))
     save_statistics(o.out, found.statistics)
     print(f"mean and covariance of {found.facts['images']:,} images, {len(found.statistics.mean)} numbers each; in {o.out}")
     return 0

@@ -8,12 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from tyro.conf import Positional
 
-from justimage.cli.options import parse
+from justimage import recipe as recipes
+from justimage.cli.options import given, parse
 from justimage.cli.progress import bar
+from justimage.data import Decode
+from justimage.data.images import SMALLER
 from justimage.data.prepare import Report, prepare, words as times
 from justimage.disk import shown
 
@@ -24,7 +28,7 @@ pattern; classes in .cls members, or by folder); arrays in .npy or .npz, uint8 o
 (n, channels, height, width); or a folder that Hugging Face datasets saved (pip install 'justimage[hf]').
 
 examples:
-  justimage prepare imagenet/train stores/imagenet-256 --image-size 256
+  justimage prepare imagenet/train stores/imagenet-256 --for jit-b16-256          the paper's data, read as it is there
   justimage prepare cifar10.zip stores/cifar --image-size 32
   justimage prepare 'shards/train-{0000..0255}.tar' stores/scans --image-size 192 256 --channels 1
   justimage prepare weather.npy stores/weather              arrays have their own size
@@ -42,12 +46,16 @@ class Options:
     """the images, or arrays"""
     store: Positional[Path]
     """a new folder, or a store to go on with"""
+    preset: Annotated[str | None, tyro.conf.arg(name="for", metavar="PRESET")] = None
+    """the preset of justimage train that the store is for: its image size, channels, enlarge and decode, unless given here"""
     image_size: int | tuple[int, int] | None = None
     """of the crop: one side, or height and width; arrays are not cropped"""
     channels: int | None = None
     """1, 3 or 4 [3; arrays have their own]"""
     enlarge: bool = False
     """scale up what is smaller; otherwise it is refused"""
+    decode: Decode = "photo"
+    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
     shard_images: int | None = None
     """images a shard [about 64 MB; fewer of a small set]"""
     workers: int | None = None
@@ -55,8 +63,9 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "prepare", DESCRIPTION)
-    settings: dict[str, Any] = {k: getattr(o, k) for k in ("image_size", "channels", "enlarge", "shard_images", "workers")}
+    o = parse(Options, words, "prepare", DESCRIPTION, default=default(given(words, "--for")))
+    names = ("image_size", "channels", "enlarge", "decode", "shard_images", "workers")
+    settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()
     try:
         with terminable(), bar("preparing") as advance:
@@ -65,23 +74,36 @@ def main(words: Sequence[str]) -> int:
         print(f"stopped; go on with:  {shlex.join(['justimage', 'prepare', *words])}", file=sys.stderr)
         return 75
     seconds = time.perf_counter() - started
-    for line in summary(o.store, report, seconds):
+    for line in summary(o, report, seconds):
         print(line)
     return 0
 
 
-def summary(store: Path, report: Report, seconds: float) -> Iterator[str]:
+def default(names: Sequence[str]) -> Options:
+    """The options that are not given, of which a preset knows some."""
+    source, store = tyro.MISSING, tyro.MISSING
+    if not names:
+        return Options(source, store)
+    crop = recipes.preset(names[0]).crop
+    return Options(source, store, names[0], crop.size, crop.channels, crop.enlarge, crop.decode)
+
+
+def summary(o: Options, report: Report, seconds: float) -> Iterator[str]:
     for name, reason in report.refused[:SHOWN]:
         yield f"refused {shown(name)}: {shown(reason)}"
     if report.refused:
         more = f", of which {SHOWN} are shown" if len(report.refused) > SHOWN else ""
-        yield f"refused in all: {len(report.refused):,}{more}; they are listed in {store / 'index.json'}"
+        yield f"refused in all: {len(report.refused):,}{more}; they are listed in {o.store / 'index.json'}"
+    if small := sum(SMALLER in reason for _, reason in report.refused):
+        remedy = "--enlarge scales them up, and so does --for PRESET, which reads the paper's data as the paper does"
+        yield f"smaller than the crop: {small:,}; {remedy} (into another store)"
     what = f"{report.count:,} images of {times(report.shape)} {report.dtype}"
     if report.verified:
-        yield f"{store} is complete: {what}; every hash was verified in {seconds:.1f} s"
+        yield f"{o.store} is complete: {what}; every hash was verified in {seconds:.1f} s"
     else:
-        yield f"{what} in {store}, in {seconds:.1f} s"
-    yield f"now try:  {shlex.join(['justimage', 'train', '--data', str(store)])}"
+        yield f"{what} in {o.store}, in {seconds:.1f} s"
+    preset = ["--preset", o.preset] if o.preset else []
+    yield f"now try:  {shlex.join(['justimage', 'train', *preset, '--data', str(o.store)])}"
 
 
 @contextmanager

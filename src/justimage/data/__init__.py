@@ -14,38 +14,41 @@ import torch
 
 from justimage.data.arrays import SUFFIXES, Arrays, digits
 from justimage.data.files import Files, open_files
-from justimage.data.images import decode
+from justimage.data.images import Crop, Decode, decode
 from justimage.data.source import Source
 from justimage.data.store import Store, is_store, open_store
 from justimage.data.stream import Stream, batches
 
-__all__ = ["Arrays", "Files", "Source", "Store", "Stream", "batches", "decode", "digits", "in_memory", "open_source"]
+__all__ = [
+    "Arrays", "Crop", "Decode", "Files", "Source", "Store", "Stream",
+    "batches", "decode", "digits", "in_memory", "open_source",
+]  # fmt: skip
 
 MEMORY = 2**30
 """Bytes of decoded images up to which a source is read into memory once, instead of decoded again each epoch."""
 
 
-def open_source(path: str, size: tuple[int, int], channels: int, enlarge: bool = False) -> Source:
+def open_source(path: str, crop: Crop) -> Source:
     """The images at `path`: "digits"; a store; or image files as `open_files` says.
 
     Raises ValueError or OSError, in one line, for what is missing, damaged, or of another size than the model's.
     """
     if path == "digits":
-        if channels != 1:
-            raise ValueError(f"the digits have 1 channel; the recipe asks for {channels}")
-        return digits(size)
+        if crop.channels != 1:
+            raise ValueError(f"the digits have 1 channel; the recipe asks for {crop.channels}")
+        return digits(crop.size)
     place = Path(path).expanduser()
     if is_store(place):
         store = open_store(place)
-        if store.shape != (channels, *size):
-            found, asked = (" x ".join(map(str, shape)) for shape in (store.shape, (channels, *size)))
+        if store.shape != crop.shape:
+            found, asked = (" x ".join(map(str, shape)) for shape in (store.shape, crop.shape))
             raise ValueError(f"{path} holds images of {found}, the recipe asks for {asked} (channels x height x width)")
         return store
     if place.suffix.lower() in SUFFIXES:
         raise ValueError(
             f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
         )
-    return open_files(path, size, channels, enlarge)
+    return open_files(path, crop)
 
 
 def in_memory(source: Source, progress: Callable[[int], None] | None = None) -> Source:

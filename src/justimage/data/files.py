@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from justimage.data import table, tars
-from justimage.data.images import FORMATS, MODES, decode
+from justimage.data.images import FORMATS, MODES, Crop, decode
 from justimage.disk import shown
 
 LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -36,7 +36,7 @@ class Contents(Protocol):
 
 @dataclass
 class Files:
-    """A source of image files: each is decoded, and cropped to `size`, when asked for."""
+    """A source of image files: each is decoded and cropped when asked for."""
 
     root: Path
     """the folder, the archive, or the table"""
@@ -47,17 +47,15 @@ class Files:
     labels: list[int]
     class_names: list[str]
     contents: Contents
-    size: tuple[int, int]
-    channels: int
-    enlarge: bool
+    crop: Crop
     fingerprint: str
-    """of names, sizes in bytes, and classes"""
+    """of names, sizes in bytes, classes, and how files are decoded"""
 
     dtype = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.channels, *self.size
+        return self.crop.shape
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,7 +77,7 @@ class Files:
         except Exception as error:  # a damaged archive
             raise ValueError(reason_of(error)) from error
         try:
-            return decode(io.BytesIO(content), self.size, self.channels, self.enlarge)
+            return decode(io.BytesIO(content), self.crop)
         except Exception as error:  # Pillow raises many kinds for a damaged file
             reason = reason_of(error)
             raise ValueError("not a readable image" if "cannot identify" in reason else reason) from error
@@ -124,17 +122,16 @@ class Zip:
         return content
 
 
-def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = False) -> Files:
+def open_files(path: str, crop: Crop) -> Files:
     """The image files at `path`: a folder; a zip archive; `archive.zip/a/folder/in/it`; tar shards; a table of images.
 
     One sub-folder a class, or no sub-folders for no classes. A folder of splits stands for its `train`. Images smaller than
-    `size` are an error when read, unless `enlarge`. Raises ValueError or OSError, in one line, for a path that is missing or
-    holds no images, or something else among them.
+    the crop are an error when read, unless it enlarges. Raises ValueError or OSError, in one line, for a path that is missing
+    or holds no images, or something else among them.
     """
-    if channels not in MODES:
-        raise ValueError(f"channels is {channels}; image files have {', '.join(map(str, MODES))}")
+    if crop.channels not in MODES:
+        raise ValueError(f"channels is {crop.channels}; image files have {', '.join(map(str, MODES))}")
     given = Path(path).expanduser()
-    crop: dict[str, Any] = dict(size=size, channels=channels, enlarge=enlarge)
     if shards := tars.shards_at(given):
         return open_tars(path, shards, crop)
     if table.is_table(given):
@@ -155,11 +152,11 @@ def open_files(path: str, size: tuple[int, int], channels: int, enlarge: bool = 
     labels, class_names = classes_by_folder(names, prefix, root)
     sizes = [found[n] for n in names]
     contents = Zip(root, names) if root.is_file() else Folder(root, names)
-    digest = hashed(class_names, [n[len(prefix) :] for n in names], sizes)
-    return Files(root, names, sizes, labels, class_names, contents, fingerprint=digest, **crop)
+    digest = hashed(crop, class_names, [n[len(prefix) :] for n in names], sizes)
+    return Files(root, names, sizes, labels, class_names, contents, crop, digest)
 
 
-def open_tars(path: str, shards: list[Path], crop: dict[str, Any]) -> Files:
+def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
     """The images in tar shards, with the classes that stand beside them, or else by folder."""
     members = [m for m in tars.index(shards) if not is_litter(m.name)]
     if not members:
@@ -178,23 +175,25 @@ def open_tars(path: str, shards: list[Path], crop: dict[str, Any]) -> Files:
     alone = len(shards) == 1
     names = [m.name if alone else f"{shards[m.shard].name}/{m.name}" for m in members]
     sizes = [m.size for m in members]
-    digest = hashed([*class_names, *map(str, labels)], names, sizes)
+    digest = hashed(crop, [*class_names, *map(str, labels)], names, sizes)
     root = shards[0] if alone else shards[0].parent
-    return Files(root, names, sizes, labels, class_names, tars.Tars(shards, members), fingerprint=digest, **crop)
+    return Files(root, names, sizes, labels, class_names, tars.Tars(shards, members), crop, digest)
 
 
-def open_table(root: Path, crop: dict[str, Any]) -> Files:
+def open_table(root: Path, crop: Crop) -> Files:
     """The images of a table that Hugging Face `datasets` saved."""
     contents = table.Table(root)
     labels, class_names = contents.labels()
     found = list_folder(root)
-    digest = hashed([*class_names, *map(str, labels)], list(found), list(found.values()))
+    digest = hashed(crop, [*class_names, *map(str, labels)], list(found), list(found.values()))
     names = [f"row {i}" for i in range(len(labels))]
-    return Files(root, names, [0] * len(names), labels, class_names, contents, fingerprint=digest, **crop)
+    return Files(root, names, [0] * len(names), labels, class_names, contents, crop, digest)
 
 
-def hashed(words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
-    text = "\n".join([*words, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
+def hashed(crop: Crop, words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
+    """A fingerprint. Photographs decoded otherwise are other images, whose features and statistics are kept apart."""
+    decoded = [] if crop.decode == "photo" else [crop.decode]
+    text = "\n".join([*decoded, *words, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 

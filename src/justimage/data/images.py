@@ -1,6 +1,8 @@
-"""One image file as numbers: upright, in the wanted channels, cropped at its centre as the reference crops."""
+"""One image file as numbers: decoded as a photograph or as torchvision does, cropped at its centre as the reference crops."""
 
 import io
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,22 +12,44 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXELS = 2**27
 """Of the largest picture: in memory four bytes each, and twice that while it is cropped."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+SMALLER = "smaller than the model's"
+Decode = Literal["photo", "torchvision"]
 
 
-def decode(file: io.BytesIO, size: tuple[int, int], channels: int, enlarge: bool = True) -> np.ndarray:
-    """An image file as (channels, height, width) uint8: upright, in the wanted channels, cropped at its centre.
+@dataclass(frozen=True)
+class Crop:
+    """All that decides which pixels an image file becomes."""
 
-    ValueError for an image smaller than `size`, unless it may be enlarged, and for one of more than PIXELS.
+    size: tuple[int, int]
+    """height and width"""
+    channels: int = 3
+    """1, 3 or 4"""
+    enlarge: bool = False
+    """scale up what is smaller than `size`; otherwise it is an error"""
+    decode: Decode = "photo"
+    """photo: upright by EXIF, transparency on white, 16 bits scaled to 8; torchvision: Pillow's `convert` and no more, as
+    torchvision's `pil_loader` and so the authors' code read ImageNet"""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, *self.size
+
+
+def decode(file: io.BytesIO, crop: Crop) -> np.ndarray:
+    """An image file as (channels, height, width) uint8, cropped at its centre.
+
+    ValueError for an image smaller than the crop, unless it may be enlarged, and for one of more than PIXELS.
     """
     image = Image.open(file, formats=PILLOW_FORMATS)
     if image.width * image.height > PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels; at most {PIXELS:,} in all are decoded")
-    image = ImageOps.exif_transpose(image)
-    if not enlarge and (image.height < size[0] or image.width < size[1]):
-        raise ValueError(
-            f"{image.width} x {image.height} pixels, smaller than the model's {size[1]} x {size[0]} (allowed with --enlarge)"
-        )
-    image = center_crop(in_mode(image, MODES[channels]), size)
+    if crop.decode == "photo":
+        image = ImageOps.exif_transpose(image)
+    height, width = crop.size
+    if not crop.enlarge and (image.height < height or image.width < width):
+        raise ValueError(f"{image.width} x {image.height} pixels, {SMALLER} {width} x {height} (allowed with --enlarge)")
+    mode = MODES[crop.channels]
+    image = center_crop(in_mode(image, mode) if crop.decode == "photo" else image.convert(mode), crop.size)
     return np.ascontiguousarray(np.atleast_3d(np.array(image)).transpose(2, 0, 1))
 
 

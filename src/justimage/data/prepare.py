@@ -26,6 +26,7 @@ from justimage import disk
 from justimage.crew import made
 from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
 from justimage.data.files import open_files
+from justimage.data.images import Crop, Decode
 from justimage.data.store import (
     INDEX,
     LABELS,
@@ -78,6 +79,7 @@ class Plan:
     image_size: tuple[int, int]
     channels: int
     enlarge: bool
+    decode: Decode
     dtype: str
     shard_images: int
     version: int = VERSION
@@ -112,14 +114,15 @@ def prepare(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     enlarge: bool = False,
+    decode: Decode = "photo",
     shard_images: int | None = None,
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Make the store of a source, or go on with it, or verify it where it is complete.
 
-    image_size and channels (by default 3): of the crop, for image files; arrays have their own. enlarge: scale up what is
-    smaller. workers: processes, by default one a core; they change nothing that is written. progress is called with the
+    image_size and channels (by default 3): of the crop, for image files; arrays have their own. enlarge and decode:
+    as in `Crop`. workers: processes, by default one a core; they change nothing that is written. progress is called with the
     number of images done and in all. Raises ValueError or OSError, in one line.
     """
     root = Path(store)
@@ -130,7 +133,7 @@ def prepare(
     if occupied and not is_store(root):
         raise ValueError(f"{root} is not empty and holds no store; give another place")
     try:
-        raw, plan = planned(source, image_size, channels, enlarge, shard_images)
+        raw, plan = planned(source, image_size, channels, enlarge, decode, shard_images)
     except FileNotFoundError:  # a complete store can do without its source
         if not (root / INDEX).exists():
             raise
@@ -157,7 +160,12 @@ def prepare(
 
 
 def planned(
-    source: str, image_size: int | tuple[int, int] | None, channels: int | None, enlarge: bool, shard_images: int | None
+    source: str,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    enlarge: bool,
+    decode: Decode,
+    shard_images: int | None,
 ) -> tuple[Raw, Plan]:
     """The source, opened, and the plan for it."""
     wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -175,11 +183,11 @@ def planned(
     elif wanted is None:
         raise ValueError("no image size is given, to which images are cropped; for instance --image-size 256")
     else:
-        raw = open_files(source, wanted, 3 if channels is None else channels, enlarge)
+        raw = open_files(source, Crop(wanted, 3 if channels is None else channels, enlarge, decode))
     count, size = len(raw), int(np.prod(raw.shape)) * raw.dtype.itemsize
     default = max(1, min(SHARD_BYTES // size, max(FEWEST_IMAGES, -(-count // FEWEST_SHARDS))))
     plan = Plan(
-        source, raw.fingerprint, count, raw.shape[1:], raw.shape[0], enlarge, raw.dtype.name, shard_images or default
+        source, raw.fingerprint, count, raw.shape[1:], raw.shape[0], enlarge, decode, raw.dtype.name, shard_images or default
     )  # fmt: skip
     return raw, plan
 
@@ -195,6 +203,7 @@ def words(shape: Sequence[int]) -> str:
 
 def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
     """ValueError where a store was made, or begun, from something else. The same data may lie elsewhere by now."""
+    old = {"decode": "photo"} | old  # which was the only way once
     different = [
         f"{k} is {new[k]}, was {reprlib.repr(old.get(k))}"
         for k in new

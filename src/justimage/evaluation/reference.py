@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from justimage import data, disk, units
-from justimage.data import Source
+from justimage.data import Crop, Source
 from justimage.data.arrays import ArrayFile, Header, open_array_file, unpacked
 from justimage.data.source import gather
 from justimage.drawing import short_hash
@@ -115,14 +115,13 @@ class Stored:
 def open_reference(
     word: str,
     extractor: Extractor,
-    shape: tuple[int, int, int],
-    enlarge: bool = False,
+    crop: Crop,
     progress: Callable[[int, int], object] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Reference:
-    """Real images from a folder, an archive, a store or "digits", read as (channels, height, width); or an .npz with `mu` and
+    """Real images from a folder, an archive, a store or "digits", cropped as the model's own; or an .npz with `mu` and
     `sigma`, or with images. Raises ValueError or OSError, in one line, for what is missing, damaged or of another size."""
-    path, found = Path(word).expanduser(), None
+    path, found, shape = Path(word).expanduser(), None, crop.shape
     if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
@@ -140,7 +139,7 @@ def open_reference(
             sizes = (" x ".join(map(str, s)) for s in (there, shape))
             raise ValueError("{} holds images of {}, the model draws {} (channels x height x width)".format(path, *sizes))
     else:
-        source = data.open_source(word, shape[1:], shape[0], enlarge)
+        source = data.open_source(word, crop)
     folder = features_of(source, extractor, shape, progress, stop)
     facts = {"path": word, "fingerprint": source.fingerprint, "images": len(source), "size": list(shape)}
     if found:

@@ -31,14 +31,14 @@ def open_judge(
 
     ValueError or OSError, in one line, for features or a reference that cannot be used.
     """
-    wanted, n = recipe.upkeep, recipe.network
+    wanted = recipe.upkeep
     if not wanted.evaluate_features:
         raise ValueError("--evaluate-every needs --evaluate-features: inception, or a file (justimage features train)")
-    extractor, shape = open_features(wanted.evaluate_features, device), (n.channels, *n.size)
+    extractor = open_features(wanted.evaluate_features, device)
     if wanted.evaluate_reference:
-        found = open_reference(wanted.evaluate_reference, extractor, shape, recipe.training.enlarge, progress)
+        found = open_reference(wanted.evaluate_reference, extractor, recipe.crop, progress)
         return Judge(extractor, found.statistics)
-    return Judge(extractor, statistics_of(features_of(source, extractor, shape, progress), len(source)))
+    return Judge(extractor, statistics_of(features_of(source, extractor, recipe.crop.shape, progress), len(source)))
 
 
 def scores(recipe: Recipe, state: State, judge: Judge, beat: Callable[[], object]) -> dict[str, float]:

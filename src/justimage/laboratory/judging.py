@@ -22,10 +22,15 @@ def nothing(done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
+def crop(scale: Scale, side: int) -> data.Crop:
+    """How images of a side are read: as by the scale's trainings, the small ones scaled up."""
+    return data.Crop((side, side), scale.channels, enlarge=True, decode=scale.recipe("B/16").training.decode)
+
+
 def fingerprint(scale: Scale) -> str:
     """Of the images of an experiment, and of what they are compared with and by; ValueError for images without classes."""
     side = scale.recipe("B/16").network.size[0]
-    source = data.open_source(scale.data.replace("{size}", str(side)), (side, side), scale.channels, enlarge=True)
+    source = data.open_source(scale.data.replace("{size}", str(side)), crop(scale, side))
     if len(source.class_names) < 2:
         raise ValueError(
             f"{scale.data} has no classes, and these experiments need them: one sub-folder a class, or an archive of such"
@@ -48,7 +53,7 @@ def reference(
 ) -> Reference:
     """Real images of that side."""
     word = (lab.scale.reference or lab.scale.data).replace("{size}", str(side))
-    return open_reference(word, extractor, (channels, side, side), enlarge=True, progress=progress, stop=stop)
+    return open_reference(word, extractor, replace(crop(lab.scale, side), channels=channels), progress, stop)
 
 
 def classifier_place(lab: Lab, side: int) -> Path:
@@ -62,7 +67,7 @@ def learn_to_read(lab: Lab, side: int, progress: Progress) -> float | None:
     if lab.scale.features or path.exists():
         return None
     s, c = lab.scale, lab.scale.classifier
-    source = data.open_source(s.data.replace("{size}", str(side)), (side, side), s.channels, enlarge=True)
+    source = data.open_source(s.data.replace("{size}", str(side)), crop(s, side))
     shape = Shape(s.channels, (side, side), len(source.class_names), c["width"], c["features"])
     units = Units(*source.statistics) if isinstance(source, data.Store) and source.floats else Units()
     trainer = Trainer(data.in_memory(source), shape, units, c["images"], c["batch"], device=torch.device(lab.device))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from tyro.conf import Suppress
 
-from justimage.data import Source, Store
+from justimage.data import Crop, Decode, Source, Store
 from justimage.distributed import Parallel
 from justimage.ema import half_life
 from justimage.process import Model, Process, Units, finite
@@ -42,6 +42,8 @@ class Training:
     """mirror half of the images"""
     enlarge: bool = True
     """scale up images that are smaller than the model's; otherwise they are an error"""
+    decode: Decode = "photo"
+    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
     precision: Literal["bf16", "fp32"] = "bf16"
     """what the network computes in; weights and the sample stay fp32"""
     seed: int = 0
@@ -162,7 +164,7 @@ class Recipe:
     """a store, a folder of images (one sub-folder a class, or flat), the same in a .zip or .tar, or "digits\""""
     network: Architecture = field(default_factory=lambda: architecture("B/16", classes=None))
     process: Process = Process()
-    training: Training = Training()
+    training: Training = Training(decode="torchvision")
     sampling: Sampling = Sampling()
     machine: Machine = Machine()
     upkeep: Upkeep = Upkeep()
@@ -179,6 +181,11 @@ class Recipe:
             )
         if self.process.classification and not self.network.classifier:
             raise ValueError("a classification loss needs a network with a classifier: --classifier")
+
+    @property
+    def crop(self) -> Crop:
+        """How image files are read."""
+        return Crop(self.network.size, self.network.channels, self.training.enlarge, self.training.decode)
 
     def model(self) -> Model:
         """A new model, its weights freshly initialised from PyTorch's generator."""

@@ -17,7 +17,7 @@ def jit(name: str, epochs: int = 600) -> Recipe:
     return Recipe(
         network=network,
         process=Process(noise_scale=network.size[0] / 256),
-        training=Training(images=epochs * IMAGENET),
+        training=Training(images=epochs * IMAGENET, decode="torchvision"),
         sampling=Sampling(guidance=2.9 if name.startswith("B") else 2.2),
     )
 

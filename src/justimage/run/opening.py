@@ -33,7 +33,7 @@ def open_run(
     if not recipe.data:
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
     with world.together():
-        source = data.open_source(recipe.data, recipe.network.size, recipe.network.channels, recipe.training.enlarge)
+        source = data.open_source(recipe.data, recipe.crop)
         recipe = recipe.complete(source)
     world.agree("the data", source.fingerprint)
     world.agree("the recipe", recipes.to_json(recipe))
