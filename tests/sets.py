@@ -5,6 +5,7 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,64 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
 
 def colours(seed: int, side: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def paper_crop(content: bytes, side: int, mode: str = "RGB") -> np.ndarray:
+    """An image file as the paper's code reads it, (channels, side, side): Pillow's `convert`, then ADM's centre crop. It halves
+    the picture by a box filter k times, for the largest k that leaves the short side at least `side`; scales it (bicubic) until
+    the short side is `side`; and cuts out the middle."""
+    image = Image.open(io.BytesIO(content)).convert(mode)
+    for _ in range((min(image.size) // side).bit_length() - 1):
+        image = image.resize((image.size[0] // 2, image.size[1] // 2), Image.Resampling.BOX)
+    factor = side / min(image.size)
+    image = image.resize((round(image.size[0] * factor), round(image.size[1] * factor)), Image.Resampling.BICUBIC)
+    pixels = np.atleast_3d(np.asarray(image))
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side].transpose(2, 0, 1)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"compress_level": 1} if kind == "PNG" else {}), **options)
+    return buffer.getvalue()
+
+
+def turned(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG file with an EXIF orientation, its pixels as they are."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    segment = exif.tobytes()
+    return jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
+
+
+def variants(jpeg: bytes, number: int) -> dict[str, bytes]:
+    """A photograph in sixteen kinds of file by name: turned by EXIF, small or narrow, and in other modes and formats."""
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    (width, height), ramp = image.size, Image.linear_gradient("L").resize(image.size)
+    veiled, seed = image.copy(), 10 + number
+    veiled.putalpha(ramp)
+    odd = [
+        ("webp", lambda: saved(image, "WEBP", quality=80)),
+        ("bmp", lambda: saved(image, "BMP")),
+        ("gif", lambda: saved(image, "GIF")),
+        ("tif", lambda: saved(image.convert("CMYK"), "TIFF")),
+        ("png", lambda: saved(veiled.convert("LA"), "PNG")),
+        ("png", lambda: saved(image.convert("1"), "PNG")),
+        ("png", lambda: saved(image.quantize(64, Image.Quantize.FASTOCTREE), "PNG", transparency=number % 64)),
+        ("ppm", lambda: saved(image, "PPM")),
+    ]
+    suffix, make = odd[number % len(odd)]
+    return {
+        **{f"turned-{o}.jpg": turned(jpeg, o) for o in range(1, 9)},
+        "short.jpg": saved(image.resize((width, 32 + 7 * seed % 224)), "JPEG"),
+        "narrow.png": saved(image.resize((3 + number, height)), "PNG"),
+        "small.jpg": saved(image.resize((20 + 5 * seed % 236, 20 + 3 * seed % 236)), "JPEG"),
+        "grey.jpg": saved(image.convert("L"), "JPEG"),
+        "veiled.png": saved(veiled, "PNG"),
+        "palette.png": saved(image.quantize(200, Image.Quantize.FASTOCTREE), "PNG"),
+        "cmyk.jpg": saved(image.convert("CMYK"), "JPEG", quality=90),
+        f"other.{suffix}": make(),
+    }
 
 
 def folder_of(place: Path, count: int = 5, side: int = 16) -> Path:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, strategies as st
 from PIL import Image
 
 from justimage.data import Crop, Files, Stream, batches, decode, digits, in_memory, open_source
 from tests.reference import SHARED, needs_shared
-from tests.sets import colours, png
+from tests.sets import colours, paper_crop, png, saved
 
 
 @pytest.fixture
@@ -46,6 +47,40 @@ def test_the_centre_crop_is_the_references_bit_for_bit() -> None:
         for size, digest in sizes.items():
             pixels = decode(io.BytesIO(content), Crop((int(size), int(size)), enlarge=True)).transpose(1, 2, 0)
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest, (name, size)
+
+
+@given(width=st.integers(1, 700), height=st.integers(1, 700), side=st.integers(1, 40))
+@example(width=1, height=700, side=40)
+@example(width=1024, height=8, side=8)
+@example(width=15, height=16, side=8)
+def test_for_a_square_both_sides_are_twice_as_long_where_the_short_one_is(width: int, height: int, side: int) -> None:
+    """Our crop halves while both sides are at least twice the target, and scales by the larger quotient; ADM's looks at the
+    short side only."""
+    content = png(np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    assert np.array_equal(decode(io.BytesIO(content), Crop((side, side), enlarge=True)), paper_crop(content, side))
+
+
+def test_a_picture_without_width_is_refused_before_it_is_scaled() -> None:
+    content = png(np.zeros((1, 3000, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="3000 x 1 pixels, of which a crop would be scaled to 768000 x 256"):
+        decode(io.BytesIO(content), Crop((256, 256), enlarge=True))
+
+
+PAPER = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@pytest.mark.parametrize("channels", PAPER)
+def test_the_papers_data_is_what_pillow_converts(channels: int) -> None:
+    """Orientation, transparency and deep greys are as Pillow leaves them; a photograph is read otherwise."""
+    photo, paper = (Crop((16, 16), channels, decode=how) for how in ("photo", "torchvision"))
+    pixels = colours(7)
+    files = {"turned": png_of(pixels, 6), "transparent": transparent(), "deep": png(ramp(np.uint16)), "cmyk": cmyk()}
+    for name, content in files.items():
+        plain = Image.open(io.BytesIO(content)).convert(PAPER[channels])
+        read = decode(io.BytesIO(content), paper)
+        assert np.array_equal(read, np.atleast_3d(np.asarray(plain)).transpose(2, 0, 1)), name
+        same = np.array_equal(read, decode(io.BytesIO(content), photo))
+        assert same == (name == "cmyk" or (name == "transparent" and channels == 4)), name
 
 
 def test_a_crop_of_another_shape_is_centred_and_undistorted() -> None:
@@ -86,9 +121,7 @@ def ramp(dtype) -> np.ndarray:
 
 
 def cmyk() -> bytes:
-    buffer = io.BytesIO()
-    Image.merge("CMYK", [Image.new("L", (16, 16), v) for v in (0, 255, 255, 0)]).save(buffer, "JPEG", quality=100)
-    return buffer.getvalue()
+    return saved(Image.merge("CMYK", [Image.new("L", (16, 16), v) for v in (0, 255, 255, 0)]), "JPEG", quality=100)
 
 
 def transparent() -> bytes:
@@ -116,14 +149,16 @@ def test_every_kind_of_file_comes_out_as_the_model_wants_it(channels: int) -> No
         assert red[1:].mean() < 60
 
 
+def png_of(pixels: np.ndarray, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(Image.fromarray(pixels), "PNG", exif=exif)
+
+
 def test_photographs_are_turned_upright() -> None:
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[:8] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    out = decode(io.BytesIO(buffer.getvalue()), Crop((16, 16)))
+    out = decode(io.BytesIO(png_of(pixels, 3)), Crop((16, 16)))  # upside down
     assert out[:, 8:].min() == 255 and out[:, :8].max() == 0
 
 

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +19,14 @@ import numpy as np
 import pytest
 import torch
 
+from justimage import disk
+from justimage.cli import prepare as command
 from justimage.crew import made
 from justimage.data import Crop, Stream, batches, in_memory, open_source
+from justimage.data.files import open_files
 from justimage.data.prepare import Report, prepare
 from justimage.data.store import Store, open_store
+from justimage.recipe import preset
 from tests import sets
 from tests.reference import SHARED, needs_shared
 
@@ -74,6 +80,62 @@ def test_the_crops_in_a_store_are_the_references_bit_for_bit(size: int, tmp_path
     for i, name in enumerate(sorted(hashes)):
         pixels = store[i][0].permute(1, 2, 0).contiguous().numpy()
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == hashes[name][str(size)], name
+
+
+@needs_shared
+def test_the_papers_data_is_the_papers_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand photographs turned by EXIF, smaller than the crop, and in every mode and format, by way of a store and
+    straight; as photographs, those that lie on their side would be other images."""
+    for number, path in enumerate(sorted((SHARED / "data" / "imagenet-sample").iterdir())):
+        for name, content in sets.variants(path.read_bytes(), number).items():
+            place = tmp_path / "train" / f"n{number:08d}" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+    words = [str(tmp_path / "train"), str(tmp_path / "store"), "--for", "jit-b16-256"]
+    assert command.main(words) == 0 and "refused" not in capsys.readouterr().out
+    assert command.main(words) == 0 and "every hash was verified" in capsys.readouterr().out
+    crop = preset("jit-b16-256").crop
+    files, store = open_files(str(tmp_path / "train"), crop), open_store(tmp_path / "store")
+    as_photographs = open_files(str(tmp_path / "train"), replace(crop, decode="photo"))
+    assert len(files) == len(store) == 16 * 63 and store.index["made"]["decode"] == "torchvision"
+    different = Counter()
+    for i, name in enumerate(files.names):
+        paper = torch.from_numpy(sets.paper_crop((tmp_path / "train" / name).read_bytes(), 256).copy())
+        assert torch.equal(store[i][0], paper) and torch.equal(files[i][0], paper), name
+        if "turned" in name:
+            different[name[-5]] += not torch.equal(as_photographs[i][0], paper)
+    assert different == {"1": 0, **dict.fromkeys("2345678", 63)}
+    assert as_photographs.fingerprint != files.fingerprint
+
+
+def test_a_preset_gives_what_is_not_given(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(sets.png(sets.colours(0, 70)))
+
+    def made(*words: str) -> dict[str, object]:
+        store = tmp_path / f"store{len(list(tmp_path.iterdir()))}"
+        assert command.main([str(tmp_path / "set"), str(store), *words]) == 0
+        plan = open_store(store).index["made"]
+        return {k: plan[k] for k in ("image_size", "channels", "enlarge", "decode")}
+
+    wanted = {"image_size": [64, 64], "channels": 3, "enlarge": True, "decode": "torchvision"}
+    assert made("--for", "jit-b4-64") == wanted
+    assert made("--for", "folder-64") == wanted | {"enlarge": False, "decode": "photo"}
+    own = "--image-size", "32", "48", "--channels", "1", "--no-enlarge", "--decode", "photo"
+    mine = {"image_size": [32, 48], "channels": 1, "enlarge": False, "decode": "photo"}
+    assert made("--for", "jit-b4-64", *own) == made(*own) == mine
+
+
+def test_a_store_from_before_stores_said_how_they_decode_is_one_of_photographs(
+    forty: Path, whole: Path, tmp_path: Path
+) -> None:
+    store = copied(whole, tmp_path / "store")
+    index = json.loads((store / "index.json").read_text())
+    del index["made"]["decode"]
+    (store / "index.json").write_text(json.dumps(index | {"sha256": disk.own_hash(index)}))
+    assert prepare(str(forty), store, image_size=8, shard_images=4).verified
+    with pytest.raises(ValueError, match="decode is torchvision, was 'photo'"):
+        prepare(str(forty), store, image_size=8, shard_images=4, decode="torchvision")
 
 
 def test_one_set_in_every_form_is_one_store(tmp_path: Path) -> None:
@@ -147,7 +209,11 @@ def test_the_number_of_processes_changes_nothing(forty: Path, whole: Path, tmp_p
 
 def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> None:
     refused = dict(json.loads((whole / "index.json").read_text())["refused"])
-    assert set(refused) == {"cat/005.png", "dog/030.png"} and "4 x 4 pixels, smaller" in refused["dog/030.png"]
+    assert (
+        set(refused) == {"cat/005.png", "dog/030.png"}
+        and "--enlarge" in refused["dog/030.png"]
+        and "4 x 4 pixels, smaller" in refused["dog/030.png"]
+    )
     store = open_store(whole)
     assert len(store) == 38 and store.labels.tolist() == [0] * 19 + [1] * 19
     kept = [p for p in sorted(forty.rglob("*.png")) if p.relative_to(forty).as_posix() not in refused]

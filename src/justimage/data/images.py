@@ -71,12 +71,16 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest centred part of the wanted shape, scaled to (height, width) as in ADM and the authors' code.
 
-    Halved with a box filter while both sides are at least twice the target, then bicubic, also upwards.
+    Halved with a box filter while both sides are at least twice the target, then bicubic, also upwards. ValueError for a
+    picture so narrow that it would be scaled to more than PIXELS.
     """
     height, width = size
     while image.width >= 2 * width and image.height >= 2 * height:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(width / image.width, height / image.height)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    scaled = round(image.width * scale), round(image.height * scale)
+    if scaled[0] * scaled[1] > PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, of which a crop would be scaled to {scaled[0]} x {scaled[1]}")
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
