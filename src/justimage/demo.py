@@ -45,7 +45,7 @@ def readers(seed: int = 0) -> tuple[Any, float]:
 def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
     """Draw COUNT digits with the run in out/run, write the pictures and report.json, and return the report."""
     run = out / "run"
-    recipe, model = checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run)
+    recipe, model = checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run, device="cpu")
     s = recipe.sampling
     settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver)
     labels = [i % 10 for i in range(COUNT)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from justimage.distributed import share
 from justimage.process import Model
 from justimage.sampling import SolverName
 from justimage.stopping import Stopped
-from justimage.units import Unit, cores
+from justimage.units import Unit
 
 UNIT = 64
 """Images drawn together."""
@@ -95,13 +96,16 @@ class Artist:
     def __init__(self, source: str | Path, device: torch.device) -> None:
         self.place, self.device = checkpoint.find(source), device
         self.recipe = checkpoint.stored_recipe(self.place)
-        self.model: Callable[[float], Model] = lru_cache(maxsize=None)(lambda ema: checkpoint.load(self.place, ema, device))
+        self.models: dict[float, Model] = {}
+        self.loading = Lock()
         self.weights: Callable[[float], str] = lru_cache(maxsize=None)(lambda ema: checkpoint.identity(self.place, ema))
 
-    @property
-    def threads(self) -> int | None:
-        """Units drawn at once: on a CPU one a core; on a GPU two, so that one computes while the other is written."""
-        return cores() if self.device.type == "cpu" else 2
+    def model(self, ema: float) -> Model:
+        """The model with one of the averages, read once, whichever thread asks first."""
+        with self.loading:
+            if ema not in self.models:
+                self.models[ema] = checkpoint.load(self.place, ema, self.device)
+        return self.models[ema]
 
     @property
     def device_name(self) -> str:
@@ -145,7 +149,7 @@ class Artist:
         return sampling.sample(
             model, [job.label(i) for i in numbers], [job.seed + i for i in numbers], batch=job.unit,
             guidance=job.guidance, interval=job.interval, steps=job.steps, solver=job.solver,
-            dtype=torch.bfloat16 if job.precision == "bf16" else None,
+            dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
         )  # fmt: skip
 
 
@@ -188,7 +192,7 @@ def save(
     if (place / TABLE).exists() and not npz:
         progress(count, count)
         return
-    for done in units.complete(place / "units", total, make, artist.threads, stop):
+    for done in units.complete(place / "units", total, make, units.at_once(artist.device), stop):
         progress(min(done * job.unit, count), count)
     if rank:
         disk.write(place / "units" / f"done-{rank}", b"")

@@ -18,7 +18,7 @@ PREVIEW_TIME = 0.3
 def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
     """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME."""
     model, s = state.model, recipe.sampling
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else None
+    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     count, classes = recipe.upkeep.preview_count, model.classes
     columns = min(count, classes or 8, 10)
     shown = [i * (classes // columns) for i in range(columns)] if classes else [-1] * columns

@@ -55,6 +55,15 @@ def heun(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Stat
 SOLVERS: dict[str, Callable[[Velocity, Tensor, Sequence[float]], Iterator[State]]] = {"heun": heun, "euler": euler}
 
 
+def computing_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """A block in which networks compute in `dtype` (autocast); float32 or None: in what their weights are.
+
+    Within one block the weights are cast once, so that blocks within it cast none.
+    """
+    plain = dtype in (None, torch.float32)
+    return torch.autocast(device.type, torch.bfloat16 if plain else dtype, enabled=not plain)
+
+
 def velocity(
     model: Model,
     y: Tensor,
@@ -71,7 +80,7 @@ def velocity(
     nobody = torch.full_like(y, -1)
 
     def evaluate(z: Tensor, t: float, y: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with computing_in(dtype, z.device):
             output = model.net(z, torch.full(z.shape[:1], t, device=z.device), y)
         return model.process.velocity(output.to(z.dtype), z, t)
 
@@ -196,6 +205,8 @@ def draw(
     check_settings(guidance, interval, steps, solver)
     check(model, y, guidance)
     device = next(model.net.parameters()).device
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     for start in range(0, n, batch):
         part = slice(start, start + batch)
         if noise is not None:
@@ -204,7 +215,7 @@ def draw(
             z = torch.stack([randomness.image_noise(seed, model.shape) for seed in each_seed[part]]).to(device)
         z = z * model.process.noise_scale
         settings: dict[str, Any] = dict(guidance=guidance, interval=interval, steps=steps, solver=solver, dtype=dtype)
-        with evaluating(model.net):
+        with evaluating(model.net), computing_in(dtype, device):
             for point in trajectory(model, z, y[part].to(device), **settings):
                 z = point.z
         yield model.units.outside(z).cpu()
@@ -216,7 +227,8 @@ def sample(model: Model, classes: Numbers = None, seeds: Numbers = None, **setti
     classes: one for all, one an image, or None for "no class". seeds: image i is drawn from seeds[i], whatever the others
     and their order (another batch size may round a pixel in some ten thousand differently); an integer s counts on from s.
     Further settings: noise=(n, *shape) standard normal numbers instead of seeds, guidance=1.0, interval=(0.0, 1.0),
-    steps=50, solver="heun" or "euler", batch=64 images at a time, dtype=torch.bfloat16 for the network to compute in.
+    steps=50, solver="heun" or "euler", batch=64 images at a time, dtype=torch.bfloat16 or torch.float32 for the network to
+    compute in (by default bfloat16 on a GPU, float32 elsewhere).
     n is the longest of classes, seeds and noise. Raises ValueError for settings that do not fit.
     """
     return torch.cat(list(draw(model, classes, seeds, **settings)))

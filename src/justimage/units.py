@@ -57,6 +57,11 @@ def cores() -> int:
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def at_once(device: torch.device | str) -> int:
+    """Units to compute at once: on a CPU one a core; on a GPU two, so that one computes while the other is read or written."""
+    return cores() if torch.device(device).type == "cpu" else 2
+
+
 def in_parallel(action: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
     """What the action gives for each item, in order, computed ahead by one thread a core; closed early, it ends those."""
     threads = threads or cores()

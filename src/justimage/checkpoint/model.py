@@ -9,6 +9,7 @@ import torch
 from justimage import disk, recipe as recipes
 from justimage.checkpoint.history import newest
 from justimage.checkpoint.shards import MANIFEST, NAME, Reader, opened, read_state, stored, verify
+from justimage.distributed import device_named
 from justimage.ema import name
 from justimage.process import Model
 from justimage.recipe import Recipe
@@ -107,12 +108,12 @@ def identity(place: Path, ema: float) -> str:
     return disk.own_hash({file: manifest["files"][file]["sha256"] for file in files})
 
 
-def load(path: str | Path, ema: float | None = None, device: str | torch.device = "cpu") -> Model:
+def load(path: str | Path, ema: float | None = None, device: str | torch.device | None = None) -> Model:
     """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 
     ema: the average to take (0.9999, or a half-life in images), 0 for the weights themselves; by default what the recipe
-    samples with, or what the one file is. Raises ValueError or OSError, in one line, for what is missing, damaged or does
-    not fit.
+    samples with, or what the one file is. device: by default the GPU where there is one. Raises ValueError or OSError, in one
+    line, for what is missing, damaged or does not fit.
     """
     place = find(path)
     recipe = stored_recipe(place)
@@ -140,4 +141,4 @@ def load(path: str | Path, ema: float | None = None, device: str | torch.device 
     with torch.no_grad():
         for n, p in model.net.named_parameters():
             p.copy_(tensor(n))
-    return Model(model.net.to(device).eval(), model.process, model.units)
+    return Model(model.net.to(device_named(device)).eval(), model.process, model.units)

@@ -57,7 +57,7 @@ class Examiner:
             return signed(job, number, images) | {"features": features.numpy()} | answer
 
         units.begin(folder, self.facts(job))
-        for i, done in enumerate(units.complete(folder, total, make, self.artist.threads, self.stop)):
+        for i, done in enumerate(units.complete(folder, total, make, units.at_once(self.artist.device), self.stop)):
             if i or done < total:
                 self.progress(title, min(done * job.unit, count), count)
         return units.units(folder, total)

@@ -167,7 +167,7 @@ def features_of(
         return {"features": features.numpy(), "labels": labels.numpy()}
 
     units.begin(folder, job)
-    for done in units.complete(folder, total, make, None if threaded else 1, stop):
+    for done in units.complete(folder, total, make, units.at_once(extractor.device) if threaded else 1, stop):
         progress(min(done * UNIT, count), count)
     return folder
 

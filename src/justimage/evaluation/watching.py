@@ -52,7 +52,7 @@ def scores(recipe: Recipe, state: State, judge: Judge, beat: Callable[[], object
 @torch.no_grad()
 def distance(recipe: Recipe, state: State, judge: Judge, average: float, beat: Callable[[], object]) -> float:
     s, count, world = recipe.sampling, recipe.upkeep.evaluate_count, state.world
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else None
+    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     number, total, products = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     with state.ema.lend(average), torch.compiler.set_stance("force_eager"):
         for first in range(0, count, UNIT * world.size):  # as many passes in each process: they gather weights together
