@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from justimage import disk
 from justimage.features import Extractor
@@ -39,7 +40,8 @@ def open_exported(path: Path, device: torch.device) -> Extractor:
     try:
         with warnings.catch_warnings(), tensors_only():
             warnings.simplefilter("ignore")
-            net = torch.export.load(path).module().to(device)
+            # a graph names the device of each of its constants and checks, which Module.to does not change
+            net = move_to_device_pass(torch.export.load(path), device).module()
     except (
         RuntimeError,
         ValueError,
@@ -60,10 +62,9 @@ def read(net: Any, path: Path, device: torch.device, images: Tensor) -> tuple[Te
     try:
         found = net(images.to(device))
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"{path} does not take images of {tuple(images.shape)} {images.dtype} ({' '.join(str(error).split())[:200]}); "
-            "export it with a dynamic number of images"
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        remedy = f"it cannot compute on {device.type}" if "device" in reason else "export it with a dynamic number of images"
+        raise ValueError(f"{path} does not take images of {tuple(images.shape)} {images.dtype} ({reason}); {remedy}") from error
     features, logits = found if isinstance(found, tuple | list) and len(found) == 2 else (found, None)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
         raise ValueError(f"{path} gives no features (images, numbers); allowed: those, or (features, logits)")
