@@ -11,6 +11,7 @@ A network is any function `net(z, t, y) -> tensor like z`; this file reads its o
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import isfinite, pi
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -213,6 +214,12 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+@lru_cache(maxsize=64)
+def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One fp32 number a channel, (channels, 1, 1), copied to a device once: the device need not be waited for again."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
 @dataclass(frozen=True)
 class Units:
     """How numbers outside, (..., channels, height, width), stand for the process's floats x.
@@ -234,9 +241,8 @@ class Units:
 
     def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and twice the deviation, to broadcast over images; 0 for what only rounding sets apart from constant."""
-        twice = [2 * d if d > 1e-7 * abs(m) else 0.0 for m, d in zip(self.mean, self.deviation, strict=True)]
-        mean, scale = (torch.tensor(q, dtype=torch.float32, device=like.device)[:, None, None] for q in (self.mean, twice))
-        return mean, scale
+        twice = tuple(2 * d if d > 1e-7 * abs(m) else 0.0 for m, d in zip(self.mean, self.deviation, strict=True))
+        return per_channel(self.mean, like.device), per_channel(twice, like.device)
 
     def inside(self, images: Tensor) -> Tensor:
         """Numbers outside as float32 x; a constant channel is 0."""

@@ -5,6 +5,9 @@ hash itself, and large tensors (noise) by PyTorch's generator seeded with it, on
 is the number of images seen before this one, so a resumed, regrouped or redistributed training draws what the uninterrupted
 one would have drawn (noise, on devices of one kind: PyTorch's generators differ between CPU and GPU).
 
+PyTorch's generator for CPUs uses 32 bits of its seed: among n images drawn there, about n^2 / 2^33 pairs have the same noise
+(22 in 400,000; none among the seeds 0 to 49,999). CUDA's uses all 64.
+
 The hash, in arithmetic modulo 2^64: h = mix(seed); h = mix(h ^ fnv(stream)); h = mix(h ^ p) for each position p in turn,
 where mix is the finaliser of SplitMix64 after adding its increment, and fnv is FNV-1a of the stream's UTF-8 name.
 """

@@ -1,6 +1,7 @@
 """How a training ends before its time: a signal, a file called STOP in its directory, or a watchdog when it hangs."""
 
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -72,10 +73,12 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.beaten, self.over = seconds, time.monotonic(), threading.Event()
+        self.armed = -math.inf
 
     def beat(self) -> None:
         self.beaten = time.monotonic()
-        if self.seconds:  # should Python itself be stuck, the thread below is, too
+        if self.seconds and self.beaten - self.armed > 1:  # to arm it takes milliseconds where all cores are busy
+            self.armed = self.beaten  # should Python itself be stuck, the thread below is, too
             with suppress(ValueError, OSError):
                 faulthandler.dump_traceback_later(self.seconds + 30, exit=True, file=STDERR)
 
