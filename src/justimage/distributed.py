@@ -1,4 +1,4 @@
-"""One process or many by the same calls: plain PyTorch, DDP, or FSDP2, started alone or by torchrun.
+"""One process or many by the same calls: plain PyTorch, DDP, FSDP2 or HSDP, started alone or by torchrun.
 
 One process is a world of one, in which every call here is trivial, so nobody else asks how many there are. What is
 applied to a network from outside - sharding, compilation, activation checkpointing - is applied here, and the network does
@@ -22,15 +22,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-Parallel = Literal["ddp", "fsdp"]
+Parallel = Literal["ddp", "fsdp", "hsdp"]
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 GRACE = 2.0
@@ -228,6 +229,47 @@ def started_again() -> bool:
     return any(int(os.environ.get(n) or 0) > 0 for n in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
+def build(
+    make: Callable[[], nn.Module], world: World, mode: Parallel = "ddp", **how: Any
+) -> tuple[nn.Module, Callable[..., Any]]:
+    """The network that `make` makes, on this process's device, and what to call in training in place of it.
+
+    Its weights are the same however many processes share it: those that PyTorch's generator draws in one. Where it is sharded
+    and knows how to `initialise` itself, no process ever holds the whole of it: it is made on the meta device, and then drawn
+    tensor by tensor, of which each process keeps its rows. how: options of `parallel`.
+    """
+    if mode == "ddp" or world.size == 1:
+        net = make().to(world.device).train()
+        return net, parallel(net, world, mode, **how)
+    with torch.device("meta"), DrawWhole():
+        net = make().train()
+    if not hasattr(net, "initialise"):
+        raise ValueError(f"a {type(net).__name__} cannot be sharded: it has no method initialise, to draw its weights in place")
+    called = parallel(net, world, mode, **how)
+    net.to_empty(device=world.device)
+    with DrawWhole():
+        net.initialise()  # pyright: ignore[reportCallIssue]
+    return net, called
+
+
+class DrawWhole(TorchDispatchMode):
+    """Within the block a random fill of a tensor draws all of it on the CPU, as in one process; of a sharded one the rows of
+    this process are kept, of one on the meta device nothing is but the generator's progress."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in RANDOM or not (isinstance(args[0], DTensor) or args[0].is_meta):
+            return func(*args, **kwargs or {})
+        tensor = args[0]
+        whole = func(torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"), *args[1:], **kwargs or {})
+        if isinstance(tensor, DTensor):
+            its = shard_of(tensor)
+            its.tensor.copy_(whole[its.start :][: its.tensor.shape[0]])
+        return tensor
+
+
+RANDOM = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
+
+
 def parallel(
     net: nn.Module,
     world: World,
@@ -239,19 +281,22 @@ def parallel(
 ) -> Callable[..., Any]:
     """What to call in training in place of `net`, which is changed in place and stays the network to sample with.
 
-    mode: with several processes, whole copies (DDP) or every tensor divided by rows (FSDP2), a unit a block. bf16: blocks are
-    gathered as bfloat16, which they compute in. unused: some weights may have no gradient.
+    mode: with several processes, whole copies (ddp), every tensor divided by rows (fsdp, FSDP2, a unit a block), or divided
+    within a node and copied across nodes (hsdp). bf16: blocks are gathered as bfloat16, which they compute in. unused: some
+    weights may have no gradient.
     """
     blocks = list(getattr(net, "blocks", []))
+    if compile:
+        prepare_compiler()
     for block in blocks:
-        if compile:
-            block.forward = torch.compile(block.forward)
+        if compile:  # a graph for each of the two lengths of the sequence, and no third one for any length
+            block.forward = torch.compile(block.forward, dynamic=False)
         if activation_checkpointing:  # outside what is compiled; dropout needs no generator's state to be computed again
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     if world.size == 1:
         return net
-    if mode == "fsdp":
-        mesh = init_device_mesh(world.device.type, (world.size,))
+    if mode != "ddp":
+        mesh = mesh_for(world, mode)
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
@@ -266,6 +311,33 @@ def parallel(
             gradient_as_bucket_view=True,
             find_unused_parameters=unused,
         )
+
+
+def prepare_compiler() -> None:
+    """Forget what was compiled before: all blocks share one piece of code, of which Dynamo keeps 8 graphs and then, silently,
+    makes no more. And leave DDP's buckets to its hooks, which work between blocks: Dynamo would cut each block at them."""
+    import torch._dynamo
+
+    torch.compiler.reset()
+    torch._dynamo.config.optimize_ddp = False
+
+
+def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
+    """All processes in a row, or, for hsdp on several nodes, a row a node."""
+    node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if mode == "fsdp" or node == world.size:
+        return init_device_mesh(world.device.type, (world.size,))
+    if world.size % node:
+        raise ValueError(f"hsdp needs as many processes on every node; there are {world.size} in all and {node} on this one")
+    return init_device_mesh(world.device.type, (world.size // node, node), mesh_dim_names=("replicate", "shard"))
+
+
+def deterministic(device: torch.device) -> None:
+    """From now on compute on a GPU by algorithms whose result does not depend on which thread comes first: slower."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass adds in any order, whatever is asked for
 
 
 def accumulating(net: Callable[..., Any], last: bool) -> Any:
@@ -296,13 +368,19 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor, world: World) -> Rows:
-    """This process's part of a tensor, and where it lies in the whole. FSDP2 divides the first dimension, rounding up."""
-    if not isinstance(tensor, DTensor):
-        return Rows(local(tensor), 0, list(tensor.shape), world.leads)
-    height = -(-tensor.shape[0] // world.size)
-    return Rows(local(tensor), min(world.rank * height, tensor.shape[0]), list(tensor.shape), True)
+    """This process's part of a tensor, and where it lies in the whole."""
+    return shard_of(tensor) if isinstance(tensor, DTensor) else Rows(local(tensor), 0, list(tensor.shape), world.leads)
 
 
-def divided(net: nn.Module) -> bool:
-    """Whether processes hold different parts of the network's gradients."""
-    return isinstance(net, FSDPModule)
+def shard_of(tensor: DTensor) -> Rows:
+    """FSDP2 divides the first dimension, rounding up, along the mesh's last one; what lies across the first are copies."""
+    mesh = tensor.device_mesh
+    height = -(-tensor.shape[0] // mesh.size(mesh.ndim - 1))
+    start = min(mesh.get_local_rank(mesh.ndim - 1) * height, tensor.shape[0])
+    return Rows(local(tensor), start, list(tensor.shape), mesh.ndim == 1 or mesh.get_local_rank(0) == 0)
+
+
+def shards(net: nn.Module) -> int:
+    """Into how many parts, each in another process, the network's tensors are divided; the first so many processes have all."""
+    mesh = next((p.device_mesh for p in net.parameters() if isinstance(p, DTensor)), None)
+    return mesh.size(mesh.ndim - 1) if mesh else 1

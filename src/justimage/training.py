@@ -65,13 +65,15 @@ def begin(recipe: Recipe, world: World | None = None) -> State:
     if r.batch % (m.accumulate * world.size):
         parts = f"{m.accumulate} parts" if world.size == 1 else f"{world.size} processes, each in {m.accumulate} parts"
         raise ValueError(f"a batch of {r.batch} cannot be divided evenly over {parts}; change --accumulate or their number")
+    if m.deterministic:
+        distributed.deterministic(world.device)
+    bf16, unused = r.precision == "bf16", recipe.network.classifier and not recipe.process.classification
     with seeded(randomness.key(r.seed, "weights")):
-        model = recipe.model()
-    net = model.net.to(world.device).train()
-    unused = recipe.network.classifier and not recipe.process.classification
-    called = distributed.parallel(
-        net, world, m.parallel, m.compile, m.activation_checkpointing, bf16=r.precision == "bf16", unused=unused
-    )
+        net, called = distributed.build(
+            lambda: recipe.model().net, world, m.parallel, compile=m.compile, bf16=bf16, unused=unused,
+            activation_checkpointing=m.activation_checkpointing,
+        )  # fmt: skip
+    model = Model(net, recipe.process, recipe.units)
     weights = [local(p) for p in net.parameters()]
     optimizer = torch.optim.Adam(weights, lr=r.learning_rate, betas=r.betas, fused=True)
     return State(model, called, optimizer, EMA(weights, r.ema, r.ema_ramp), world)
@@ -126,22 +128,22 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
     stream = data.Stream(source, r.seed, r.flip)
     batches = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
-    layers = np.arange(len(dropouts(net)))[:, None]
+    layers, shards = np.arange(len(dropouts(net)))[:, None], distributed.shards(net)
 
     while state.images_seen < stop:
         if state.images_seen in state.passed_over:
             state.images_seen += r.batch
             continue
         loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
+        images = labels = torch.empty(0)
         positions = parts_of(state.images_seen, r.batch, m.accumulate, world.rank, world.size)
         for position in positions:
-            images, labels = torch.zeros(share, *state.model.shape), torch.zeros(share, dtype=torch.int64)
-            if not failure:
+            if failure is None:
                 began = time.perf_counter()
                 try:
                     images, labels = next(batches)
                 except (ValueError, OSError) as error:  # go through the step with the others, then say so
-                    failure = error
+                    failure, images, labels = error, torch.zeros(share, *state.model.shape), torch.zeros(share).long()
                 waited += time.perf_counter() - began
             images, y = (q.to(world.device, non_blocking=True) for q in (images, labels))
             x, y = state.model.units.inside(images), y if recipe.network.classes else torch.full_like(y, -1)
@@ -156,13 +158,10 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
         for w, p in zip(weights, net.parameters(), strict=True):
             w.grad = None if p.grad is None else local(p.grad)
         norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        divided = distributed.divided(net)
-        told = torch.stack([
-            loss / world.size, norm**2 if divided else norm / world.size,
-            *torch.tensor([float(asked()), float(failure is not None)], device=world.device),
-        ])  # fmt: skip
+        flags = (torch.full((), float(flag), device=world.device) for flag in (asked(), failure is not None))
+        told = torch.stack([loss / world.size, norm**2 * shards / world.size if shards > 1 else norm / world.size, *flags])
         mean, total, stops, failures = world.sum(told).tolist()  # here the device is waited for, once a step
-        total = math.sqrt(total) if divided else total
+        total = math.sqrt(total) if shards > 1 else total
         net.zero_grad()
         if failures:
             raise failure or Elsewhere("another process could not read its data")

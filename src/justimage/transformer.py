@@ -6,6 +6,7 @@ its patch of pixels. The network knows nothing of noise schedules, losses or dev
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -157,21 +158,31 @@ class JiT(nn.Module):
         self.positions: Tensor
         self.cos: Tensor
         self.sin: Tensor
-        self.register_buffer("positions", sincos_positions(*a.grid, a.width), persistent=False)
-        cos, sin = rotations(*a.grid, a.width // a.heads)
-        self.register_buffer("cos", F.pad(cos, (0, 0, a.context_tokens, 0), value=1.0), persistent=False)
-        self.register_buffer("sin", F.pad(sin, (0, 0, a.context_tokens, 0), value=0.0), persistent=False)
-        self.initialise()
+        tokens = a.grid[0] * a.grid[1]
+        self.register_buffer("positions", torch.empty(1, tokens, a.width), persistent=False)
+        self.register_buffer("cos", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
+        self.register_buffer("sin", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
+        if not self.class_table.weight.is_meta:  # there, whoever gives it memory does
+            self.initialise()
 
+    @torch.no_grad()
     def initialise(self) -> None:
-        """The authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for adaLN and the head."""
+        """All weights and tables, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for
+        adaLN and the head."""
+        a = self.architecture
+        cos, sin = rotations(*a.grid, a.width // a.heads)
+        self.positions.copy_(sincos_positions(*a.grid, a.width))
+        self.cos.copy_(F.pad(cos, (0, 0, a.context_tokens, 0), value=1.0))
+        self.sin.copy_(F.pad(sin, (0, 0, a.context_tokens, 0), value=0.0))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+                module.reset_parameters()
         embeddings = [self.class_table.weight, self.time.hidden.weight, self.time.out.weight]
-        if self.architecture.context_tokens:
+        if a.context_tokens:
             embeddings.append(self.context_positions)
         for weight in embeddings:
             nn.init.normal_(weight, std=0.02)
@@ -306,6 +317,10 @@ class GELU(nn.Module):
         return self.down(self.dropout(F.gelu(self.up(x), approximate="tanh")))
 
 
+TOGETHER = 2**23
+"""Numbers whose masks dropout computes at a time in eager mode."""
+
+
 class Dropout(nn.Module):
     """Dropout whose mask is a hash of an image's key and the number's place, so that no generator has a state to save.
 
@@ -323,13 +338,25 @@ class Dropout(nn.Module):
             return x
         if self.keys is None:
             return F.dropout(x, self.rate)
-        places = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
-        h = scramble(self.keys.view(-1, *[1] * (x.ndim - 1)) ^ places * 0x9E3779B1 & 0xFFFFFFFF)
-        return torch.where(h >= round(self.rate * 2**32), x / (1 - self.rate), 0.0)
+        return torch.where(kept(self.keys, x.shape[1:], self.rate), x / (1 - self.rate), 0.0)
+
+
+def kept(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
+    """The mask (b, *shape) of what dropout keeps: where a hash of an image's key (b,) and the place, below 2^32, is at least
+    rate * 2^32.
+
+    A compiler fuses this into one pass. In eager mode it is done for some images at a time: the hash's 64-bit numbers would be
+    many times as large as the activations.
+    """
+    places = torch.arange(math.prod(shape), device=keys.device).view(*shape) * 0x9E3779B1 & 0xFFFFFFFF
+    some = len(keys) if torch.compiler.is_compiling() else max(1, TOGETHER // places.numel())
+    masks = [scramble(k.view(-1, *[1] * len(shape)) ^ places) >= round(rate * 2**32) for k in keys.split(some)]
+    return torch.cat(masks) if len(masks) > 1 else masks[0]
 
 
 def scramble(h: Tensor) -> Tensor:
-    """A hash of 32 bits in int64 arithmetic that never overflows (two rounds of multiply and xor-shift)."""
+    """A hash of 32 bits in int64 arithmetic that never overflows (two rounds of multiply and xor-shift). In int32, where it
+    would wrap, the C++ that torch.compile writes for a CPU computes something else."""
     for _ in range(2):
         h = (h >> 16 ^ h) * 0x45D9F3B & 0xFFFFFFFF
     return h >> 16 ^ h
@@ -361,10 +388,12 @@ class Head(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Computed in the input's type, so that the fused kernel serves under autocast, too."""
+    """Computed by the fused kernel under autocast, too, which wants the weight in the input's type on a CPU. On CUDA autocast
+    computes it in fp32 whatever the input is: the weight stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        weight = self.weight.to(x.dtype) if x.device.type == "cpu" else self.weight
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 def norm(a: Architecture, width: int | None = None) -> nn.Module:

@@ -87,13 +87,16 @@ class Machine:
     """How it is computed. Nothing here changes what is drawn or what is learned, beyond rounding; change it at any resume."""
 
     parallel: Parallel = "ddp"
-    """with several processes: a whole copy in each (ddp), or weights, moments and averages divided (fsdp)"""
+    """with several processes: a whole copy in each (ddp); weights, moments and averages divided (fsdp); or divided within a
+    node and copied across nodes (hsdp)"""
     accumulate: int = 1
     """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it"""
     activation_checkpointing: bool = False
     """compute blocks again in the backward pass instead of keeping what is in them: a third slower, much less memory"""
     compile: bool = True
     """compile the blocks (torch.compile): slow to start, faster after"""
+    deterministic: bool = False
+    """on a GPU, compute so that a resumed training equals the uninterrupted one to the bit, as on a CPU: slower"""
     workers: int = 4
     """processes that read images, for each that trains; 0 for none (small sets are held in memory instead)"""
     peak_tflops: float | None = None

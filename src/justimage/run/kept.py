@@ -125,8 +125,7 @@ class Run:
         s, began = self.state, time.perf_counter()
         groups = checkpoint.contents(s.model.net, s.optimizer, s.ema, s.world)
         facts = {"images_seen": s.images_seen, "fingerprint": self.source.fingerprint, "passed_over": s.passed_over}
-        parts = s.world.size if distributed.divided(s.model.net) else 1
-        self.note(self.saver.save(groups, self.recipe, facts, parts))
+        self.note(self.saver.save(groups, self.recipe, facts, distributed.shards(s.model.net)))
         self.clock += time.perf_counter() - began
 
     def note(self, outcomes: list[checkpoint.Outcome]) -> None:
