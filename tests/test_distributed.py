@@ -21,7 +21,7 @@ def several(processes: int, out: Path, *parts: str) -> list[dict[str, Any]]:
     words = ["--standalone", "--nproc-per-node", str(processes), "-m", "tests.world", str(out), *parts]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *words],
-        capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, timeout=500, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
@@ -42,7 +42,17 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     out = tmp_path_factory.mktemp("two")
     for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
         pass
-    return out, several(2, out, "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies")
+    parts = "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies", "first_weights", "compiled"
+    return out, several(2, out, *parts)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Four processes, of which each two are taken for a node."""
+    out = tmp_path_factory.mktemp("four")
+    for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
+        pass
+    return out, several(4, out, "draws", "losses_across_nodes", "first_weights", "resumes", "gathered")
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, str]:
@@ -55,20 +65,66 @@ def test_two_processes_draw_what_one_draws(two: tuple[Path, list[dict[str, Any]]
     assert merged(two[1]) == alone and all(len(one["draws"]) == 40 for one in two[1])
 
 
-def test_four_processes_draw_what_one_draws(tmp_path: Path) -> None:
-    found = several(4, tmp_path, "draws")
-    assert merged(found) == world.draws(tmp_path) and all(len(one["draws"]) == 20 for one in found)
+def test_four_processes_draw_what_one_draws(four: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    assert merged(four[1]) == world.draws(tmp_path) and all(len(one["draws"]) == 20 for one in four[1])
 
 
-def test_losses_agree_however_the_work_is_divided(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    alone = torch.tensor(world.losses(tmp_path)["ddp"], dtype=torch.float64)
-    assert len(alone) == 50
-    for name, values in two[1][0]["losses"].items():
-        difference = (torch.tensor(values, dtype=torch.float64) / alone - 1).abs()
-        rounding = (2e-2, 1e-1) if name.startswith("bf16") else (1e-5, 1e-3)
-        assert difference[:, 0].max() < rounding[0], (name, difference[:, 0].max())
-        assert difference[:, 1].max() < rounding[1], (name, difference[:, 1].max())
-        assert values == two[1][1]["losses"][name]
+@pytest.fixture(scope="module")
+def losses_alone() -> torch.Tensor:
+    return torch.tensor(world.losses_of({"alone": {}})["alone"], dtype=torch.float64)
+
+
+def assert_close(name: str, values: list[list[float]], alone: torch.Tensor) -> None:
+    """Losses and gradient norms of as many steps, to rounding."""
+    difference = (torch.tensor(values, dtype=torch.float64) / alone[: len(values)] - 1).abs()
+    rounding = (2e-2, 1e-1) if name.startswith("bf16") else (1e-5, 1e-3)
+    assert difference[:, 0].max() < rounding[0], (name, difference[:, 0].max())
+    assert difference[:, 1].max() < rounding[1], (name, difference[:, 1].max())
+
+
+def test_losses_agree_however_the_work_is_divided(
+    two: tuple[Path, list[dict[str, Any]]], four: tuple[Path, list[dict[str, Any]]], losses_alone: torch.Tensor
+) -> None:
+    for found, part, cases in (two[1], "losses", 7), (four[1], "losses_across_nodes", 3):
+        assert len(found[0][part]) == cases
+        for name, values in found[0][part].items():
+            assert len(values) == world.STEPS
+            assert_close(name, values, losses_alone)
+            assert all(values == one[part][name] for one in found)
+
+
+def test_the_first_weights_are_those_of_one_process_of_which_none_holds_the_whole(
+    two: tuple[Path, list[dict[str, Any]]], four: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    alone = world.first_weights(tmp_path)
+    for found in two[1], four[1]:
+        for one in found:
+            for mode, first in one["first_weights"].items():
+                assert first["hashes"] == alone["ddp"]["hashes"], mode
+    assert alone["ddp"]["held"] >= 1
+    assert all(one["first_weights"]["ddp"]["held"] >= 1 for one in two[1])
+    assert all(one["first_weights"]["fsdp"]["held"] < 0.8 for one in two[1])  # a half, and the tensor in hand, twice
+    assert all(one["first_weights"]["fsdp"]["held"] < 0.5 for one in four[1])
+    assert all(0.5 < one["first_weights"]["hsdp"]["held"] < 0.8 for one in four[1])
+
+
+def test_blocks_compiled_in_two_processes_are_whole_and_compute_the_same(
+    two: tuple[Path, list[dict[str, Any]]], losses_alone: torch.Tensor
+) -> None:
+    """Three graphs: the short sequence, and the long one with and without dropout; DDP's buckets would cut each of them."""
+    for one in two[1]:
+        for mode in "ddp", "fsdp":
+            assert_close(mode, one["compiled"][mode], losses_alone)
+            assert one["compiled"][f"{mode} graphs"] == 3, mode
+
+
+@pytest.mark.full
+def test_inductor_compiles_blocks_in_two_processes(losses_alone: torch.Tensor, tmp_path: Path) -> None:
+    (tmp_path / "inductor").touch()
+    for one in several(2, tmp_path, "compiled"):
+        for mode in "ddp", "fsdp":
+            assert_close(mode, one["compiled"][mode], losses_alone)
+            assert one["compiled"][f"{mode} graphs"] == 3, mode
 
 
 def test_scores_on_the_way_are_those_of_one_process(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -79,18 +135,19 @@ def test_scores_on_the_way_are_those_of_one_process(two: tuple[Path, list[dict[s
             assert one["watched"][mode] == pytest.approx(alone, rel=1e-3)
 
 
-def test_one_to_two_to_one_and_ddp_to_fsdp_and_back(two: tuple[Path, list[dict[str, Any]]], straight: Path) -> None:
-    """And a checkpoint of two halves is read as one."""
-    out, found = two
+@pytest.mark.parametrize("processes", [2, 4])
+def test_one_to_several_to_one_in_every_mode(processes: int, straight: Path, request: pytest.FixtureRequest) -> None:
+    """DDP to FSDP and back, HSDP to FSDP and back; and a checkpoint of parts is read as one."""
+    out, found = request.getfixturevalue({2: "two", 4: "four"}[processes])
     for _ in runs.steps(runs.open_run(world.logged(640), out / "run", "cpu")):
         pass
     whole, parts = ({m["images_seen"]: m["loss"] for m in log.records(p / "run" / "metrics.jsonl")} for p in (straight, out))
     assert whole.keys() == parts.keys() and len(whole) == 80
     assert max(abs(parts[n] / whole[n] - 1) for n in whole) < 1e-5
-    processes = [(e["images_seen"], e["processes"]) for e in log.records(out / "run" / "events.jsonl") if "processes" in e]
-    assert processes == [(0, 1), (128, 2), (256, 2), (384, 2), (512, 1)]
+    counts = [(e["images_seen"], e["processes"]) for e in log.records(out / "run" / "events.jsonl") if "processes" in e]
+    assert counts == [(0, 1), *((seen, processes) for seen in (128, 256, 384)), (512, 1)]
     assert found[0]["resumes"] == len(list(small().complete(world.source()).model().net.parameters()))
-    assert found[0]["gathered"] == world.gathered(straight) == found[1]["gathered"]
+    assert all(one["gathered"] == world.gathered(straight) for one in found)
 
 
 def test_all_processes_end_in_the_same_step_with_their_state_untouched(two: tuple[Path, list[dict[str, Any]]]) -> None:

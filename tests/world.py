@@ -5,17 +5,22 @@ Each part is a function that `test_distributed.py` also calls alone, as a world 
 
 import hashlib
 import json
+import os
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from justimage import checkpoint, data, distributed, log, run as runs, training
 from justimage.evaluation import watching
@@ -67,8 +72,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 def losses(out: Path) -> dict[str, list[list[float]]]:
     """Loss and gradient norm of fifty steps, by how the network is divided and the batch is cut."""
-    found = {}
-    for name, changes in {
+    return losses_of({
         "ddp": {},
         "fsdp": {"parallel": "fsdp"},
         "ddp parts": {"accumulate": 2},
@@ -76,8 +80,80 @@ def losses(out: Path) -> dict[str, list[list[float]]]:
         "fsdp recomputed": {"parallel": "fsdp", "activation_checkpointing": True},
         "bf16 ddp": {"precision": "bf16"},
         "bf16 fsdp": {"precision": "bf16", "parallel": "fsdp"},
-    }.items():
-        recipe = changed(small(images=8 * STEPS, precision=changes.pop("precision", "fp32")), **changes).complete(source())
+    })  # fmt: skip
+
+
+def losses_across_nodes(out: Path) -> dict[str, list[list[float]]]:
+    """The same by processes of which each two are taken for a node."""
+    with nodes_of(2):
+        return losses_of({
+            "hsdp": {"parallel": "hsdp"},
+            "hsdp parts": {"parallel": "hsdp", "accumulate": 2},
+            "bf16 hsdp": {"precision": "bf16", "parallel": "hsdp"},
+        })  # fmt: skip
+
+
+def compiled(out: Path) -> dict[str, Any]:
+    """Losses with compiled blocks, and how many graphs were made: with the real compiler where OUT/inductor is there."""
+    backend = "inductor" if (out / "inductor").exists() else "aot_eager"
+    found: dict[str, Any] = {}
+    with mock.patch.object(torch, "compile", partial(torch.compile, backend=backend)):
+        for mode in "ddp", "fsdp":
+            torch._dynamo.utils.counters.clear()
+            found |= losses_of({mode: {"parallel": mode, "compile": True}}, STEPS // 2)
+            found[f"{mode} graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return found
+
+
+@contextmanager
+def nodes_of(processes: int) -> Iterator[None]:
+    """Within the block so many neighbouring processes are one node's."""
+    with mock.patch.dict(os.environ, LOCAL_WORLD_SIZE=str(processes)):
+        yield
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors that are on the CPU at once, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        if type(result) in (Tensor, nn.Parameter) and result.device.type == "cpu" and "empty" in str(func):
+            size = result.numel() * result.element_size()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(result.untyped_storage(), self.leave, size)
+        return result
+
+    def leave(self, size: int) -> None:
+        self.now -= size
+
+
+def first_weights(out: Path) -> dict[str, Any]:
+    """By mode: a hash of each weight before the first step, and how many times the network's bytes were held on the way."""
+    found = {}
+    for mode in "ddp", "fsdp", "hsdp":
+        recipe = changed(small(), parallel=mode)
+        sampling, averages = replace(recipe.sampling, use_ema=0), replace(recipe.training, ema=())
+        recipe = replace(recipe, sampling=sampling, training=averages).complete(source())
+        with nodes_of(2), Held() as held:
+            state = training.begin(recipe)
+        weights = [p.full_tensor() if isinstance(p, DTensor) else p for p in state.model.net.parameters()]
+        buffers = [b for _, b in state.model.net.named_buffers()]
+        total = sum(w.numel() * w.element_size() for w in weights)
+        kept = [distributed.local(p) for p in state.model.net.parameters() if isinstance(p, DTensor)]  # made out of sight
+        most = held.most + sum(q.numel() * q.element_size() for q in kept)
+        found[mode] = {"hashes": [sha(w) for w in [*weights, *buffers]], "held": most / total}
+    return found
+
+
+def losses_of(cases: dict[str, dict[str, Any]], steps: int = STEPS) -> dict[str, list[list[float]]]:
+    found = {}
+    for name, changes in cases.items():
+        recipe = changed(small(images=8 * steps, precision=changes.pop("precision", "fp32")), **changes).complete(source())
         state = training.begin(recipe)
         found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, source(), state)]
     return found
@@ -99,15 +175,19 @@ def watched(out: Path) -> dict[str, dict[str, float]]:
 
 
 def resumes(out: Path) -> int:
-    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16, with previews on the way.
+    """Go on with the run in OUT/run as DDP for 16 steps, as FSDP for 16, as DDP again for 16, with previews on the way; four
+    processes as HSDP, FSDP, HSDP.
 
     How many weights, divided over the processes, are those of the model that a person loads from their checkpoint.
     """
-    same = 0
-    for images, mode in (256, "ddp"), (384, "fsdp"), (512, "ddp"):
+    same, world = 0, distributed.join("cpu")
+    for images, mode in zip(
+        (256, 384, 512), ("ddp", "fsdp", "ddp") if world.size == 2 else ("hsdp", "fsdp", "hsdp"), strict=True
+    ):
         recipe = changed(logged(images), parallel=mode)
         recipe = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=40, preview_count=2))
-        run = runs.open_run(recipe, out / "run", "cpu")
+        with nodes_of(2):
+            run = runs.open_run(recipe, out / "run", "cpu")
         for _ in runs.steps(run):
             pass
         if mode == "fsdp":

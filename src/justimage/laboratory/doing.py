@@ -70,7 +70,6 @@ def done_here(todo: Sequence[Sequence[Work]], lab: Lab, beside: int, number: int
                 torch.set_num_threads(1)  # so that bits do not depend on the number of cores
             else:
                 torch.cuda.set_device(lab.device)
-                torch.compiler.reset()  # what was compiled for another network counts against this one's
             return work.do(lab, talk)
 
         name = work.identity(lab)
