@@ -13,7 +13,8 @@ from hypothesis import given, settings, strategies as st
 
 from justimage import cli
 from justimage.cost import cost
-from justimage.plan import KINDS, Plan, divisors, plan
+from justimage.distributed import Parallel
+from justimage.plan import KINDS, Plan, divisors, estimate, peak_of, plan
 from justimage.recipe import PRESETS, Recipe, preset
 from tests.test_cli import justimage
 
@@ -73,6 +74,28 @@ def test_fsdp_across_nodes_by_hand() -> None:
     assert isclose(twice.seconds.communication + twice.seconds.hidden, transfer * 12 / 8)
 
 
+def test_hsdp_across_nodes_by_hand() -> None:
+    """G on 16 H100: gathers and the reduce-scatter pass over NVLink, and then an eighth of the gradients, in fp32, over each
+    GPU's adapter to the other node and back."""
+    p = plan(G, gpus=16, parallel="hsdp", accumulate=2)
+    n = 2_007_130_000
+    fsdp = plan(G, gpus=16, parallel="fsdp", accumulate=2)
+    state = p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages
+    assert p.nodes == 2 and state == 28 * n / 8 and p.memory.copies == fsdp.memory.copies
+    assert p.memory.activations == fsdp.memory.activations and p.checkpoint == fsdp.checkpoint
+    within = (2 * 2 + 2 * 2 + 4) * n * 7 / 8 / (0.8 * 450e9)
+    across = 2 * (4 * n / 8) / 2 / (0.8 * 50e9)
+    assert isclose(p.seconds.communication + p.seconds.hidden, within + across)
+    assert isclose(p.seconds.optimizer, 28 * n / 8 / (0.8 * 3.35e12))
+
+
+def test_to_begin_a_process_holds_the_network_or_its_largest_tensor() -> None:
+    """Of G, the largest is the modulation of a block, 6 x 1664 rows of 1664 numbers; of B, alone, all of it."""
+    assert plan(G, 16, parallel="ddp").host_memory == 4 * 2_007_130_000
+    assert [plan(G, 16, parallel=how).host_memory for how in ("hsdp", "fsdp")] == [4 * 6 * 1664 * 1664] * 2
+    assert plan(B, 1, parallel="fsdp").host_memory == 4 * 131_123_712
+
+
 def test_g_unsharded_is_56_gb_and_leaves_little_room_on_a_card_of_80() -> None:
     p = plan(G, gpus=8, parallel="ddp", accumulate=16)
     state = p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages
@@ -85,8 +108,22 @@ def test_g_unsharded_is_56_gb_and_leaves_little_room_on_a_card_of_80() -> None:
     assert plan(G, gpus=64).parallel == "fsdp"
 
 
+def test_hsdp_is_chosen_where_a_copy_a_node_fits_and_links_beat_the_network() -> None:
+    """Two nodes of H100: ddp's optimizer, of all weights, takes too long; where memory is little, only fsdp is left."""
+    for recipe in B, G:
+        p = plan(recipe, 16)
+        assert p.parallel == "hsdp" and p.why.startswith("--parallel ddp")
+        fastest = plan(recipe, 16, parallel="fsdp", accumulate=p.accumulate).seconds.total
+        assert p.seconds.total <= 1.1 * fastest < plan(recipe, 16, parallel="ddp").seconds.total
+    assert all(plan(recipe, 8).parallel != "hsdp" for recipe in (B, G))  # one node
+    assert plan(changed(B, batch=1023), 11).parallel != "hsdp"  # eleven nodes of one GPU
+    small = plan(G, 16, gpu_memory=12e9)
+    assert small.parallel == "fsdp" and not plan(G, 16, parallel="hsdp", gpu_memory=12e9).fits
+
+
 RECIPES = st.sampled_from([preset(name) for name in ("jit-b16-256", "jit-l32-512", "jit-h16-256", "folder-64")])
-FORCED = st.fixed_dictionaries({"parallel": st.sampled_from(["ddp", "fsdp"]), "activation_checkpointing": st.booleans()})
+MODES: tuple[Parallel, ...] = "ddp", "hsdp", "fsdp"
+FORCED = st.fixed_dictionaries({"parallel": st.sampled_from(MODES), "activation_checkpointing": st.booleans()})
 theorem = settings(max_examples=30, deadline=None)
 
 
@@ -95,6 +132,66 @@ theorem = settings(max_examples=30, deadline=None)
 def test_more_gpus_never_need_more_bytes_a_gpu_under_fsdp(recipe: Recipe, gpus: int, again: bool, kind: str) -> None:
     few, many = (plan(recipe, n, kind, "fsdp", 1, again).memory for n in (gpus, 2 * gpus))
     assert all(getattr(many, name) <= getattr(few, name) for name in asdict(few))
+
+
+@theorem
+@given(RECIPES, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(KINDS)))
+def test_on_one_node_hsdp_is_fsdp(recipe: Recipe, gpus: int, parts: int, again: bool, kind: str) -> None:
+    hsdp, fsdp = (plan(recipe, gpus, kind, how, parts, again) for how in ("hsdp", "fsdp"))
+    assert replace(hsdp, parallel="fsdp", advice="", why="") == replace(fsdp, advice="", why="")
+
+
+@theorem
+@given(RECIPES, st.sampled_from([2, 4, 16]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(KINDS)))
+def test_hsdp_takes_the_memory_of_one_node_and_talks_less_between_nodes(
+    recipe: Recipe, nodes: int, parts: int, again: bool, kind: str
+) -> None:
+    """Where links within a node cost nothing, what is left is what passes between nodes."""
+    batch = 8 * 16 * parts
+    hsdp, fsdp, alone = (
+        plan(changed(recipe, batch=batch * n), 8 * n, kind, how, parts, again)
+        for how, n in (("hsdp", nodes), ("fsdp", nodes), ("fsdp", 1))
+    )
+    assert hsdp.memory == alone.memory and hsdp.seconds.optimizer == alone.seconds.optimizer
+    assert fsdp.memory.total < hsdp.memory.total
+    linked = replace(KINDS[kind], link=float("inf"))
+    between = [estimate(recipe, 8 * nodes, kind, linked, how, parts, again, 0.4).seconds for how in ("hsdp", "fsdp")]
+    few, many = (s.communication + s.hidden for s in between)
+    assert isclose(few / many, 8 * (nodes - 1) / nodes / ((4 * parts + 4) * (8 * nodes - 1) / (8 * nodes))) and few < many
+
+
+@theorem
+@given(RECIPES, st.sampled_from([2, 8, 16]), st.sampled_from(MODES))
+def test_a_precision_that_is_left_open_is_that_of_gpus(recipe: Recipe, gpus: int, parallel: Parallel) -> None:
+    open_, bf16 = (plan(changed(recipe, precision=p), gpus, parallel=parallel) for p in ("auto", "bf16"))
+    assert open_ == bf16
+
+
+NAMES = {
+    "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H100 PCIe": "h100-pcie", "NVIDIA H100 NVL": "h100-nvl", "NVIDIA H200": "h200",
+    "NVIDIA H200 NVL": "h200-nvl", "NVIDIA B200": "b200", "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA A100-SXM4-40GB": "a100-40",
+    "A100-SXM4-40GB": "a100-40", "NVIDIA A100-PCIE-40GB": "a100-pcie-40", "NVIDIA A100 80GB PCIe": "a100-pcie",
+    "NVIDIA L40S": "l40s", "NVIDIA L40": "l40", "NVIDIA L4": "l4", "NVIDIA A40": "a40", "NVIDIA A30": "a30",
+    "NVIDIA A10": "a10", "NVIDIA RTX A6000": "rtx-a6000", "NVIDIA RTX 6000 Ada Generation": "rtx6000-ada",
+    "NVIDIA GeForce RTX 3090": "rtx3090", "NVIDIA GeForce RTX 4090": "rtx4090", "NVIDIA GeForce RTX 5090": "rtx5090",
+    "AMD Instinct MI300X": "mi300x", "AMD Instinct MI300X OAM": "mi300x", "AMD Instinct MI325X": "mi325x",
+}  # fmt: skip
+"""What devices call themselves, and what they are."""
+OTHERS = [
+    "NVIDIA RTX A1000", "NVIDIA RTX A4000", "NVIDIA A10G", "NVIDIA A2", "NVIDIA GeForce RTX 4090 Laptop GPU", "Quadro RTX 6000",
+    "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GH200 480GB",
+    "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "NVIDIA H20", "NVIDIA GB200", "Tesla V100-SXM2-32GB", "AMD Instinct MI250X", "cpu", "",
+]  # fmt: skip
+"""Devices that are none of ours, though their names may hold one of theirs."""
+
+
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
+def test_a_device_is_known_by_all_words_of_its_name(name: str) -> None:
+    assert peak_of(name) == (KINDS[NAMES[name]].peak if name in NAMES else None)
+
+
+def test_every_kind_has_a_device_that_is_known() -> None:
+    assert set(NAMES.values()) == KINDS.keys()
 
 
 @theorem
@@ -107,7 +204,7 @@ def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: 
 
 
 @theorem
-@given(RECIPES, st.sampled_from(["ddp", "fsdp"]), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 4]))
+@given(RECIPES, st.sampled_from(MODES), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 4]))
 def test_recomputation_costs_a_third_of_computing_and_saves_memory(recipe: Recipe, parallel, gpus: int, parts: int) -> None:
     keep, again = (plan(recipe, gpus, parallel=parallel, accumulate=parts, activation_checkpointing=x) for x in (False, True))
     assert isclose(again.seconds.compute, keep.seconds.compute * 4 / 3)
@@ -170,7 +267,7 @@ def test_past_128_gpus_the_batch_is_used_up() -> None:
 def test_the_documents_examples_are_what_the_command_says() -> None:
     text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
     rows = re.findall(r"^\| ([BLHG])/16 \| (\d+) \| `(.*?)` \| ([\d.]+) \| ([\d,]+) \|", text, re.MULTILINE)
-    assert len(rows) == 12
+    assert len(rows) == 16
     for size, gpus, flags, amount, speed in rows:
         p = plan(preset(f"jit-{size.lower()}16-256"), int(gpus))
         assert (flags, amount, speed) == (p.flags, f"{p.memory.total / 1e9:.1f}", f"{p.images_per_second:,.0f}")

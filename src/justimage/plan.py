@@ -5,14 +5,20 @@ same formulas with their sources. Bytes and FLOPs are counted, rates are assumed
 """
 
 import difflib
+import re
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Literal
 
+import torch
+
 from justimage.cost import cost, tokens, training_memory
 from justimage.distributed import Parallel
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture
+from justimage.transformer import Architecture, JiT
+
+Mode = Parallel | Literal["auto"]
+"""How a network is spread over GPUs, or that it is to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,32 @@ KINDS = {
     # A100 data sheet, SXM: 312 TFLOPS, 2,039 or 1,555 GB/s, NVLink 600 GB/s both ways; DGX A100: eight adapters of 200 Gb/s
     "a100": Kind(312e12, 80e9, 2.039e12, 300e9, network=25e9),
     "a100-40": Kind(312e12, 40e9, 1.555e12, 300e9, network=25e9),
-    # L40S data sheet: 362.05 TFLOPS, 864 GB/s, PCIe 4 x16 of 64 GB/s both ways; one 400 Gb/s adapter a node is our assumption
-    "l40s": Kind(362.05e12, 48e9, 864e9, 32e9, network=6.25e9),
-    # Ada architecture paper: 165.2 TFLOPS with fp32 accumulation, 1,008 GB/s; it has no peer-to-peer, so PCIe 4 x16 is crossed
-    # twice, by way of the host
-    "rtx4090": Kind(165.2e12, 24e9, 1.008e12, 16e9, network=6.25e9),
-    # MI300X data sheet: 1,307.4 TFLOPS, 5.3 TB/s, seven links of 128 GB/s both ways
+    # MI300X and MI325X data sheets: 1,307.4 TFLOPS, 5.3 and 6 TB/s, seven links of 128 GB/s both ways
     "mi300x": Kind(1307.4e12, 192e9, 5.3e12, 448e9),
+    "mi325x": Kind(1307.4e12, 256e9, 6e12, 448e9),
+    # Cards for PCIe: a ring of eight crosses that, 128 GB/s both ways for PCIe 5 x16 and 64 for PCIe 4, as their bridges of
+    # NVLink join two or four; one 400 Gb/s adapter a node is our assumption. H100 data sheet: PCIe 1,513 TFLOPS with
+    # sparsity, 2 TB/s; NVL 1,671, 94 GB at 3.9 TB/s. H200 data sheet: NVL 1,671. A100 data sheet: PCIe 1,935 or 1,555 GB/s
+    "h100-pcie": Kind(756e12, 80e9, 2e12, 64e9, network=6.25e9),
+    "h100-nvl": Kind(835e12, 94e9, 3.9e12, 64e9, network=6.25e9),
+    "h200-nvl": Kind(835e12, 141e9, 4.8e12, 64e9, network=6.25e9),
+    "a100-pcie": Kind(312e12, 80e9, 1.935e12, 32e9, network=6.25e9),
+    "a100-pcie-40": Kind(312e12, 40e9, 1.555e12, 32e9, network=6.25e9),
+    # data sheets of L40S, L40, L4 (242 TFLOPS "with sparsity"), A40, A30 and A10; all PCIe 4
+    "l40s": Kind(362.05e12, 48e9, 864e9, 32e9, network=6.25e9),
+    "l40": Kind(181.05e12, 48e9, 864e9, 32e9, network=6.25e9),
+    "l4": Kind(121e12, 24e9, 300e9, 32e9, network=6.25e9),
+    "a40": Kind(149.7e12, 48e9, 696e9, 32e9, network=6.25e9),
+    "a30": Kind(165e12, 24e9, 933e9, 32e9, network=6.25e9),
+    "a10": Kind(125e12, 24e9, 600e9, 32e9, network=6.25e9),
+    # Ampere GA102 and Ada (professional) architecture papers, fp32 accumulation; PCIe 4
+    "rtx-a6000": Kind(154.8e12, 48e9, 768e9, 32e9, network=6.25e9),
+    "rtx6000-ada": Kind(364.2e12, 48e9, 960e9, 32e9, network=6.25e9),
+    # Ampere GA102, Ada and RTX Blackwell architecture papers, fp32 accumulation; GeForce cards do not read each other's memory,
+    # so PCIe (4; 5 for the 5090) is crossed twice, by way of the host
+    "rtx3090": Kind(71e12, 24e9, 936e9, 16e9, network=6.25e9),
+    "rtx4090": Kind(165.2e12, 24e9, 1.008e12, 16e9, network=6.25e9),
+    "rtx5090": Kind(209.5e12, 32e9, 1.792e12, 32e9, network=6.25e9),
 }
 
 MFU = 0.4
@@ -68,10 +93,18 @@ WITHIN = 1.1
 """A simpler arrangement is preferred while its step takes at most this times the fastest one's."""
 
 
+BESIDE = r"nvidia|geforce|amd|instinct|generation|sxm4|oam|hbm\d?e?|\d+gb"
+"""Words of a device's name that do not tell one chip from another."""
+
+
 def peak_of(device_name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by the name it gives itself ("NVIDIA H100 80GB HBM3"); None where it is not known."""
-    name = device_name.replace(" ", "").lower()
-    return next((kind.peak for key, kind in KINDS.items() if key in name), None)
+    """Dense bf16 FLOP/s of a device by the name it gives itself ("NVIDIA H100 80GB HBM3"); None where it is not known.
+
+    Every word counts: "H100 PCIe" is another chip than "H100", "RTX 4090 Laptop GPU" than "RTX 4090"; "MIG" is a part of one.
+    """
+    words = re.findall(r"[a-z0-9]+", device_name.lower())
+    name = "".join(word for word in words if not re.fullmatch(BESIDE, word))
+    return next((kind.peak for key, kind in KINDS.items() if key.replace("-", "") == name), None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class Memory:
     averages: float
     """of the weights (EMA)"""
     copies: float
-    """ddp: weights in bf16. fsdp: two blocks gathered in bf16, one's gradients in bf16 and fp32; the rest in fp32, both"""
+    """ddp: weights in bf16. Else: two blocks gathered in bf16, one's gradients in bf16 and fp32; the rest in fp32, both"""
     activations: float
     reserve: float
 
@@ -140,6 +173,8 @@ class Plan:
     """bytes/s of raw pixels, all GPUs together"""
     checkpoint: float
     """bytes of one checkpoint"""
+    host_memory: float
+    """bytes of the host's that each process takes to make the network, beside what PyTorch takes"""
     why: str = ""
     """what speaks against the simpler arrangement"""
     advice: str = ""
@@ -161,7 +196,7 @@ def plan(
     recipe: Recipe,
     gpus: int,
     kind: str = "h100",
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto",
+    parallel: Mode = "auto",
     accumulate: int | None = None,
     activation_checkpointing: bool | None = None,
     mfu: float = MFU,
@@ -169,9 +204,10 @@ def plan(
 ) -> Plan:
     """The recipe on that many GPUs. What is left open ("auto", None) is chosen: the simplest that fits and is fast.
 
-    Simple is ddp before fsdp, no recomputation before recomputation, fewer parts before more. The first in this order is
-    taken whose step is at most 10 % longer than that of the fastest which fits. Parts of fewer than 8 images are tried only
-    where nothing else fits. gpu_memory, in bytes, stands in for the data sheet's. ValueError where numbers do not go together.
+    Simple is ddp before hsdp (on several nodes) before fsdp, no recomputation before recomputation, fewer parts before more.
+    The first in this order is taken whose step is at most 10 % longer than that of the fastest which fits. Parts of fewer than
+    8 images are tried only where nothing else fits. The precision "auto" is bf16, as on a GPU. gpu_memory, in bytes, stands in
+    for the data sheet's. ValueError where numbers do not go together.
     """
     card = known(kind) if gpu_memory is None else replace(known(kind), memory=gpu_memory)
     check(recipe, gpus, accumulate, mfu, card)
@@ -207,23 +243,36 @@ def check(recipe: Recipe, gpus: int, accumulate: int | None, mfu: float, card: K
         raise ValueError(f"mfu is {mfu:g}; it must be above 0 and at most 1, a fraction of the peak")
     if not 0 < card.memory < float("inf"):
         raise ValueError(f"a GPU's memory is {card.memory / 1e9:g} GB; it must be above 0")
-    if recipe.training.precision != "bf16":
+    if recipe.training.precision not in ("bf16", "auto"):
         raise ValueError(
             f"precision is {recipe.training.precision}; only bf16 can be planned, whose peaks the data sheets give"
         )
 
 
 def arrangements(
-    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: str, accumulate: int | None, again: bool | None, mfu: float
+    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
 ) -> list[Plan]:
     """Everything that is left open tried, the simplest first."""
     return [
         estimate(recipe, gpus, kind, card, how, parts, recompute, mfu)
         for recompute in ((False, True) if again is None else (again,))
-        for how in ("ddp", "fsdp")
-        if how == parallel or (parallel == "auto" and (how == "ddp" or gpus > 1))
+        for how in offered(parallel, gpus, card)
         for parts in (divisors(recipe.training.batch // gpus) if accumulate is None else (accumulate,))
     ]
+
+
+def offered(parallel: Mode, gpus: int, card: Kind) -> tuple[Parallel, ...]:
+    """The forced one, or those to choose from, the simplest first: hsdp is fsdp on one node, and ddp with one GPU a node."""
+    if parallel != "auto":
+        return (parallel,)
+    if gpus == 1:
+        return ("ddp",)
+    return ("ddp", "hsdp", "fsdp") if 1 < nodes_of(gpus, card) < gpus else ("ddp", "fsdp")
+
+
+def nodes_of(gpus: int, card: Kind) -> int:
+    """The fewest nodes of equally many GPUs."""
+    return next(n for n in range(-(-gpus // card.node), gpus + 1) if gpus % n == 0)
 
 
 def choice(tried: list[Plan]) -> Plan | None:
@@ -235,11 +284,14 @@ def choice(tried: list[Plan]) -> Plan | None:
 
 
 def least_change(
-    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: str, accumulate: int | None, again: bool | None, mfu: float
+    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
 ) -> str:
     """What to change to make it fit: one option that was forced, or all; else more GPUs; else a larger kind. Empty for none."""
-    one = ("auto", accumulate, again), (parallel, None, again), (parallel, accumulate, None)
-    for options in one, [("auto", None, None)]:
+    freed: list[list[tuple[Mode, int | None, bool | None]]] = [
+        [("auto", accumulate, again), (parallel, None, again), (parallel, accumulate, None)],
+        [("auto", None, None)],
+    ]
+    for options in freed:
         if found := [p for o in options if (p := choice(arrangements(recipe, gpus, kind, card, *o, mfu)))]:
             return f"it fits with {min(found, key=lambda p: p.seconds.total).flags}"
     for more in divisors(recipe.training.batch):
@@ -258,12 +310,13 @@ def estimate(
 ) -> Plan:
     """One arrangement, `again` saying whether blocks are computed again in the backward pass (activation checkpointing)."""
     r, network = recipe.training, recipe.network
-    parameters, multiply_adds, block, whole, inside, inputs = counted(network, r.precision == "bf16")
+    parameters, multiply_adds, block, largest, whole, inside, inputs = counted(network)
     share = r.batch // gpus
     part = share // accumulate
-    shards = gpus if parallel == "fsdp" else 1
     emas = len(r.ema)
-    nodes = next(n for n in range(-(-gpus // card.node), gpus + 1) if gpus % n == 0)
+    nodes = nodes_of(gpus, card)
+    node = gpus // nodes
+    shards = {"ddp": 1, "hsdp": node, "fsdp": gpus}[parallel]
 
     if parallel == "ddp":
         copies = 2.0 * parameters
@@ -284,18 +337,22 @@ def estimate(
 
     flops = 2 * multiply_adds * share * (4 if again else 3)
     compute = flops / (mfu * card.peak)
-    ring = (gpus - 1) / gpus / (LINK_SHARE * (card.link if nodes == 1 else min(card.link, gpus // nodes * card.network)))
-    if parallel == "ddp":  # all-reduce = reduce-scatter and all-gather, of fp32, behind the last part's backward pass
-        transfer = 2 * 4 * parameters * ring
-        window = compute * (3 / 4 if again else 2 / 3) / accumulate
-    else:  # two all-gathers of bf16 a part, one reduce-scatter of fp32 a step
-        transfer = (2 * 2 * accumulate + 4) * parameters * ring
-        window = compute
-    hidden = min(OVERLAP * transfer, window)
+    behind = compute * (3 / 4 if again else 2 / 3) / accumulate  # the last part's backward pass
+    everywhere = card.link if nodes == 1 else min(card.link, node * card.network)
+    sharded = (2 * 2 * accumulate + 4) * parameters  # two all-gathers of bf16 a part, one reduce-scatter of fp32 a step
+    match parallel:  # what is transferred, in seconds, and the computing that it may hide behind
+        case "ddp":  # an all-reduce of fp32 is a reduce-scatter and an all-gather
+            transfers = [(ring(2 * 4 * parameters, gpus, everywhere), behind)]
+        case "fsdp":
+            transfers = [(ring(sharded, gpus, everywhere), compute)]
+        case "hsdp":  # each GPU of a node reduces its shard with its like on the other nodes, by its own adapter
+            across = ring(2 * 4 * parameters / node, nodes, min(card.link, card.network))
+            transfers = [(ring(sharded, node, card.link), compute), (across, behind)]
+    hidden = sum(min(OVERLAP * transfer, window) for transfer, window in transfers)
     stream = parameters / shards / (MEMORY_SHARE * card.bandwidth)
     seconds = Seconds(
         compute=compute,
-        communication=transfer - hidden,
+        communication=sum(transfer for transfer, _ in transfers) - hidden,
         hidden=hidden,
         optimizer=(4 + 3) * 4 * stream,  # reads weight, gradient and two moments; writes all but the gradient
         averages=emas * (2 + 1) * 4 * stream,
@@ -314,20 +371,28 @@ def estimate(
         mfu=6 * multiply_adds * speed / (gpus * card.peak),
         data_rate=pixels * speed,
         checkpoint=4 * parameters * (3 + emas),
+        host_memory=4 * (parameters if parallel == "ddp" or gpus == 1 else largest),  # sharded ones are drawn tensor by tensor
         notes=tuple(notes),
     )  # fmt: skip
 
 
+def ring(amount: float, n: int, rate: float) -> float:
+    """Seconds in which each of n passes all of `amount` bytes but its own part on to the next, at a rate of a data sheet."""
+    return amount * (n - 1) / n / (LINK_SHARE * rate)
+
+
 @cache
-def counted(a: Architecture, bf16: bool) -> tuple[int, int, int, int, int, int]:
-    """Parameters, multiply-adds and parameters of a block; bytes that autograd keeps for one image of all blocks, of the
-    longest block, and of nothing but the blocks' inputs, which the residual stream holds in fp32."""
+def counted(a: Architecture) -> tuple[int, int, int, int, int, int, int]:
+    """Parameters, multiply-adds, parameters of a block and of the largest tensor; bytes that autograd keeps in bf16 of an
+    image: in all blocks, in the longest one, and of nothing but the blocks' inputs, which the residual stream holds in fp32."""
     c = cost(a)
     one = replace(a, depth=1, context_start=0, classifier=False)  # a block that sees the class tokens
     block = cost(replace(one, depth=2)).parameters - cost(one).parameters
-    inside = training_memory(one, 1, 0, bf16)[1]
+    with torch.device("meta"):
+        largest = max(p.numel() for p in JiT(replace(one, classes=1000 if a.classes is None else a.classes)).parameters())
+    inside = training_memory(one, 1, 0)[1]
     length = sum(tokens(a, i) for i in range(a.depth))
-    return c.parameters, c.multiply_adds, block, inside * length // tokens(one, 0), inside, 4 * a.width * length
+    return c.parameters, c.multiply_adds, block, largest, inside * length // tokens(one, 0), inside, 4 * a.width * length
 
 
 def known(kind: str) -> Kind:

@@ -44,8 +44,8 @@ class Options:
     """images a step, of all GPUs together [the recipe's]"""
     images: int | None = None
     """of the whole training [the recipe's]"""
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """whole copies of the network (ddp) or sharded ones (fsdp)"""
+    parallel: Literal["auto", "ddp", "hsdp", "fsdp"] = "auto"
+    """whole copies of the network (ddp), sharded within each node (hsdp), or over all GPUs (fsdp)"""
     accumulate: int | None = None
     """parts of a GPU's share, one after the other [as few as fit]"""
     activation_checkpointing: bool = False
@@ -110,9 +110,8 @@ def show(p: Plan, name: str, command: str, mfu: float) -> None:
     table.add_row("  in all", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication hidden")
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
     print(f"\n{p.images_per_second:,.0f} images/s, {spoken(p.days)} for {p.images:,} images, MFU {p.mfu:.0%} of the whole step")
-    print(
-        f"data to read: {gb(p.data_rate)}/s of raw pixels, {gb(p.data_rate / p.gpus)}/s a GPU; a checkpoint: {gb(p.checkpoint)}"
-    )
+    print(f"data to read: {gb(p.data_rate)}/s of raw pixels, {gb(p.data_rate / p.gpus)}/s a GPU")
+    print(f"a checkpoint: {gb(p.checkpoint)}; of the host's memory, to begin: {gb(p.host_memory)} a GPU")
     for note in p.notes:
         print(f"note: {note}")
     if p.why:
