@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"process", "transformer", "data", "ema", "sampling", "distributed"},
     "cost": {"transformer"},
     "plan": {"cost", "recipe", "transformer", "distributed"},
+    "tuning": {"cost", "distributed", "recipe", "transformer"},
     "checkpoint": {"recipe", "process", "ema", "distributed", "disk"},
     "training": {"recipe", "process", "transformer", "ema", "data", "randomness", "sampling", "distributed"},
     "preview": {"training", "recipe", "process", "data", "randomness", "sampling", "pictures"},

@@ -1,9 +1,12 @@
 """What a network costs before it is built: parameters, multiply-adds, and an estimate of the memory to train it."""
 
+import os
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -52,6 +55,16 @@ def memory_used(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that a GPU has; elsewhere, that this process may use of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16 * 2**30
+    with suppress(OSError, ValueError):  # a container's limit; "max" for none
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return there
 
 
 def tokens(a: Architecture, block: int) -> int:

@@ -76,6 +76,15 @@ def last_saved(directory: Path) -> int | None:
     return last
 
 
+def last(directory: Path, key: str) -> dict[str, Any] | None:
+    """What a run's events say last under a key."""
+    found = None
+    for event in records(directory / "events.jsonl"):
+        if isinstance(event.get(key), dict):
+            found = event[key]
+    return found
+
+
 def forget_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
     kept, dropped = bytearray(), False

@@ -1,5 +1,6 @@
 """Previews of a training: samples from the same seeds every time, and real images denoised in one step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,12 +12,19 @@ from justimage.process import Model, to_uint8
 from justimage.recipe import Recipe
 from justimage.training import State
 
+TOGETHER = {"cpu": 8}
+"""Images drawn at a time, where a batch takes long."""
 PREVIEW_TIME = 0.3
 """The fixed t at which previews show a denoised picture."""
 
 
-def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
-    """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME."""
+def preview(
+    recipe: Recipe, source: Source, state: State, drawn: Callable[[int], object] = lambda done: None
+) -> tuple[Any, Any]:
+    """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME.
+
+    `drawn` is called with the number of samples so far.
+    """
     model, s = state.model, recipe.sampling
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     count, classes = recipe.upkeep.preview_count, model.classes
@@ -25,11 +33,15 @@ def preview(recipe: Recipe, source: Source, state: State) -> tuple[Any, Any]:
     labels = [shown[i % columns] for i in range(count)]
     clean = torch.stack([source[i * len(source) // 8][0] for i in range(8)])
     with state.ema.lend(s.use_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
-        images = sampling.sample(
+        batches = []
+        for batch in sampling.draw(
             model, labels, 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, dtype=dtype,
-        )  # fmt: skip
+            batch=TOGETHER.get(state.world.device.type, 64),
+        ):  # fmt: skip
+            batches.append(batch)
+            drawn(sum(map(len, batches)))
         noisy, predicted = denoise(model, clean.to(state.world.device), PREVIEW_TIME, dtype)
-    images, clean = model.units.visible(images), model.units.visible(clean)
+    images, clean = model.units.visible(torch.cat(batches)), model.units.visible(clean)
     by = recipe.process.prediction
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
     return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, by)

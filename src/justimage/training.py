@@ -62,8 +62,8 @@ def begin(recipe: Recipe, world: World | None = None) -> State:
     """The state before the first step: weights from the recipe's seed, averages equal to them."""
     world = world or distributed.join()
     r, m = recipe.training, recipe.machine
-    if r.batch % (m.accumulate * world.size):
-        parts = f"{m.accumulate} parts" if world.size == 1 else f"{world.size} processes, each in {m.accumulate} parts"
+    if r.batch % ((m.accumulate or 1) * world.size):
+        parts = f"{m.accumulate} parts" if world.size == 1 else f"{world.size} processes, each in {m.accumulate or 1} parts"
         raise ValueError(f"a batch of {r.batch} cannot be divided evenly over {parts}; change --accumulate or their number")
     if m.deterministic:
         distributed.deterministic(world.device)
@@ -121,10 +121,11 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
     """
     r, m, world, net, process = recipe.training, recipe.machine, state.world, state.model.net, state.model.process
     weights: list[Tensor] = state.optimizer.param_groups[0]["params"]
-    share = r.batch // (m.accumulate * world.size)  # images that one process computes at a time
+    accumulate = m.accumulate or 1
+    share = r.batch // (accumulate * world.size)  # images that one process computes at a time
     stop = state.images_seen + math.ceil((r.images - state.images_seen) / r.batch) * r.batch
     begins = (begin for begin in range(state.images_seen, stop, r.batch) if begin not in state.passed_over)
-    starts = (start for begin in begins for start in parts_of(begin, r.batch, m.accumulate, world.rank, world.size))
+    starts = (start for begin in begins for start in parts_of(begin, r.batch, accumulate, world.rank, world.size))
     stream = data.Stream(source, r.seed, r.flip)
     batches = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
     autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
@@ -136,7 +137,7 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
             continue
         loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
         images = labels = torch.empty(0)
-        positions = parts_of(state.images_seen, r.batch, m.accumulate, world.rank, world.size)
+        positions = parts_of(state.images_seen, r.batch, accumulate, world.rank, world.size)
         for position in positions:
             if failure is None:
                 began = time.perf_counter()
@@ -152,7 +153,7 @@ def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool
             key_dropout(net, torch.from_numpy(keys.astype(np.int64)).to(world.device, non_blocking=True))
             with distributed.accumulating(state.net, last=position == positions[-1]):
                 with autocast:
-                    part_loss = process.objective(state.net, x, y, t, eps, drop).mean() / m.accumulate
+                    part_loss = process.objective(state.net, x, y, t, eps, drop).mean() / accumulate
                 part_loss.backward()
             loss += part_loss.detach()
         for w, p in zip(weights, net.parameters(), strict=True):

@@ -215,6 +215,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{path} does not say how many images were seen, and of which data")
     if not isinstance(passed, list) or not all(map(counts, passed)):
         raise Damaged(f"{path} does not say which steps were passed over")
+    window = state.get("window", [])
+    if not isinstance(window, list) or not all(type(loss) is float and math.isfinite(loss) for loss in window):
+        raise Damaged(f"{path} does not say which losses are not in the metrics yet")
     return state
 
 

@@ -3,20 +3,25 @@
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
 
 from justimage import recipe as recipes, run as runs
 from justimage.cli import code_when_stopped
 from justimage.cli.options import checked_device, given, parse
-from justimage.cli.progress import bar
+from justimage.cli.outlook import Outlook
+from justimage.cli.progress import Advance, bar
 from justimage.data.store import is_store, open_store
+from justimage.distributed import share
 from justimage.recipe import Recipe
 from justimage.stopping import requests
+from justimage.training import Step
 
 DESCRIPTION = f"""Train a model in a directory, or go on there: the same command resumes, exactly.
 
@@ -64,12 +69,16 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False) -> int:
-    """Train with progress shown; asked to stop, end after a step that all processes agree on, saved. Returns the exit code."""
-    with bar("reading images") as advance:
-        run = runs.open_run(recipe, out, device, decoding=advance, fresh=fresh)
-    leads = run.world.leads
-    say = print if leads else lambda *words, **options: None
+def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False, hint: bool = True) -> int:
+    """Train with progress shown; asked to stop, end after a step that all processes agree on, saved. Returns the exit code.
+
+    hint: say at the end what to try with the model.
+    """
+    first = share()[0] == 0
+    say = partial(print, flush=True) if first else lambda *words, **options: None
+    say(f"reading {recipe.data or 'images'}")
+    with bar("reading images", shown=first) as advance:
+        run = runs.open_run(recipe, out, device, advance, fresh, lambda way: say(f"measuring how fast this device is: {way}"))
     for warning in run.warnings:
         say(f"warning: {warning}", file=sys.stderr)
     images, seen = run.recipe.training.images, run.state.images_seen
@@ -80,22 +89,55 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images or run.ended_early:
         run.event("finished early" if run.ended_early else "finished")
-        say(f"this run is complete, at {seen:,} images; now try:  {tried}")
+        say(f"this run is complete, at {seen:,} images" + (f"; now try:  {tried}" if hint else ""))
         return 0
     if run.resumed:
         say(f"going on from {seen:,} of {images:,} images")
-    with requests() as asked, bar("training", shown=leads) as advance:
+    outlook = Outlook(run)
+    for line in outlook.before():
+        say(line)
+    with requests() as asked, bar("training", shown=first) as advance, parts(run, advance) as note:
         run.asked = lambda: bool(asked)
         try:
             for step in runs.steps(run):
-                advance(min(step.images_seen, images), images, lambda loss=step.loss: f"loss {loss:.4f}")
+                note(step)
+                for line in outlook.after(step):
+                    say(line)
         except torch.OutOfMemoryError as error:
-            hint = "give a larger --accumulate, --activation-checkpointing, or a smaller network"
-            raise ValueError(f"out of memory: {hint} ({error})") from error
-        except BackendCompilerFailed as error:
-            raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
+            remedy = "give a larger --accumulate, --activation-checkpointing, or a smaller network"
+            raise ValueError(f"out of memory: {remedy} ({error})") from error
+        except RuntimeError as error:
+            if type(error).__name__ == "BackendCompilerFailed":
+                raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
+            raise
     stopped = run.state.images_seen < images and not run.ended_early
     early = f", as {run.recipe.upkeep.watch} did not become better" if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
-    say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
+    if stopped or hint:
+        say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
     return code_when_stopped() if stopped else 0
+
+
+@contextmanager
+def parts(run: runs.Run, advance: Advance) -> Iterator[Callable[[Step], None]]:
+    """Within the block the bar moves with every part of a batch and image of a preview; call what is given after a step."""
+    images, seen, note = run.recipe.training.images, run.state.images_seen, ""
+    part, passed = run.recipe.training.batch / run.tuning.accumulate, 0
+
+    def after(step: Step) -> None:
+        nonlocal seen, passed, note
+        seen, passed, note = step.images_seen, 0, f"loss {step.loss:.4f}"
+        advance(min(seen, images), images, lambda: note)
+
+    def forward(net: Any, *_: Any) -> None:
+        nonlocal passed
+        if net.training:
+            advance(min(seen + passed * part, images), images, lambda: note or "first step")
+            passed += 1
+
+    hook = run.state.model.net.register_forward_pre_hook(forward)
+    run.tell = lambda what, done, total: advance(min(seen, images), images, lambda: f"{what} {done} of {total}")
+    try:
+        yield after
+    finally:
+        hook.remove()

@@ -44,8 +44,9 @@ class Training:
     """scale up images that are smaller than the model's; otherwise they are an error"""
     decode: Decode = "photo"
     """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """what the network computes in; weights and the sample stay fp32"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """what the network computes in; weights and the sample stay fp32. auto: bf16 on a GPU, on a CPU what is measured to be
+    faster"""
     seed: int = 0
     """of all randomness in training"""
 
@@ -89,12 +90,13 @@ class Machine:
     parallel: Parallel = "ddp"
     """with several processes: a whole copy in each (ddp); weights, moments and averages divided (fsdp); or divided within a
     node and copied across nodes (hsdp)"""
-    accumulate: int = 1
-    """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it"""
+    accumulate: int | None = None
+    """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it. None: the
+    fewest that fit into memory"""
     activation_checkpointing: bool = False
     """compute blocks again in the backward pass instead of keeping what is in them: a third slower, much less memory"""
     compile: bool = True
-    """compile the blocks (torch.compile): slow to start, faster after"""
+    """compile the blocks (torch.compile): slow to start, faster after; on a CPU only where that is measured to be faster"""
     deterministic: bool = False
     """on a GPU, compute so that a resumed training equals the uninterrupted one to the bit, as on a CPU: slower"""
     workers: int = 4
@@ -107,7 +109,7 @@ class Machine:
     def __post_init__(self) -> None:
         finite(self)
         for name, least in ("accumulate", 1), ("workers", 0), ("hang_after", 0):
-            if getattr(self, name) < least:
+            if (least if getattr(self, name) is None else getattr(self, name)) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(f"peak_tflops is {self.peak_tflops}; it must be above 0")

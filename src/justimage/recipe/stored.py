@@ -56,6 +56,8 @@ def contradictions(new: Recipe, old: Recipe) -> list[str]:
     free = {"data", "sampling", "machine", "upkeep", "class_names"}
     if new.training.schedule == "constant":
         free.add("training.images")
+    if new.training.precision == "auto":
+        free.add("training.precision")
 
     def compare(a: Any, b: Any, place: str) -> Iterator[str]:
         for f in fields(a):

@@ -54,6 +54,7 @@ def steps(run: Run) -> Generator[Step, None, None]:
                 run.ended_early = run.world.first(lambda: run.ended_early)
                 if run.state.images_seen >= run.recipe.training.images or run.ended_early:
                     why = "finished early" if run.ended_early else "finished"
+                    run.measure()
             except (GeneratorExit, ValueError, OSError, distributed.Elsewhere):  # the last step's state is whole
                 with suppress(NotFinite):
                     run.save_now()

@@ -21,6 +21,7 @@ from justimage.preview import preview
 from justimage.recipe import Recipe
 from justimage.stopping import StopFile
 from justimage.training import NotFinite, State, Step
+from justimage.tuning import Tuning
 
 FAILURES = 3
 """Saves that fail in a row before a run ends."""
@@ -36,6 +37,8 @@ class Run:
     recipe: Recipe
     source: Source
     state: State
+    tuning: Tuning
+    """how it is computed on this device, and why"""
     saved_at: int = -1
     """images seen at the newest checkpoint; -1 where there is none"""
     warnings: list[str] = field(default_factory=list)
@@ -45,6 +48,8 @@ class Run:
     lock: Any = None
     window: list[Step] = field(default_factory=list)
     """steps since the last line of metrics"""
+    carried: list[float] = field(default_factory=list)
+    """losses of the steps before those, which an earlier process did, since that line"""
     clock: float = field(default_factory=time.perf_counter)
     previewed_at: int = -1
     failures: int = 0
@@ -62,12 +67,22 @@ class Run:
     """what scores a few samples on the way"""
     beat: Callable[[], object] = lambda: None
     """says that it goes on, in what takes longer than a step"""
+    tell: Callable[[str, int, int], object] = lambda what, done, total: None
+    """what takes longer than a step, how much of it is done, and of how much"""
 
     def __post_init__(self) -> None:
         self.metrics, self.events = Log(self.directory / "metrics.jsonl"), Log(self.directory / "events.jsonl")
         self.stop_file = StopFile(self.directory)
         self.saver = Saver(self.directory, self.world, self.best)
-        self.resumed = self.saved_at >= 0
+        self.resumed = False
+
+    def restore(self, folder: Path) -> None:
+        """The state of a verified checkpoint, and the losses since the last line of metrics before it."""
+        s, facts = self.state, checkpoint.read_state(folder)
+        checkpoint.restore(folder, s.model.net, s.optimizer, s.ema, s.world)
+        s.images_seen, s.passed_over = facts["images_seen"], list(facts.get("passed_over", []))
+        self.window, self.carried = [], list(facts.get("window", []))
+        self.saved_at, self.resumed = s.images_seen, True
 
     @property
     def world(self) -> World:
@@ -83,14 +98,14 @@ class Run:
             self.events.add({"event": kind, "time": round(time.time(), 3), "images_seen": self.state.images_seen} | facts)
 
     def measure(self) -> None:
-        """One line of metrics for the steps since the last."""
+        """One line of metrics for the steps since the last; speeds are of those that this process did."""
         if not self.window:
             return
-        elapsed, last = time.perf_counter() - self.clock, self.window[-1]
+        elapsed, last, losses = time.perf_counter() - self.clock, self.window[-1], self.losses()
         speed = len(self.window) * self.recipe.training.batch / elapsed
         line = {
             "images_seen": self.state.images_seen,
-            "loss": sum(s.loss for s in self.window) / len(self.window),
+            "loss": sum(losses) / len(losses),
             "gradient_norm": last.gradient_norm,
             "learning_rate": last.learning_rate,
             "images_per_second": round(speed, 2),
@@ -103,7 +118,11 @@ class Run:
             line["mfu"] = round(speed * cost.training_flops(self.recipe.network) / (peak * self.world.size), 4)
         if self.world.leads:
             self.record(line)
-        self.window, self.clock = [], time.perf_counter()
+        self.window, self.carried, self.clock = [], [], time.perf_counter()
+
+    def losses(self) -> list[float]:
+        """Of the steps since the last line of metrics, whoever did them: a line is a function of the images seen alone."""
+        return self.carried + [s.loss for s in self.window]
 
     def record(self, line: dict[str, Any]) -> None:
         """Add a line to the metrics, and take note of the number that is watched in it."""
@@ -124,7 +143,8 @@ class Run:
         """Begin to save this moment; training goes on meanwhile."""
         s, began = self.state, time.perf_counter()
         groups = checkpoint.contents(s.model.net, s.optimizer, s.ema, s.world)
-        facts = {"images_seen": s.images_seen, "fingerprint": self.source.fingerprint, "passed_over": s.passed_over}
+        facts = {"images_seen": s.images_seen, "fingerprint": self.source.fingerprint}
+        facts |= {"passed_over": s.passed_over, "window": self.losses()}
         self.note(self.saver.save(groups, self.recipe, facts, distributed.shards(s.model.net)))
         self.clock += time.perf_counter() - began
 
@@ -140,7 +160,6 @@ class Run:
 
     def save_now(self) -> None:
         """A checkpoint of this moment, unless there is one, before the run ends; NotSaved where it cannot be had."""
-        self.measure()
         self.note(self.saver.finished(wait=True))
         for _ in range(FAILURES):
             if self.saved_at == self.state.images_seen:
@@ -157,7 +176,7 @@ class Run:
     def look(self) -> None:
         """Pictures from the same seeds and images every time, drawn with the average that the recipe samples with."""
         self.previewed_at, began = self.state.images_seen, time.perf_counter()
-        sheet, denoised = preview(self.recipe, self.source, self.state)
+        sheet, denoised = preview(self.recipe, self.source, self.state, self.drawn)
         if self.world.leads:
             folder = self.directory / "samples"
             try:
@@ -170,6 +189,11 @@ class Run:
                 for name, picture in ("samples", sheet), ("denoised", denoised):
                     self.board.add_image(name, np.asarray(picture), self.state.images_seen, dataformats="HWC")
         self.clock += time.perf_counter() - began
+
+    def drawn(self, done: int) -> None:
+        """So many images of a preview are drawn."""
+        self.beat()
+        self.tell("preview", done, self.recipe.upkeep.preview_count)
 
     def evaluate(self, judge: Judge) -> None:
         """A line of metrics with the scores of a few samples."""
@@ -192,10 +216,8 @@ class Run:
         if passed(upkeep.log_every * batch):
             self.measure()
         if self.judge and upkeep.evaluate_every and passed(upkeep.evaluate_every):
-            self.measure()
             self.evaluate(self.judge)
         if passed(upkeep.save_every):
-            self.measure()
             self.save()
         if passed(upkeep.preview_every):
             self.look()
@@ -218,8 +240,9 @@ class Run:
                 raise NotFinite(f"{error}, and going back did not help {self.rolled_back} times; {hint}")
             folder = folder_at(self.directory, self.saved_at)
             self.world.first(lambda: checkpoint.verify(folder) and None)
-            checkpoint.restore(folder, s.model.net, s.optimizer, s.ema, s.world)
-            s.images_seen, self.window, self.rolled_back = self.saved_at, [], self.rolled_back + 1
+            before = s.passed_over
+            self.restore(folder)
+            s.passed_over, self.rolled_back = before, self.rolled_back + 1
             if self.world.leads:
                 log.forget_after(self.metrics.file, self.saved_at)
                 self.watched = [(seen, value) for seen, value in self.watched if seen <= self.saved_at]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from justimage.evaluation.watching import open_judge
 from justimage.recipe import Recipe
 from justimage.run.kept import Run
 from justimage.stopping import StopFile, Stopped
+from justimage.tuning import tune
 
 
 def open_run(
@@ -21,19 +23,22 @@ def open_run(
     device: torch.device | str | None = None,
     decoding: Callable[[int, int], None] | None = None,
     fresh: bool = False,
+    measuring: Callable[[str], object] = lambda what: None,
 ) -> Run:
     """The run in a directory: begun there, or, where it has a checkpoint, restored exactly.
 
-    decoding is called with the number of images read into memory so far and in all. fresh: set an older run in the directory
-    aside and begin anew. Raises ValueError or OSError, in one line and before anything is written, for a recipe or data that
-    contradict the run, unusable data, or damaged checkpoints; every process of several raises alike.
+    decoding is called with the number of images read into memory so far and in all, measuring with the way of computing that is
+    being timed. fresh: set an older run in the directory aside and begin anew. Raises ValueError or OSError, in one line and
+    before anything is written, for a recipe or data that contradict the run, unusable data, or damaged checkpoints; every
+    process of several raises alike.
     """
     directory, world = Path(directory), distributed.join(device)
     fresh = fresh and not distributed.started_again()
     if not recipe.data:
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
+    source, sizes = world.once(lambda: listed(recipe))
     with world.together():
-        source = data.open_source(recipe.data, recipe.crop)
+        data.refuse_other_files(sizes)
         recipe = recipe.complete(source)
     world.agree("the data", source.fingerprint)
     world.agree("the recipe", recipes.to_json(recipe))
@@ -44,17 +49,25 @@ def open_run(
         source = data.in_memory(source, (lambda done: decoding(done, total)) if decoding else None)
         judge = open_judge(recipe, source, world.device, decoding or nothing) if recipe.upkeep.evaluate_every else None
     newest, damage = world.first(lambda: (None, []) if fresh else look_for_newest(directory, recipe, source))
+    if newest and recipe.training.precision == "auto":
+        begun = checkpoint.stored_recipe(Path(newest)).training.precision
+        recipe = replace(recipe, training=replace(recipe.training, precision=begun))
+    kept = world.first(lambda: None if fresh else log.last(directory, "tuning"))
+    recipe, tuning = tune(recipe, world, kept, measuring)
     with world.together():
         state = training.begin(recipe, world)
+        run = Run(directory, recipe, source, state, judge=judge, tuning=tuning)
         if newest:
-            folder = Path(newest)
-            facts = checkpoint.read_state(folder)
-            checkpoint.restore(folder, state.model.net, state.optimizer, state.ema, world)
-            state.images_seen, state.passed_over = facts["images_seen"], list(facts.get("passed_over", []))
-    run = Run(directory, recipe, source, state, saved_at=state.images_seen if newest else -1, judge=judge)
+            run.restore(Path(newest))
     run.ended_early = world.first(lambda: enter(run, damage, fresh))
     run.warnings += [f"{error}; set aside, and gone on from {newest}" for _, error in damage]
     return run
+
+
+def listed(recipe: Recipe) -> tuple[Source, dict[str, int]]:
+    """The data of a recipe, and the sizes of some of its files: a million of them are listed by one process for all."""
+    source = data.open_source(recipe.data, recipe.crop)
+    return source, data.some_sizes(source)
 
 
 def nothing(done: int, total: int) -> None:
@@ -134,7 +147,8 @@ def enter(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool:
         checkpoint.set_aside(Path(folder))
         run.event("damaged", what=error)
     log.forget_after(run.metrics.file, seen)
-    run.event("resumed" if run.resumed else "begun", processes=run.world.size, device=str(run.world.device))
+    facts = dict(processes=run.world.size, device=str(run.world.device), tuning=asdict(run.tuning))
+    run.event("resumed" if run.resumed else "begun", **facts)
     run.watched = log.watched(directory, run.recipe.upkeep.watch)
     return run.out_of_patience()
 

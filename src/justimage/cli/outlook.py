@@ -1,0 +1,94 @@
+"""What a training takes on this device: time and memory, told before its first step and again when some were measured; and,
+where it takes days, what would fit."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from justimage import cost, plan, recipe as recipes, tuning
+from justimage.recipe import Recipe
+from justimage.run import Run
+from justimage.training import Step
+
+LONG = 24 * 3600
+"""Seconds of training from which on it is said what would fit."""
+NIGHT = 8 * 3600
+ENOUGH = 3, 15.0
+"""Steps and seconds from which a speed is told; the first step, which compiles, is not measured."""
+SMALLER = "folder-128", "folder-64", "folder-32"
+GPU = "rtx4090"
+
+
+@dataclass
+class Outlook:
+    """The time that a run still needs, by the speed of its steps."""
+
+    run: Run
+    began: float = 0.0
+    steps: int = 0
+    told: bool = False
+    warned: bool = False
+
+    def before(self) -> Iterator[str]:
+        """How it is computed; where that was measured, how long it takes by a block's time."""
+        run, t, world = self.run, self.run.tuning, self.run.world
+        part = run.recipe.training.batch // (t.accumulate * world.size)
+        parts = f", {t.accumulate} parts of {part} images a step" if t.accumulate > 1 else ""
+        chosen = tuning.spoken(t.precision, t.compile)
+        timed = ", ".join(f"{way} {speed:.2g}" for way, speed in t.measured.items())
+        why = f" (images/s of the ways that were timed: {timed})" if len(t.measured) > 1 else ""
+        needed = tuning.memory(run.recipe, world, part)
+        there = cost.memory_of(world.device)
+        yield f"computed in {chosen}{parts}{why}; about {needed / 1e9:.2g} of {there / 1e9:.3g} GB"
+        if needed > there:
+            yield "warning: that is more memory than there is; a smaller network, patch count or batch fits"
+        if chosen in t.measured:
+            yield from self.tell(t.measured[chosen] * world.size, "by the time of one block")
+
+    def after(self, step: Step) -> Iterator[str]:
+        """The same once, when enough steps were measured."""
+        now = time.perf_counter()
+        if not self.began:
+            self.began = now
+            return
+        self.steps += 1
+        if not self.told and self.steps >= ENOUGH[0] and now - self.began >= ENOUGH[1]:
+            self.told = True
+            yield from self.tell(self.steps * self.run.recipe.training.batch / (now - self.began), f"over {self.steps} steps")
+
+    def tell(self, speed: float, how: str) -> Iterator[str]:
+        """speed: images/s."""
+        left = self.run.recipe.training.images - self.run.state.images_seen
+        seconds = left / speed
+        if self.told and seconds < 60:
+            return
+        yield f"measured {how}: {speed:.3g} images/s, so {left:,} images take about {spoken(seconds)}"
+        if seconds >= LONG and not self.warned:
+            self.warned = True
+            yield f"warning: that is long. {'; '.join(what_fits(self.run.recipe, speed))}"
+
+
+def what_fits(recipe: Recipe, speed: float) -> Iterator[str]:
+    """Other trainings, with the time that they take: fewer images, a smaller network, a GPU."""
+    fewer = f"{speed * NIGHT:.1g}"
+    yield f"In a night, {spoken(NIGHT)}, this device trains on {int(float(fewer)):,} images (--images {int(float(fewer))})"
+    operations = cost.training_flops(recipe.network)
+    for name in SMALLER:
+        other = recipes.preset(name)
+        share = cost.training_flops(other.network) / operations
+        if share < 0.7:
+            yield f"--preset {name} takes about {spoken(recipe.training.images / speed * share)} for as many"
+            break
+    with suppress(ValueError):
+        there = plan.plan(replace(recipe, training=replace(recipe.training, precision="auto")), 1, GPU)
+        if there.fits:
+            yield f"one {GPU} takes about {spoken(there.days * 86400)} for this (justimage plan --kind {GPU}; not measured)"
+
+
+def spoken(seconds: float) -> str:
+    """A time for a person: 40 seconds, 12 minutes, 7.5 hours, 3.2 days."""
+    for unit, length in ("days", 86400), ("hours", 3600), ("minutes", 60):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

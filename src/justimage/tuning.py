@@ -1,0 +1,164 @@
+"""What suits a device: precision, compiled blocks or not, and the parts of a batch, chosen before a run's first step.
+
+On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
+several times slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
+fewest equal parts of which one fits into the device's memory. What was chosen is kept with the run: whoever resumes it on such
+a device computes the same to the bit.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from justimage import cost
+from justimage.distributed import World
+from justimage.recipe import Recipe
+from justimage.transformer import Architecture, Block
+
+SIMPLER = 1.05
+"""A simpler way to compute is preferred while it takes at most this times as long as the fastest."""
+WORTH_COMPILING = 600
+"""Seconds of training below which a CPU's compiler, which takes half a minute, is not tried."""
+PROBE_FLOPS = 3e10
+"""Floating-point operations of one timed pass through a block: a fraction of a second."""
+MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
+"""Of a device's memory, what a training may take; a CPU's is for other programs, too."""
+LARGEST_PART = {"cpu": 32}
+"""Images: a CPU, which is busy with a few, gains nothing by more at a time."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a training is computed on some device, and what was measured to choose it."""
+
+    device: str
+    processes: int
+    precision: str
+    compile: bool
+    accumulate: int
+    measured: dict[str, float]
+    """images/s by way of computing, as a block's time tells; empty where nothing had to be measured"""
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with everything chosen."""
+        machine = replace(recipe.machine, compile=self.compile, accumulate=self.accumulate)
+        return replace(recipe, training=replace(recipe.training, precision=self.precision), machine=machine)
+
+    def suits(self, recipe: Recipe, world: World) -> bool:
+        """Whether it was made for such a device, and leaves everything that the recipe says as it is."""
+        r, m = recipe.training, recipe.machine
+        return (
+            (self.device, self.processes) == (world.device_name, world.size)
+            and r.precision in ("auto", self.precision)
+            and m.compile >= self.compile
+            and m.accumulate in (None, self.accumulate)
+            and r.batch % (self.accumulate * world.size) == 0
+        )
+
+
+def tune(
+    recipe: Recipe, world: World, kept: dict[str, Any] | None = None, tell: Callable[[str], object] = lambda what: None
+) -> tuple[Recipe, Tuning]:
+    """A recipe in which nothing is left open, and why: as it was `kept` with a run where that suits, else chosen anew.
+
+    All processes get what the first one chooses. `tell` is called with what is being measured.
+    """
+    before = None
+    with suppress(TypeError):
+        before = Tuning(**kept or {})
+    if before is None or not before.suits(recipe, world):
+        before = Tuning(**world.first(lambda: asdict(choose(recipe, world, tell))))
+    return before.applied(recipe), before
+
+
+def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
+    """What is left open, chosen."""
+    r, m = recipe.training, recipe.machine
+    precision, compiled, measured = r.precision, m.compile, {}
+    if world.device.type == "cuda":
+        if precision == "auto":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    elif precision == "auto" or compiled:
+        measured = measure(recipe, world, tell)
+        fastest = max(measured.values())
+        precision, compiled = next(way for way in ways(recipe) if measured.get(spoken(*way), 0) >= fastest / SIMPLER)
+    accumulate = m.accumulate or parts(replace(recipe, training=replace(r, precision=precision)), world)
+    return Tuning(world.device_name, world.size, precision, compiled, accumulate, measured)
+
+
+def ways(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """Precisions, and whether blocks are compiled, that the recipe leaves open; the simplest first."""
+    precisions = ("fp32", "bf16") if recipe.training.precision == "auto" else (recipe.training.precision,)
+    for compiled in (False, True) if recipe.machine.compile else (False,):
+        for precision in precisions:
+            yield precision, compiled
+
+
+def spoken(precision: str, compiled: bool) -> str:
+    return f"{precision}, compiled" if compiled else precision
+
+
+def measure(recipe: Recipe, world: World, tell: Callable[[str], object]) -> dict[str, float]:
+    """Images/s of each way to compute, as one block's time tells. Where training takes long enough, the faster precision is
+    tried with compiled blocks, too."""
+    a, found = recipe.network, {}
+    blocks = sum(cost.tokens(a, i) for i in range(a.depth)) / cost.tokens(a, a.depth - 1)
+    for precision, compiled in ways(recipe):
+        if compiled:
+            fastest = max(found, key=lambda way: found[way])
+            if precision != fastest or recipe.training.images / found[fastest] < WORTH_COMPILING:
+                continue
+            tell(f"{spoken(precision, False)} makes {found[fastest]:.3g} images/s; now compiled, for some seconds")
+        else:
+            tell(precision)
+        if seconds := time_block(a, precision == "bf16", compiled, world.device):
+            found[spoken(precision, compiled)] = round(1 / (seconds * blocks), 3)
+    return found
+
+
+def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device, passes: int = 3) -> float | None:
+    """Seconds for one image to go through a block and back, the shortest of some passes; None where no compiler works."""
+    tokens = cost.tokens(a, a.depth - 1)
+    flops = 6 * tokens * (12 * a.width**2 + 2 * tokens * a.width)
+    images = max(1, min(LARGEST_PART["cpu"], round(PROBE_FLOPS / flops)))
+    with torch.random.fork_rng(devices=[]):
+        block = Block(a, a.depth // 2).to(device)
+        x = torch.randn(images, tokens, a.width, device=device, requires_grad=True)
+    condition, angles = torch.ones(images, a.width, device=device), torch.ones(tokens, a.width // a.heads, device=device)
+    call = torch.compile(block.forward, dynamic=False) if compiled else block.forward
+    taken = []
+    for _ in range(1 + passes):  # the first one warms up, or compiles
+        began = time.perf_counter()
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                out = call(x, condition, angles, angles)
+            out.float().sum().backward()
+        except Exception:  # of whatever compiler is there, or is not
+            if compiled:
+                return None
+            raise
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:]) / images
+
+
+def parts(recipe: Recipe, world: World) -> int:
+    """The fewest equal parts of a process's images of which one fits into its device; as many as there are, if none does."""
+    share, kind = max(recipe.training.batch // world.size, 1), world.device.type
+    room = MEMORY_SHARE.get(kind, 0.5) * cost.memory_of(world.device) / (world.size if kind == "cpu" else 1)
+    allowed = [n for n in range(1, share + 1) if share % n == 0 and share // n <= LARGEST_PART.get(kind, share)]
+    return next((n for n in allowed if memory(recipe, world, share // n) <= room), allowed[-1])
+
+
+def memory(recipe: Recipe, world: World, images: int) -> float:
+    """Bytes that a training takes on a process's device, with so many images at a time."""
+    a, bf16 = recipe.network, recipe.training.precision == "bf16"
+    state, activations = cost.training_memory(a, images, len(recipe.training.ema), bf16)
+    if recipe.machine.activation_checkpointing:  # one block, and the inputs of all
+        inputs = 4 * a.width * images * sum(cost.tokens(a, i) for i in range(a.depth))
+        activations = inputs + cost.training_memory(replace(a, depth=1, context_start=0, classifier=False), images, 0, bf16)[1]
+    state += cost.cost(a).parameters * (2 * bf16 + 4 * (world.size > 1))  # weights cast; DDP's buckets
+    return state / (1 if recipe.machine.parallel == "ddp" else world.size) + activations
