@@ -17,7 +17,7 @@ import torch
 from justimage import cost
 from justimage.distributed import World
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, Block
+from justimage.transformer import Architecture, Block, dropouts, key_dropout
 
 SIMPLER = 1.05
 """A simpler way to compute is preferred while it takes at most this times as long as the fastest."""
@@ -128,6 +128,7 @@ def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device
     with torch.random.fork_rng(devices=[]):
         block = Block(a, a.depth // 2).to(device)
         x = torch.randn(images, tokens, a.width, device=device, requires_grad=True)
+    key_dropout(block, torch.zeros(len(dropouts(block)), images, dtype=torch.int64, device=device))
     condition, angles = torch.ones(images, a.width, device=device), torch.ones(tokens, a.width // a.heads, device=device)
     call = torch.compile(block.forward, dynamic=False) if compiled else block.forward
     taken = []

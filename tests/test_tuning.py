@@ -1,0 +1,172 @@
+"""A run tunes itself to its device, once, and tells the time that it takes."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from justimage import cost, distributed, log, recipe as recipes, run as runs, tuning
+from justimage.cli import outlook
+from justimage.recipe import Recipe
+from justimage.training import Step
+from tests.test_training import digest, equal, finish, losses, small
+
+CPU = distributed.World(torch.device("cpu"))
+FP32, BF16, COMPILED = ("fp32", False), ("bf16", False), ("bf16", True)
+
+
+def open_recipe(images: int = 10**9, **machine: Any) -> Recipe:
+    """Everything left to the device."""
+    recipe = small(images=images, precision="auto")
+    machine = {"compile": True, "accumulate": None} | machine
+    return replace(recipe, network=replace(recipe.network, classes=10), machine=replace(recipe.machine, **machine))
+
+
+def tuned(recipe: Recipe, seconds: dict[tuple[str, bool], float | None]) -> tuning.Tuning:
+    """What is chosen where a block takes so long by each way to compute."""
+
+    def time_block(a: Any, bf16: bool, compiled: bool, device: torch.device) -> float | None:
+        return seconds["bf16" if bf16 else "fp32", compiled]
+
+    with mock.patch.object(tuning, "time_block", time_block):
+        return tuning.choose(recipe, CPU, lambda what: None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({FP32: 2.0, BF16: 1.0, COMPILED: 10.0}, BF16),  # as on this kind of CPU
+        ({FP32: 2.0, BF16: 1.0, COMPILED: 0.5}, COMPILED),
+        ({FP32: 1.0, BF16: 3.0, ("fp32", True): 0.8}, ("fp32", True)),
+        ({FP32: 1.0, BF16: 0.98, COMPILED: 0.97}, FP32),  # the simplest of what is about as fast
+        ({FP32: 1.0, BF16: 0.5, COMPILED: 0.49}, BF16),
+        ({FP32: 2.0, BF16: 1.0, COMPILED: None}, BF16),  # no compiler works
+    ],
+)
+def test_the_simplest_of_the_fastest_ways_is_chosen(seconds: dict, chosen: tuple[str, bool]) -> None:
+    found = tuned(open_recipe(), seconds)
+    assert (found.precision, found.compile) == chosen
+
+
+def test_what_is_stated_is_not_measured_and_a_short_training_is_not_compiled() -> None:
+    stated = replace(open_recipe(compile=False), training=replace(open_recipe().training, precision="fp32"))
+    assert tuned(stated, {}).measured == {}
+    assert tuned(open_recipe(images=10), {FP32: 2.0, BF16: 1.0}).measured.keys() == {"fp32", "bf16"}
+    with_compiler = replace(open_recipe(), training=replace(open_recipe().training, precision="bf16"))
+    assert tuned(with_compiler, {BF16: 1.0, COMPILED: 2.0}).measured.keys() == {"bf16", "bf16, compiled"}
+
+
+def test_a_block_is_timed_as_it_is_trained() -> None:
+    a = replace(open_recipe().network, dropout=0.5)
+    before = torch.random.get_rng_state()
+    for bf16 in False, True:
+        seconds = tuning.time_block(a, bf16, False, CPU.device)
+        assert seconds and seconds > 0
+    assert torch.equal(before, torch.random.get_rng_state())
+    with mock.patch.object(torch, "compile", side_effect=RuntimeError("no C++ compiler")), pytest.raises(RuntimeError):
+        tuning.time_block(a, False, True, CPU.device)
+    with mock.patch.object(torch, "compile", return_value=mock.Mock(side_effect=RuntimeError("no C++ compiler"))):
+        assert tuning.time_block(a, False, True, CPU.device) is None
+
+
+def test_parts_are_the_fewest_that_fit() -> None:
+    recipe = recipes.changed(recipes.preset("jit-b16-256"), classes=1000, batch=256, precision="bf16")
+    gpu = distributed.World(torch.device("cuda"))
+    fitting = []
+    for gigabytes in (4, 12, 24, 80, 192):
+        with mock.patch.object(cost, "memory_of", lambda device, n=gigabytes: n * 10**9):
+            parts = tuning.parts(recipe, gpu)
+            taken = [tuning.memory(recipe, gpu, 256 // n) for n in (parts, max(parts // 2, 1))]
+            assert parts == 256 or taken[0] <= 0.9e9 * gigabytes
+            assert parts == 1 or taken[1] > 0.9e9 * gigabytes
+            fitting.append(parts)
+            eight = distributed.World(torch.device("cuda"), size=8)
+            assert tuning.parts(recipe, eight) <= parts and 256 // 8 % tuning.parts(recipe, eight) == 0
+    assert fitting == sorted(fitting, reverse=True) and fitting[0] == 256 and fitting[-1] == 1
+    with mock.patch.object(cost, "memory_of", lambda device: 10**13):
+        assert 256 // tuning.parts(recipe, CPU) == 32  # and no more at a time than a CPU gains by
+
+
+def test_recomputation_takes_less_memory() -> None:
+    recipe = recipes.changed(recipes.preset("jit-l16-256"), classes=1000, precision="bf16")
+    again = recipes.changed(recipe, activation_checkpointing=True)
+    state = tuning.memory(recipe, CPU, 0)
+    assert 0.05 < (tuning.memory(again, CPU, 8) - state) / (tuning.memory(recipe, CPU, 8) - state) < 0.15
+
+
+def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
+    """Where another measurement would choose otherwise; and on another kind of device the precision is still the run's."""
+    recipe = open_recipe(images=96)
+    chosen = tuning.Tuning("cpu", 1, "bf16", False, 2, {"fp32": 1.0, "bf16": 2.0})
+    other = tuning.Tuning("cpu", 1, "fp32", False, 1, {})
+    ends = []
+    for name, stops in ("straight", 0), ("stopped", 3):
+        with mock.patch.object(tuning, "choose", return_value=chosen):
+            run = runs.open_run(recipe, tmp_path / name, "cpu")
+        for _ in range(stops):
+            for _ in runs.steps(run):
+                break
+            with mock.patch.object(tuning, "choose", return_value=other):
+                run = runs.open_run(recipe, tmp_path / name, "cpu")
+        finish(run)
+        assert (run.recipe.training.precision, run.recipe.machine.accumulate) == ("bf16", 2)
+        ends.append(digest(run.state))
+    assert equal(*ends)
+    assert log.last(tmp_path / "stopped", "tuning") == asdict(chosen)
+    fourth = distributed.World(torch.device("cpu"), size=4)
+    assert not chosen.suits(recipe, fourth) and chosen.suits(recipe, CPU)
+    elsewhere = tuning.Tuning("another", 1, "bf16", False, 1, {})
+    with mock.patch.object(tuning, "choose", side_effect=lambda r, *_: replace(elsewhere, precision=r.training.precision)):
+        recipe = replace(recipe, training=replace(recipe.training, images=104), machine=replace(recipe.machine, accumulate=4))
+        assert runs.open_run(recipe, tmp_path / "straight", "cpu").recipe.training.precision == "bf16"
+
+
+def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Path) -> None:
+    """Windows of six steps, saves every four, a stop after each third step: the same lines, with the same digits."""
+    recipe = small(images=24 * 8)
+    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, preview_every=40, preview_count=2))
+    finish(runs.open_run(recipe, tmp_path / "straight", "cpu"))
+    for _ in range(8):
+        for number, _ in enumerate(runs.steps(runs.open_run(recipe, tmp_path / "stopped", "cpu")), 1):
+            if number == 3:
+                break
+    assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
+    assert [seen for seen, _ in losses(tmp_path / "stopped")] == [48, 96, 144, 192]
+
+
+def said(recipe: Recipe, tmp_path: Path, steps: int, seconds: float) -> list[str]:
+    """What is told of a run, some steps long, each taking some seconds."""
+    with mock.patch.object(
+        tuning, "choose", return_value=tuning.Tuning("cpu", 1, "fp32", False, 1, {"fp32": 0.5, "bf16": 0.4})
+    ):
+        told = outlook.Outlook(runs.open_run(recipe, tmp_path / "run", "cpu"))
+    lines = list(told.before())
+    with mock.patch.object(outlook.time, "perf_counter", side_effect=[100 + seconds * i for i in range(steps)]):
+        for _ in range(steps):
+            lines += told.after(Step(8, 1.0, 1.0, 1e-3))
+    return lines
+
+
+def test_a_training_tells_its_time_and_what_would_fit(tmp_path: Path) -> None:
+    lines = said(open_recipe(images=400_000), tmp_path, 9, 4.0)
+    assert "computed in fp32 (images/s of the ways that were timed: fp32 0.5, bf16 0.4)" in lines[0] and " GB" in lines[0]
+    assert lines[1] == "measured by the time of one block: 0.5 images/s, so 400,000 images take about 9.3 days"
+    assert "--images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
+    assert lines[3:] == ["measured over 4 steps: 2 images/s, so 400,000 images take about 2.3 days"]  # 16 of 32 seconds
+
+
+def test_a_short_training_tells_no_more_than_its_bar(tmp_path: Path) -> None:
+    lines = said(small(images=160), tmp_path, 9, 4.0)
+    assert [line for line in lines if "warning" in line] == []
+    assert any("so 160 images take about 80 seconds" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(40, "40 seconds"), (119, "119 seconds"), (150, "2.5 minutes"), (8 * 3600, "8 hours"), (3e6, "35 days")],
+)
+def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
+    assert outlook.spoken(seconds) == text
