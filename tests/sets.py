@@ -2,13 +2,19 @@
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image
+
+from justimage import disk
+from justimage.data.prepare import encoded
+from justimage.data.store import INDEX, LABELS, VERSION, shard_name
 
 
 def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
@@ -86,6 +92,28 @@ def folder_of(place: Path, count: int = 5, side: int = 16) -> Path:
         name = place / ("cat" if i < (count + 1) // 2 else "dog") / f"{i:03d}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
         name.write_bytes(png(colours(i, side)))
+    return place
+
+
+def store_of_links(place: Path, shards: int, each: int, side: int) -> Path:
+    """A store of any number of shards, all of which are one file under as many names."""
+    images = np.random.default_rng(0).integers(0, 256, (each, 3, side, side), dtype=np.uint8)
+    head = io.BytesIO()
+    npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(images))
+    first, labels = place / shard_name(0), io.BytesIO()
+    np.save(labels, np.arange(shards * each) % 1000)
+    disk.write(first, head.getvalue() + images.tobytes())
+    disk.write(place / LABELS, labels.getvalue())
+    for number in range(1, shards):
+        os.link(first, place / shard_name(number))
+    its = {"count": each, "size": first.stat().st_size, "sha256": disk.sha256(first)}
+    index = {
+        "version": VERSION, "count": shards * each, "shape": [3, side, side], "dtype": "uint8",
+        "class_names": [str(i) for i in range(1000)], "fingerprint": "links", "mean": [127.5] * 3, "deviation": [74.0] * 3,
+        "made": {}, "refused": [], "labels": {"size": len(labels.getvalue()), "sha256": disk.sha256(place / LABELS)},
+        "shards": [its] * shards,
+    }  # fmt: skip
+    disk.write(place / INDEX, encoded(index | {"sha256": disk.own_hash(index)}))
     return place
 
 

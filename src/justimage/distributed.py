@@ -98,6 +98,16 @@ class World:
             raise Elsewhere(message, kind)
         return result_there if result is None else result
 
+    def once(self, action: Callable[[], T]) -> T:
+        """What the action returns in the first process, for all, as pickle hands it on; where that or this fails, all fail."""
+        made: list[Any] = []
+        self.first(lambda: made.append(action()))
+        if self.size > 1:
+            made = made or [None]
+            with self.together():
+                dist.broadcast_object_list(made, group=self.talk)
+        return made[0]
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block in which no process goes on alone: where it fails in one, the others raise `Elsewhere` at its end."""

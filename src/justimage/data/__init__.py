@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from justimage.data.arrays import SUFFIXES, Arrays, digits
@@ -21,9 +22,11 @@ from justimage.data.stream import Stream, batches
 
 __all__ = [
     "Arrays", "Crop", "Decode", "Files", "Source", "Store", "Stream",
-    "batches", "decode", "digits", "in_memory", "open_source",
+    "batches", "decode", "digits", "in_memory", "open_source", "refuse_other_files", "some_sizes",
 ]  # fmt: skip
 
+COMPARED = 64
+"""Files by which processes see whether they have the same."""
 MEMORY = 2**30
 """Bytes of decoded images up to which a source is read into memory once, instead of decoded again each epoch."""
 
@@ -49,6 +52,23 @@ def open_source(path: str, crop: Crop) -> Source:
             f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
         )
     return open_files(path, crop)
+
+
+def some_sizes(source: Source) -> dict[str, int]:
+    """The sizes in bytes of some files, spread over a set, by which another process knows that it sees the same set."""
+    if not isinstance(source, Files | Store):
+        return {}
+    places = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, COMPARED)}
+    return {str(place): place.stat().st_size for place in places}
+
+
+def refuse_other_files(sizes: dict[str, int]) -> None:
+    """ValueError, in one line, where this process finds other files than the one that listed them, such as on another disk."""
+    for place, size in sizes.items():
+        found = Path(place).stat().st_size if Path(place).exists() else None
+        if found != size:
+            here = "is missing" if found is None else f"has {found:,} bytes"
+            raise ValueError(f"{place} {here} here, and has {size:,} for the first process; all must see the same files")
 
 
 def in_memory(source: Source, progress: Callable[[int], None] | None = None) -> Source:

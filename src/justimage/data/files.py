@@ -3,10 +3,11 @@
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,8 @@ from justimage.data import table, tars
 from justimage.data.images import FORMATS, MODES, Crop, decode
 from justimage.disk import shown
 
-LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+LITTER = re.compile(r"(?:^|/)(?:\.|(?:thumbs\.db|desktop\.ini|__macosx)(?:/|$))", re.IGNORECASE | re.ASCII)
+"""What is hidden, or left behind by a file manager, in a path."""
 SPLITS = {"train", "training", "test", "val", "valid", "validation"}
 LARGEST = 2**28
 """Bytes of one image file beyond which it is refused unread."""
@@ -32,6 +34,9 @@ class Contents(Protocol):
     """whether threads may read at once"""
 
     def read(self, index: int) -> bytes: ...
+    def file(self, index: int) -> Path:
+        """The file on the disk that has them."""
+        ...
 
 
 @dataclass
@@ -59,6 +64,9 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def file(self, index: int) -> Path:
+        return self.contents.file(index)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
@@ -93,8 +101,11 @@ class Folder:
     names: list[str]
     threads = True
 
+    def file(self, index: int) -> Path:
+        return self.root / self.names[index]
+
     def read(self, index: int) -> bytes:
-        return (self.root / self.names[index]).read_bytes()
+        return self.file(index).read_bytes()
 
 
 @dataclass
@@ -107,6 +118,9 @@ class Zip:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"opened": {}}  # an opened file is not passed on to worker processes
+
+    def file(self, index: int) -> Path:
+        return self.archive
 
     def read(self, index: int) -> bytes:
         process = os.getpid()
@@ -138,12 +152,12 @@ def open_files(path: str, crop: Crop) -> Files:
         return open_table(given, crop)
     root, inside = split_archive(given)
     found = list_archive(root) if root.is_file() else list_folder(root)
-    names = [n for n in sorted(found) if n.startswith(inside) and not is_litter(n[len(inside) :])]
+    names = [n for n in sorted(found) if n.startswith(inside) and not LITTER.search(n[len(inside) :])]
     if not names:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
-    prefix = inside + descend([n[len(inside) :].split("/") for n in names])
+    prefix = inside + descend(n[len(inside) :] for n in names)
     names = [n for n in names if n.startswith(prefix)]
-    strangers = [n for n in names if Path(n).suffix.lower() not in FORMATS]
+    strangers = [n for n in names if n[n.rfind(".") :].lower() not in FORMATS]
     if strangers:
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         raise ValueError(
@@ -158,7 +172,7 @@ def open_files(path: str, crop: Crop) -> Files:
 
 def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
     """The images in tar shards, with the classes that stand beside them, or else by folder."""
-    members = [m for m in tars.index(shards) if not is_litter(m.name)]
+    members = [m for m in tars.index(shards) if not LITTER.search(m.name)]
     if not members:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
     labelled = [m for m in members if m.label is not None]
@@ -169,7 +183,7 @@ def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
         labels = [m.label for m in members if m.label is not None]
         class_names = [str(i) for i in range(max(labels) + 1)]
     else:
-        prefix = descend([m.name.split("/") for m in members])
+        prefix = descend(m.name for m in members)
         members = [m for m in members if m.name.startswith(prefix)]
         labels, class_names = classes_by_folder([m.name for m in members], prefix, Path(path))
     alone = len(shards) == 1
@@ -238,29 +252,31 @@ def list_folder(folder: Path) -> dict[str, int]:
     """Path below the folder and size in bytes of every file; pipes and devices, which have no end, are passed over."""
     found: dict[str, int] = {}
     visited: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    left = [""]
+    while left:
+        below = left.pop()
+        place = os.path.join(folder, below)  # noqa: PTH118 (a Path for each of a million files takes longer than the disk)
         if (real := os.path.realpath(place)) in visited:  # a link to a folder above
-            folders.clear()
             continue
         visited.add(real)
-        below = Path(place).relative_to(folder)
-        facts = {(below / n).as_posix(): (folder / below / n).stat() for n in names}
-        found |= {n: its.st_size for n, its in facts.items() if stat.S_ISREG(its.st_mode)}
+        folders = []
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(f"{below}{entry.name}/")
+                elif stat.S_ISREG((its := entry.stat()).st_mode):
+                    found[below + entry.name] = its.st_size
+        left += sorted(folders, reverse=True)
     return found
 
 
-def is_litter(name: str) -> bool:
-    """Whether a path is hidden, or left behind by a file manager."""
-    return any(part.startswith(".") or part.lower() in LITTER for part in name.split("/"))
-
-
-def descend(names: list[list[str]]) -> str:
+def descend(names: Iterable[str]) -> str:
     """The folder ("" or "a/b/") that holds the classes: past folders that stand alone, and into `train` among splits."""
-    prefix = ""
+    folders, prefix = {n.rpartition("/")[0] for n in names}, ""
     while True:
-        tops = {parts[0] if len(parts) > 1 else "" for parts in names}
+        tops = {f.partition("/")[0] for f in folders}
         into = tops.pop() if len(tops) == 1 else next((t for t in ("train", "training") if t in tops and tops <= SPLITS), "")
         if not into:
             return prefix
         prefix += into + "/"
-        names = [parts[1:] for parts in names if parts[0] == into]
+        folders = {f.partition("/")[2] for f in folders if f.partition("/")[0] == into}

@@ -3,8 +3,10 @@
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,10 +40,18 @@ class Stream:
         ]
         images, labels = gather(self.source, np.concatenate(orders))
         if self.flip:
-            turned = np.flatnonzero(randomness.uniform(self.seed, "flip", np.arange(start, start + size)) < 0.5)
-            pixels = images.numpy()  # in PyTorch this takes several times as long
-            pixels[turned] = pixels[turned][..., ::-1]
+            chances = randomness.uniform(self.seed, "flip", np.arange(start, start + size))
+            mirror(images.numpy(), np.flatnonzero(chances < 0.5))  # in PyTorch this takes several times as long
         return images, labels
+
+
+def mirror(images: NDArray[Any], turned: NDArray[np.intp]) -> None:
+    """Mirror some of the images (b, channels, height, width), in place."""
+    if images.dtype == np.uint8 and images.shape[-1] % 8 == 0 and images.flags.c_contiguous:
+        images = images.view(np.uint64)  # eight pixels at once, which takes half as long
+        images[turned] = images[turned].byteswap(inplace=True)[..., ::-1]
+    else:
+        images[turned] = images[turned][..., ::-1]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ class Table:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"opened": {}}
 
+    def file(self, index: int) -> Path:
+        return next(self.root / n for n in ("dataset_dict.json", "state.json") if (self.root / n).is_file())
+
     def read(self, index: int) -> bytes:
         table, column = self.table()
         content = table[index][column]["bytes"]

@@ -41,9 +41,12 @@ class Tars:
     members: list[Member]
     threads = True
 
+    def file(self, index: int) -> Path:
+        return self.shards[self.members[index].shard]
+
     def read(self, index: int) -> bytes:
         member = self.members[index]
-        with open(self.shards[member.shard], "rb") as file:
+        with open(self.file(index), "rb") as file:
             file.seek(member.offset)
             content = file.read(member.size)
         if len(content) < member.size:

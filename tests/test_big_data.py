@@ -1,0 +1,408 @@
+"""Data as large as it comes: more shards than a process may open, a million files, slow disks, several processes.
+
+`python -m tests.test_big_data PART ...` is what the processes do that these tests start.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from justimage import distributed, recipe as recipes, run as runs
+from justimage.data import Crop, Stream, batches, files, open_source, store as stores
+from justimage.data.prepare import prepare
+from justimage.data.store import Store, open_store
+from tests import crash, sets
+
+HERE = Path(__file__).parents[1]
+COUNT, SIZE = 150, 16
+"""Images, and those of a batch."""
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted as Linux tells them")
+SIDES = pytest.mark.parametrize("side", [8, 96])
+"""Images of 192 bytes, whose shards are mapped, and of 27,648, which are read by their offset."""
+
+
+def started(*words: object, limit: int | None = None) -> Any:
+    """What a part of this file finds in a process of its own, which may open so many files."""
+    code = [sys.executable, "-m", "tests.test_big_data", *map(str, words)]
+    limited = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))) if limit else None
+    done = subprocess.run(code, cwd=HERE, capture_output=True, text=True, timeout=280, preexec_fn=limited)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sets.folder_of(tmp_path_factory.mktemp("big") / "set", COUNT)
+
+
+@pytest.fixture(scope="module", params=[8, 96])
+def pair(request: pytest.FixtureRequest, photos: Path) -> tuple[Path, Path]:
+    """The same images in as many shards and in two."""
+    places = photos.with_name(f"many-{request.param}"), photos.with_name(f"few-{request.param}")
+    for place, each in zip(places, (1, COUNT // 2), strict=True):
+        prepare(str(photos), place, image_size=request.param, enlarge=True, shard_images=each, workers=1)
+    return places
+
+
+def digests(source: Store, workers: int) -> list[str]:
+    """Of each of 25 batches, which are some epochs."""
+    read = batches(Stream(source, 5, flip=True), range(0, 25 * SIZE, SIZE), SIZE, workers)
+    return [hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest() for images, labels in read]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_many_small_shards_are_the_sequence_of_few_large_ones(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    many, few = map(open_store, pair)
+    straight = digests(few, 0)
+    assert len(set(straight)) == 25 and many.fingerprint == few.fingerprint
+    for most in stores.MOST_OPENED, 3:
+        monkeypatch.setattr(stores, "MOST_OPENED", most)
+        for workers in 0, 2:
+            assert digests(open_store(pair[0]), workers) == straight
+
+
+def trained(store: str, out: str) -> dict[str, Any]:
+    """Losses of some steps by two processes that read, and how many files this one may open."""
+    recipe = recipes.fitted(crash.recipe(steps=12), open_store(Path(store)))
+    recipe = replace(recipe, data=store, machine=replace(recipe.machine, workers=2))
+    run = runs.open_run(recipe, out, "cpu")
+    losses = [step.loss.hex() for step in runs.steps(run)]
+    for position in range(len(run.source)):
+        run.source[position]
+    return {"losses": losses, "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
+
+
+def test_a_store_of_more_shards_than_files_may_be_open_trains_as_one_of_few(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    many, few = pair
+    found = started("trained", many, tmp_path / "many", limit=64)
+    assert found["limit"] == 64 < len(list(many.glob("images-*.npy"))) == COUNT
+    assert len(found["losses"]) == 12 and found["losses"] == started("trained", few, tmp_path / "few")["losses"]
+
+
+def opened_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@needs_proc
+def test_threads_read_while_others_let_shards_go(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are kept open, none is closed while it is read, and none is left open."""
+    monkeypatch.setattr(stores, "MOST_OPENED", 2)
+
+    def most() -> int:
+        """The most files that are open while eight threads read a store whole, three times each."""
+        real, many, seen = open_store(pair[1]).gather(np.arange(COUNT))[0], open_store(pair[0]), []
+
+        def read(seed: int) -> bool:
+            chosen = np.random.default_rng(seed).permutation(COUNT)
+            images = many.gather(chosen)[0]
+            seen.append(opened_files())
+            return torch.equal(images, real[torch.from_numpy(chosen)])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(read, range(24)))
+        return max(seen)
+
+    before = opened_files()
+    assert before < most() <= before + 1 + 2 * (2 + 8)  # what counts them; of each shard the file, and its map
+    assert opened_files() == before
+
+
+def test_another_process_opens_a_store_without_looking_at_every_shard(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    for path in pair[0].iterdir():
+        os.link(path, store / path.name)
+    handed = pickle.dumps(open_store(store))
+    (store / "images-00007.npy").unlink()
+    again = pickle.loads(handed)
+    assert torch.equal(again[8][0], open_store(pair[1])[8][0])
+    with pytest.raises(OSError, match=r"images-00007\.npy"):
+        again[7]
+    with pytest.raises(ValueError, match=r"images-00007\.npy is missing"):
+        open_store(store)
+
+
+@pytest.mark.parametrize("change", ["order", "bytes", "shape"])
+def test_a_shard_that_is_not_what_the_index_says_is_named_when_it_is_opened(change: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((4, 2, 4, 4), dtype=np.float32))
+    prepare(str(tmp_path / "a.npy"), tmp_path / "store", shard_images=4)
+    shard = tmp_path / "store" / "images-00000.npy"
+    content, (old, new) = shard.read_bytes(), {
+        "order": (b"False", b"True "), "bytes": (b"'<f4'", b"'>f4'"), "shape": (b"(4, 2, 4, 4)", b"(2, 4, 4, 4)")
+    }[change]  # fmt: skip
+    assert old in content
+    shard.write_bytes(content.replace(old, new, 1))
+    store = open_store(tmp_path / "store")
+    with pytest.raises(ValueError, match=r"images-00000\.npy is .* which is not what index\.json says"):
+        store[0]
+
+
+def test_a_shard_that_is_cut_while_it_is_open_is_named(tmp_path: Path, photos: Path) -> None:
+    prepare(str(photos), tmp_path / "store", image_size=96, enlarge=True, shard_images=COUNT // 2, workers=1)
+    store = open_store(tmp_path / "store")
+    store[0]
+    os.truncate(tmp_path / "store" / "images-00000.npy", 200_000)
+    assert store[5][0].shape == (3, 96, 96)
+    with pytest.raises(ValueError, match=r"images-00000\.npy ends within an image"):
+        store[70]
+
+
+def test_what_is_not_in_memory_is_asked_for_all_at_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cold disk all images of a batch are on their way before the first one is waited for."""
+    prepare(str(photos), tmp_path / "store", image_size=96, enlarge=True, shard_images=10, workers=1)
+    store, read, asked = open_store(tmp_path / "store"), os.preadv, []
+    real = store.gather(np.arange(0, COUNT, 3))[0]
+
+    def cold(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError
+        asked.append(("read", descriptor, offset))
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(stores, "advise", lambda descriptor, offset, size: asked.append(("advise", descriptor, offset)))
+    assert torch.equal(store.gather(np.arange(0, COUNT, 3))[0], real)
+    half = len(asked) // 2
+    assert half == COUNT // 3 and {word for word, *_ in asked[:half]} == {"advise"}
+    assert [place for _, *place in asked[:half]] == [place for _, *place in asked[half:]]
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A source of which every image takes 3 ms to arrive."""
+
+    source: Store
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.source.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.source[index]
+
+    def gather(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        time.sleep(0.003 * len(indices))
+        return self.source.gather(indices)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_processes_that_read_ahead_hide_a_slow_disk(pair: tuple[Path, Path]) -> None:
+    """A step of 40 ms and a batch that takes 48: with four that read, less than half of the time is waited."""
+    stream = Stream(Slow(open_store(pair[1])), 0, flip=False)
+
+    def waited(workers: int) -> float:
+        read = batches(stream, range(0, 16 * 24, 16), 16, workers)
+        next(read)  # the processes have started
+        seconds = 0.0
+        for _ in range(23):
+            time.sleep(0.04)
+            began = time.perf_counter()
+            next(read)
+            seconds += time.perf_counter() - began
+        return seconds
+
+    alone = waited(0)
+    assert alone >= 23 * 0.048 and waited(4) < alone / 2
+
+
+# folders ---------------------------------------------------------------------------------------------------------------
+
+
+def listed_plainly(folder: Path) -> dict[str, int]:
+    """Path and size of every file, as anyone would write it."""
+    found = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        for path in (Path(place) / name for name in names):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return found
+
+
+def test_a_folder_is_listed_with_its_links_and_without_pipes(tmp_path: Path) -> None:
+    root, other = sets.folder_of(tmp_path / "set", 9), sets.folder_of(tmp_path / "other", 4)
+    (root / "empty").mkdir()
+    (root / "deep" / "er" / "and deeper").mkdir(parents=True)
+    (root / "deep" / "er" / "and deeper" / "\udcff ü.png").write_bytes(b"12345")
+    (root / "linked").symlink_to(other)
+    (root / "cat" / "link.png").symlink_to(other / "cat" / "000.png")
+    (root / ".hidden").write_bytes(b"1")
+    os.mkfifo(root / "cat" / "pipe.png")
+    found = files.list_folder(root)
+    assert found == listed_plainly(root) and len(found) == 9 + 4 + 3 and "linked/cat/000.png" in found
+    (root / "linked" / "again").symlink_to(root)
+    assert files.list_folder(root) == found
+    (root / "cat" / "dangling.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"dangling\.png"):
+        files.list_folder(root)
+
+
+def test_litter_is_what_is_hidden_or_left_behind() -> None:
+    words = ["a", "a.png", ".", ".a", "a.", "Thumbs.db", "thumbs.db.png", "xthumbs.db", "DESKTOP.INI", "__MACOSX", "__macosx2"]
+    left_behind = {"thumbs.db", "desktop.ini", "__macosx"}
+    for first in words:
+        for second in words:
+            wanted = any(part.startswith(".") or part.lower() in left_behind for part in (first, second))
+            assert bool(files.LITTER.search(f"{first}/{second}")) == wanted, (first, second)
+
+
+def several(processes: int, *words: object) -> list[Any]:
+    """What a part of this file finds in each of several processes that train together."""
+    code = ["--standalone", "--nproc-per-node", str(processes), "-m", "tests.test_big_data", *map(str, words)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *code], cwd=HERE, capture_output=True, text=True, timeout=280
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((Path(str(words[-1])) / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def listing(out: str) -> None:
+    """Open a run with the data that each process sees from its own folder: how often it listed any, and what came of it."""
+    world, calls, found, plain = distributed.join("cpu"), [], {}, files.list_folder
+    files.list_folder = lambda folder: calls.append(folder) or plain(folder)
+    for case in sorted(p.name for p in Path(out).iterdir() if p.is_dir()):
+        os.chdir(Path(out, case, f"node{world.rank}"))
+        recipe = replace(crash.recipe(steps=1), data="photos")
+        calls.clear()
+        try:
+            source = runs.open_run(recipe, Path(out, f"{case}-run"), "cpu").source
+            images, labels = zip(*(source[i] for i in range(len(source))), strict=True)
+            ended = [hashlib.sha256(torch.stack(images).numpy().tobytes()).hexdigest(), labels, source.fingerprint]
+        except (ValueError, OSError, distributed.Elsewhere) as error:
+            ended = [type(error).__name__, str(error)]
+        found[case] = {"listed": len(calls), "ended": ended}
+    Path(out, f"{world.rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_one_process_lists_for_all_and_another_disk_is_found_out(tmp_path: Path) -> None:
+    for case in "same", "missing", "smaller", "nowhere":
+        for node in 0, 1:
+            sets.folder_of(tmp_path / case / f"node{node}" / "photos", 20)
+    at = "photos/dog/013.png"
+    (tmp_path / "missing" / "node1" / at).unlink()
+    (tmp_path / "smaller" / "node1" / at).write_bytes(b"12345")
+    (tmp_path / "nowhere" / "node0" / "photos").rename(tmp_path / "nowhere" / "node0" / "elsewhere")
+    first, other = several(2, "listing", tmp_path)
+    assert {case: one["listed"] for case, one in first.items()} == {"same": 1, "missing": 1, "smaller": 1, "nowhere": 0}
+    assert not any(one["listed"] for one in other.values())
+    assert first["same"]["ended"] == other["same"]["ended"] and first["same"]["ended"][1] == [0] * 10 + [1] * 10
+    size = len(sets.png(sets.colours(13)))
+    for case, what in ("missing", "is missing here"), ("smaller", "has 5 bytes here"):
+        said = f"{at} {what}, and has {size:,} for the first process; all must see the same files"
+        assert first[case]["ended"] == ["Elsewhere", said] and other[case]["ended"] == ["ValueError", said]
+    (kind, said), (kind_there, said_there) = first["nowhere"]["ended"], other["nowhere"]["ended"]
+    assert (kind, kind_there) == ("FileNotFoundError", "Elsewhere") and said == said_there and "photos does not exist" in said
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar", "store"])
+def test_every_form_of_data_says_what_others_must_see(form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from justimage.data import refuse_other_files, some_sizes
+
+    makes: dict[str, Callable[[], Path]] = {
+        "folder": lambda: photos,
+        "zip": lambda: sets.zipped(photos, tmp_path / "set.zip"),
+        "tar": lambda: sets.tarred(sets.as_members(photos), tmp_path / "set.tar"),
+        "store": lambda: pair[0],
+    }
+    side = open_store(pair[0]).shape[1]
+    source = open_source(str(makes[form]()), Crop((side, side), enlarge=True))
+    sizes = some_sizes(pickle.loads(pickle.dumps(source)))
+    assert len(sizes) == {"folder": 64, "zip": 1, "tar": 1, "store": 64}[form]
+    assert all(Path(place).stat().st_size == size for place, size in sizes.items())
+    refuse_other_files(sizes)
+    place = next(iter(sizes))
+    with pytest.raises(ValueError, match="bytes here, and has"):
+        refuse_other_files(sizes | {place: sizes[place] + 1})
+
+
+# minutes ---------------------------------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    """Bytes in memory, of this process and of those that it started."""
+    children = "".join(p.read_text() for p in Path("/proc/self/task").glob("*/children"))
+    words = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in ["self", *children.split()]]
+    return sum(map(int, words)) * resource.getpagesize()
+
+
+def enduring(store: str, out: str) -> dict[str, Any]:
+    """Open a store and train from it with two processes that read: seconds to open, bytes in memory by step, files opened."""
+    began = time.process_time()
+    opened = open_store(Path(store))
+    found: dict[str, Any] = {"opening": time.process_time() - began, "images": len(opened), "memory": []}
+    began = time.process_time()
+    pickle.loads(pickle.dumps(opened))
+    found["opening again"] = time.process_time() - began
+    recipe = recipes.fitted(crash.recipe(steps=1000), opened)
+    training = replace(recipe.training, batch=32, images=32 * 1000)
+    upkeep = replace(recipe.upkeep, save_every=10**9)
+    recipe = replace(recipe, data=store, training=training, upkeep=upkeep, machine=replace(recipe.machine, workers=2))
+    run = runs.open_run(recipe, out, "cpu")
+    for number, _ in enumerate(runs.steps(run)):
+        if number % 50 == 49:
+            found["memory"].append(resident())
+    return found | {"files": opened_files(), "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
+
+
+@pytest.mark.full
+@needs_proc
+@SIDES
+def test_a_store_of_20_000_shards_and_1_300_000_images_under_256_open_files(side: int, tmp_path: Path) -> None:
+    store = sets.store_of_links(tmp_path / "store", shards=20_000, each=65, side=side)
+    found = started("enduring", store, tmp_path / "run", limit=256)
+    assert found["images"] == 1_300_000 and found["limit"] == 256 > found["files"]
+    assert found["opening"] < 10 and found["opening again"] < found["opening"]
+    warm, end = found["memory"][4], found["memory"][-1]
+    assert len(found["memory"]) == 20 and end < 1.05 * warm, found["memory"]
+
+
+def opening(folder: str) -> dict[str, Any]:
+    began = time.process_time()
+    source = open_source(folder, Crop((8, 8)))
+    return {"seconds": time.process_time() - began, "images": len(source), "classes": len(source.class_names)}
+
+
+@pytest.mark.full
+def test_a_folder_of_200_000_files(tmp_path: Path) -> None:
+    for number in range(200):
+        place = tmp_path / "set" / f"n{number:08d}"
+        place.mkdir(parents=True)
+        (place / "0.png").write_bytes(sets.png(sets.colours(number)))
+        for i in range(1, 1000):
+            os.link(place / "0.png", place / f"{i}.png")
+    found = started("opening", tmp_path / "set")
+    assert (found["images"], found["classes"]) == (200_000, 200) and found["seconds"] < 3, found
+
+
+PARTS: dict[str, Callable[..., Any]] = {"trained": trained, "enduring": enduring, "opening": opening, "listing": listing}
+
+
+def main(words: Sequence[str]) -> None:
+    print(json.dumps(PARTS[words[0]](*words[1:])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
