@@ -1,6 +1,7 @@
 """Checkpoints: complete or absent, verified, and loaded by anyone who has one file."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import justimage
-from justimage import checkpoint, disk, log, run as runs
-from justimage.checkpoint import Damaged, Unusable
+from justimage import checkpoint, disk, log, recipe as recipes, run as runs
+from justimage.checkpoint import Damaged, Unusable, saver
+from justimage.transformer import JiT
 from tests.test_training import small
 
 
@@ -154,3 +156,47 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     disk.write(tmp_path / "a" / "file", b"one")
     disk.write(tmp_path / "a" / "file", b"two")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"] and (tmp_path / "a" / "file").read_bytes() == b"two"
+
+
+def test_the_copy_on_the_host_lies_in_few_pieces_that_rounding_up_hardly_enlarges() -> None:
+    """PyTorch rounds pinned memory up to powers of two. Weights and moments of H/16; and any tensors come back."""
+    with torch.device("meta"):
+        net = JiT("H/16", classes=1000)
+    sizes = {n: 4 * p.numel() for n, p in net.named_parameters()}
+    for group in sizes, {f"{key}.{n}": size for n, size in sizes.items() for key in ("exp_avg", "exp_avg_sq")}:
+        groups = saver.pieces(group)
+        assert [n for names in groups for n in names] == list(group) and len(groups) < 12
+        rounded = sum(2 ** math.ceil(math.log2(sum(group[n] for n in names))) for names in groups)
+        alone = sum(2 ** math.ceil(math.log2(size)) for size in group.values())
+        assert rounded < 1.15 * sum(group.values()) and alone > 1.6 * sum(group.values())
+    tensors = {"none": torch.empty(0, 3), "a": torch.randn(3, 5), "one": torch.tensor(7.0), "half": torch.randn(7).bfloat16()}
+    places = saver.places_for(tensors)
+    for n, t in tensors.items():
+        places[n].copy_(t)
+    assert all(torch.equal(places[n], t) and places[n].dtype == t.dtype for n, t in tensors.items())
+    assert len({p.untyped_storage().data_ptr() for p in places.values()}) == 1
+
+
+def test_the_next_save_uses_the_same_memory(run: Path) -> None:
+    opened = runs.open_run(recipes.from_json(disk.read_json(run / "recipe.json")), run, "cpu")
+    s, kept = opened.state, opened.saver
+    groups = checkpoint.contents(s.model.net, s.optimizer, s.ema, s.world)
+    first = kept.copy("model", groups["model"])
+    with torch.no_grad():
+        next(s.model.net.parameters()).add_(1)
+    second = kept.copy("model", groups["model"])
+    assert all(first[n].tensor.data_ptr() == second[n].tensor.data_ptr() for n in first)
+    assert all(torch.equal(second[n].tensor, p) for n, p in s.model.net.named_parameters())
+    kept.close()
+
+
+def test_a_window_of_losses_that_no_training_wrote_is_damage(run: Path) -> None:
+    folder = checkpoint.published(run)[-1]
+    state = json.loads((folder / "state.json").read_text())
+    assert isinstance(state["window"], list)
+    (folder / "state.json").write_text(json.dumps(state | {"window": [1.0, 0.5]}))
+    assert checkpoint.read_state(folder)["window"] == [1.0, 0.5]
+    for window in [True], "x", [None], [1e999], [1]:
+        (folder / "state.json").write_text(json.dumps(state | {"window": window}))
+        with pytest.raises(checkpoint.Damaged, match="losses"):
+            checkpoint.read_state(folder)

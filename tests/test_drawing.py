@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,18 @@ def test_a_job_says_all_that_decides_its_images(run: Path) -> None:
     job = artist.job(300.0, steps=2, guidance=1.5, interval=(0.1, 1.0))
     assert len(job.weights) == 64 and job.weights != artist.weights(100.0)
     assert stated is None or stated["drawing"] == job.describe()
+
+
+def test_many_threads_load_an_average_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = [], drawing.checkpoint.load
+
+    def slowly(*words: Any) -> Any:
+        loaded.append(words)
+        time.sleep(0.2)
+        return load(*words)
+
+    monkeypatch.setattr(drawing.checkpoint, "load", slowly)
+    artist = Artist(run, torch.device("cpu"))
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: artist.model(100.0), range(8)))
+    assert len(loaded) == 1 and all(model is models[0] for model in models)

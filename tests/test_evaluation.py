@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import data
+from justimage import data, units
 from justimage.data import Crop
 from justimage.data.source import gather
 from justimage.drawing import Drawing
 from justimage.evaluation import examiner, reference, report, scores, search, verdict, watching
-from justimage.evaluation.reference import open_reference
+from justimage.evaluation.reference import features_of, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
 from justimage.features import Extractor
@@ -374,3 +376,24 @@ def test_the_grid_of_guidances_is_the_papers() -> None:
     assert [found.guidance(at) for at in range(found.last + 1)] == [round(1 + i / 10, 1) for i in range(31)]
     here = found.look(Setting(0.9999, (0.1, 1.0), 3), 128)
     assert here.guidance == 1.3 and search.difference(here, here) == Score(0, 0)
+
+
+def test_a_gpu_reads_two_batches_of_real_images_at_once_whatever_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes the memory of a whole pass through the network."""
+    monkeypatch.setattr(units, "cores", lambda: 16)
+    lock, now, most = threading.Lock(), 0, {"cpu": 0, "cuda": 0}
+    for device in most:
+
+        def extract(images: Tensor, device: str = device) -> tuple[Tensor, None]:
+            nonlocal now
+            with lock:
+                now += 1
+                most[device] = max(most[device], now)
+            time.sleep(0.05)
+            with lock:
+                now -= 1
+            return images.float().flatten(1)[:, :4], None
+
+        source = data.digits()
+        features_of(source, Extractor("first", "first", 4, extract, device=device), (1, 32, 32))
+    assert most["cuda"] == 2 < most["cpu"] <= 16

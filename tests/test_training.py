@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import justimage
-from justimage import checkpoint, cost, data, disk, distributed, log, randomness, run as runs, training
+from justimage import checkpoint, cost, data, disk, distributed, log, randomness, run as runs, stopping, training
 from justimage.data import Arrays
 from justimage.preview import preview as preview_of
 from justimage.process import from_uint8
@@ -245,8 +245,8 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
-    """With 260 tokens, so that attention's backward pass works in several blocks."""
-    recipe = small(images=160, precision=precision)
+    """With 260 tokens, so that attention's backward pass works in several blocks, whose order only `deterministic` fixes."""
+    recipe = small(images=160, precision=precision, deterministic=True)
     recipe = replace(recipe, network=replace(recipe.network, patch_size=2))
     for _ in justimage.train(recipe, tmp_path / "stopped", "cuda"):
         break
@@ -266,6 +266,37 @@ def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
         state = training.begin(r, distributed.join("cuda"))
         ends.append([step.loss for step in training.train(r, data.digits(), state)][-1])
     assert abs(ends[0] / ends[1] - 1) < 1e-3
+
+
+def test_a_step_makes_no_batch_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros stand in for a batch only where it cannot be read."""
+    source, made, zeros = data.digits(), [], torch.zeros
+
+    def noted(*shape, **options):
+        made.append(shape)
+        return zeros(*shape, **options)
+
+    recipe = small(images=24, accumulate=2).complete(source)
+    state = training.begin(recipe)
+    monkeypatch.setattr(torch, "zeros", noted)
+    for _ in training.train(recipe, source, state):
+        pass
+    assert (4, 1, 32, 32) not in made
+    monkeypatch.setattr(data, "batches", lambda *a, **k: iter(lambda: (_ for _ in ()).throw(ValueError("damaged")), None))
+    with pytest.raises(ValueError, match="damaged"):
+        next(training.train(replace(recipe, training=replace(recipe.training, images=48)), source, state))
+    assert made.count((4, 1, 32, 32)) == 1 and state.images_seen == 24
+
+
+def test_the_watchdog_is_armed_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, armed = [100.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.faulthandler, "dump_traceback_later", lambda seconds, **_: armed.append((now[0], seconds)))
+    watchdog = stopping.Watchdog(60)
+    for _ in range(1000):
+        watchdog.beat()
+        now[0] += 0.01
+    assert watchdog.beaten == pytest.approx(109.99) and 9 <= len(armed) <= 10 and armed[0] == (100, 90)
 
 
 def kept_by(recipe: Recipe) -> tuple[list[torch.Tensor], int]:

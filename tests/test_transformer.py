@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from justimage import randomness
+from justimage import randomness, transformer
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
 from justimage.mlp import MLP
@@ -189,6 +189,18 @@ def test_dropout_is_a_function_of_key_and_place() -> None:
     neighbours = torch.corrcoef(torch.stack([dropped[0][:-1], dropped[0][1:]]))[0, 1]
     assert neighbours.abs() < 0.03
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_masks_do_not_depend_on_how_many_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In eager mode some images at a time, compiled all at once; sizes that fill no vector of a processor."""
+    keys = torch.from_numpy(randomness.keys(0, "dropout", range(9)).astype(np.int64) & 0xFFFFFFFF)
+    for shape in (3, 20), (5, 4, 3), (231,):
+        whole = transformer.kept(keys, shape, 0.3)
+        monkeypatch.setattr(transformer, "TOGETHER", 100)
+        assert torch.equal(transformer.kept(keys, shape, 0.3), whole)
+        monkeypatch.undo()
+        assert torch.equal(torch.compile(transformer.kept, dynamic=False)(keys, shape, 0.3), whole)
+        assert 0.5 < whole.double().mean() < 0.9
 
 
 def test_keys_are_for_every_layer_that_drops() -> None:
