@@ -2,8 +2,9 @@
 
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from justimage import randomness
 from justimage.data.arrays import Arrays
 from justimage.data.source import Source, gather
+
+T = TypeVar("T")
+END: Any = object()
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,25 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (size, channels, height, width) and labels (size,) of the `size` positions from each of `starts` on, in order.
 
-    Worker processes prepare them ahead (a source in memory needs none), in pinned memory for a GPU.
+    Worker processes prepare them ahead, or, without any, a thread the next one (all that a source in memory needs); in pinned
+    memory for a GPU.
     """
     workers = 0 if isinstance(stream.source, Arrays) else workers
     ahead = Batches(stream, size)
     loader = DataLoader(
         ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
     )  # fmt: skip
-    for batch in loader:
+    for batch in loader if workers else next_ahead(loader):
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def next_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next one made by a thread while the last one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        rest = iter(items)
+        following = thread.submit(next, rest, END)
+        while (item := following.result()) is not END:
+            following = thread.submit(next, rest, END)
+            yield item  # pyright: ignore[reportReturnType]
