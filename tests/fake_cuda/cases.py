@@ -91,7 +91,7 @@ def step(recipe: Recipe, source: data.Arrays = PIXELS, before: int = 0) -> Found
         watch.clear()
         assert next(steps).images_seen == (before + 1) * BATCH
         tensors = [*state.model.net.parameters(), *(t for its in state.optimizer.state.values() for t in its.values())]
-        part = BATCH // recipe.machine.accumulate * 32 * 32
+        part = BATCH // (recipe.machine.accumulate or 1) * 32 * 32
         return watch.counts() | {
             "state": described(tensors),
             "casts": watch.weights_cast(state.model.net),
@@ -250,7 +250,7 @@ def previewed() -> Found:
 
 
 def demonstrated() -> Found:
-    """The demo's report of a run, up to the pictures, where there is a GPU."""
+    """The demo's report of a run, up to the pictures, on a machine with a GPU."""
     place, shown = run().parent, list[Tensor]()
     reader = mock.Mock(predict=lambda digits: np.zeros(4))
     with (
@@ -260,7 +260,7 @@ def demonstrated() -> Found:
             pictures, grid=lambda images, *_, **__: shown.append(images), png=lambda _: b"", course=lambda *_: None
         ),
     ):
-        report = demo.report(place, lambda done, total: None)
+        report = demo.report(place, *demo.trained(place), lambda *_: None)
         return watch.counts() | {"state": described(shown), "drawn": report["digits_drawn"]}
 
 
