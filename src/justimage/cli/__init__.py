@@ -5,8 +5,12 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
+
+from justimage.cli.pipe import Unread, piped
 
 HELP = """usage: justimage COMMAND [options]
 
@@ -27,24 +31,35 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
 examples:
   justimage demo
   justimage train --preset folder-64 --data photos/ --out runs/photos
-  justimage prepare imagenet/train stores/imagenet-256 --image-size 256
+  justimage prepare imagenet/train stores/imagenet-256 --for jit-b16-256
   justimage sample --from runs/photos --count 16 --out grid.png
   justimage COMMAND --help        the options of a command, with examples
 
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
 COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "features", "info", "plan", "convert")
+TRAINING = ("demo", "train", "reproduce", "features")
+"""Commands that go on, unheard, when whoever read what they say is gone: `justimage train | tee log` outlives its tee."""
 
-
-FAILED, DISK, STOPPED, UNUSABLE = 70, 74, 75, 78
+FAILED, DISK, STOPPED, UNUSABLE, UNREAD = 70, 74, 75, 78, 141
 FULL_OR_BROKEN = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
 def main() -> None:
     """The console script. Exit codes: 0 done, 2 a mistake in what was asked for, 70 hung, not finite, or failed within,
     74 a disk that does not take what is written, 75 stopped on request (start it again), 78 nothing usable there, 130
-    interrupted."""
+    interrupted, 141 nobody reads what is printed any more."""
     words = sys.argv[1:]
+    goes_on = several() or (bool(words) and words[0] in TRAINING)
+    try:
+        with piped(goes_on):
+            run(words)
+    except Unread:
+        sys.exit(UNREAD)
+
+
+def run(words: list[str]) -> None:
+    """Do what the words of a command line say."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return
@@ -57,7 +72,9 @@ def main() -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         fail(f"no command is called {words[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
-        leave(import_module(f"justimage.cli.{words[0]}").main(words[1:]))
+        with loading():
+            command = import_module(f"justimage.cli.{words[0]}")
+        leave(command.main(words[1:]))
     except (ValueError, OSError, RuntimeError) as error:
         code = code_of(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
@@ -68,6 +85,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         leave(130)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal that the command's modules are being read: PyTorch takes seconds, on a slow disk many."""
+    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    if shown:
+        print("loading PyTorch ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def code_of(error: Exception) -> int | None:
@@ -82,7 +112,7 @@ def code_of(error: Exception) -> int | None:
         return codes[kind]
     if isinstance(error, ValueError | OSError):
         return 2
-    return FAILED if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None  # another process is gone
+    return FAILED if several() else None  # another process is gone
 
 
 def code_when_stopped() -> int:
@@ -95,11 +125,16 @@ def code_when_stopped() -> int:
 def leave(code: int) -> NoReturn:
     """Exit. One of several processes does so at once: it neither waits for the others nor takes down the threads that talked
     to them, in which C++ may abort (code -6, now and then) when all is done, so that torchrun does it again."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def several() -> bool:
+    """Whether this is one of several processes, by torchrun's environment."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def in_one_line(error: Exception) -> str:
