@@ -1,15 +1,22 @@
 """The command line as a person meets it: what it writes, and that every mistake is one line and exit code 2."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from justimage import cli
+from justimage.cli.options import parse
 
 TINY_TRAINING = [
     "--width",
@@ -61,12 +68,50 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["demo", "prepare", "train", "sample", "evaluate", "search", "features", "info", "plan", "convert"]
-)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
     assert done.returncode == 0 and f"justimage {command}" in done.stdout and "examples:" in done.stdout
+
+
+class Understood(Exception):
+    """The words of a command were; nothing more is done."""
+
+
+def examples(text: str) -> list[list[str]]:
+    """The words of every `justimage` command that stands on a line of its own, started by torchrun or not, without remarks."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    found = [line.strip() for line in lines if re.match(r"\s*(justimage|torchrun) [a-z-]", line)]
+    return [shlex.split(re.sub(r"\s{3,}.*|\s+#.*|^.*-m justimage |^justimage ", "", line)) for line in found]
+
+
+PROJECT = Path(__file__).parents[1]
+DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("where", ["", *cli.COMMANDS, *(d.name for d in DOCUMENTS)])
+def test_every_example_is_understood(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option of it exists, takes what it is given, and none is missing; whether the images are there is another matter."""
+    if where.endswith(".md"):
+        text = next(d for d in DOCUMENTS if d.name == where).read_text()
+        text = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    else:
+        module: Any = import_module(f"justimage.cli.{where}") if where else cli
+        text = getattr(module, "DESCRIPTION", "") or module.HELP
+    monkeypatch.chdir(tmp_path)
+
+    def understand(kind: type, words: list[str], *others: Any, **options: Any) -> None:
+        parse(kind, words, *others, **options)
+        raise Understood
+
+    found = examples(text)
+    assert found or where in ("method.md", "extending.md")
+    for command, *words in found:
+        module = import_module(f"justimage.cli.{command}")
+        if "--help" not in words:
+            monkeypatch.setattr(module, "parse", understand)
+            with pytest.raises(Understood):
+                module.main(words)
 
 
 def test_the_run_tells_what_to_do_next_and_is_complete(home: Path) -> None:

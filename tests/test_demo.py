@@ -1,19 +1,49 @@
-"""The demo, whole: minutes long, so run by `pytest -m slow`."""
+"""The demo: how it ends, with a network that learns nothing; and whole, minutes long, so run by `pytest -m slow`."""
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from justimage import demo
+from justimage import checkpoint, demo
+from justimage.cli import demo as command
+from justimage.recipe import preset
 
 
 def test_the_reader_of_digits_is_good_on_digits_it_has_not_seen() -> None:
     _, held_out = demo.readers()
     assert held_out > 0.97
+
+
+def test_what_to_try_next_is_said_last_and_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    r = preset("digits")
+    small = replace(
+        r,
+        network=replace(r.network, width=16, depth=2, heads=2, bottleneck=4, context_start=1),
+        training=replace(r.training, images=32, batch=8, warmup=8),
+        sampling=replace(r.sampling, steps=2),
+        upkeep=replace(r.upkeep, preview_count=4),
+    )
+    monkeypatch.setattr(command, "preset", lambda name: small)
+    monkeypatch.setattr(demo, "COUNT", 20)
+    monkeypatch.setattr(demo, "BATCH", 10)
+    assert command.main(["--out", str(tmp_path / "demo")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    *earlier, last = (i for i, line in enumerate(lines) if "now try" in line)
+    assert not earlier and last == len(lines) - 1, lines
+    drawn = next(i for i, line in enumerate(lines) if "drawing digits: 20 of 20" in line)
+    judged = next(i for i, line in enumerate(lines) if line.startswith("of 20 generated digits"))
+    assert drawn < judged < last
+    words = shlex.split(lines[last].removeprefix("now try:"))
+    assert words[:3] == ["justimage", "sample", "--from"] and checkpoint.find(words[3])
+    assert json.loads((tmp_path / "demo" / "report.json").read_text())["digits_drawn"] == 20
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from justimage import checkpoint, data, disk, pictures, randomness, sampling
 from justimage.process import Model, to_uint8
+from justimage.recipe import Recipe
 
 COUNT = 1000
+BATCH = 100
 MOMENTS = 9
 
 
@@ -42,25 +44,32 @@ def readers(seed: int = 0) -> tuple[Any, float]:
     return classifier, float(classifier.score(x[split:], y[split:]))
 
 
-def report(out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
-    """Draw COUNT digits with the run in out/run, write the pictures and report.json, and return the report."""
+def trained(out: Path) -> tuple[Recipe, Model]:
+    """The recipe and the model of the run in out/run."""
     run = out / "run"
-    recipe, model = checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run, device="cpu")
+    return checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run, device="cpu")
+
+
+def report(out: Path, recipe: Recipe, model: Model, progress: Callable[[str, int, int], object]) -> dict[str, Any]:
+    """Draw COUNT digits, write the pictures and report.json into `out`, and return the report. progress: told what is being
+    done, how much of it is, and of how much, 0 for not known."""
     s = recipe.sampling
     settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver)
     labels = [i % 10 for i in range(COUNT)]
     parts = []
-    for part in sampling.draw(model, labels, 0, **settings, batch=100):
+    progress("drawing digits", 0, COUNT)
+    for part in sampling.draw(model, labels, 0, **settings, batch=BATCH):
         parts.append(part)
-        advance(sum(map(len, parts)), COUNT)
+        progress("drawing digits", BATCH * len(parts), COUNT)
+    progress("reading them, and drawing the way from noise to digits", 0, 0)
     images = torch.cat(parts)
     classifier, held_out = readers()
     agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
     disk.write(out / "samples.png", pictures.png(pictures.grid(images[:100], 10, top=names)))
     disk.write(out / "denoising.png", pictures.png(denoising(model, settings)))
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    if course := pictures.course(metrics, previews(run / "samples")):
+    metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    if course := pictures.course(metrics, previews(out / "run" / "samples")):
         disk.write(out / "training.png", course)
     facts = {
         "digits_drawn": COUNT,

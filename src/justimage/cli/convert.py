@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from justimage import convert, disk
 from justimage.cli.options import parse
+from justimage.cli.progress import stage
 
 DESCRIPTION = """The authors' checkpoints into a folder that --from and justimage.load take, and back.
 
@@ -35,8 +36,10 @@ class Options:
 def main(words: Sequence[str]) -> int:
     o = parse(Options, words, "convert", DESCRIPTION)
     disk.writable(o.target)
-    if o.to == "official":
-        print(convert.into_official(o.source, o.target))
-    else:
-        print(convert.from_official(o.source, o.target, o.context_start))
+    with stage(f"reading {o.source}, writing {o.target}"):
+        if o.to == "official":
+            written = convert.into_official(o.source, o.target)
+        else:
+            written = convert.from_official(o.source, o.target, o.context_start)
+    print(written)
     return 0

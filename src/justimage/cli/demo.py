@@ -10,7 +10,7 @@ import torch
 
 from justimage import demo
 from justimage.cli.options import parse
-from justimage.cli.progress import bar
+from justimage.cli.progress import stage, stages, within_batches
 from justimage.cli.train import follow
 from justimage.recipe import preset
 
@@ -32,12 +32,18 @@ class Options:
 def main(words: Sequence[str]) -> int:
     out = parse(Options, words, "demo", DESCRIPTION).out
     started = time.perf_counter()
-    demo.require()
-    code = follow(preset("digits"), out / "run", torch.device("cpu"), again=shlex.join(["justimage", "demo", *words]))
-    if code:
+    with stage("reading digits"):
+        demo.require()
+    again = shlex.join(["justimage", "demo", *words])
+    if code := follow(preset("digits"), out / "run", torch.device("cpu"), again, hint=False):
         return code
-    with bar("drawing digits") as advance:
-        report = demo.report(out, advance)
+    with stages() as progress:
+        progress("reading the model", 0, 0)
+        recipe, model = demo.trained(out)
+        s = recipe.sampling
+        with within_batches([model.net], s.solver, s.steps, demo.BATCH, progress) as told:
+            report = demo.report(out, recipe, model, told)
     print(demo.summary(report))
     print(f"{time.perf_counter() - started:.0f} s in all; pictures and report.json are in {out}")
+    print(f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out / 'run'), '--out', 'grid.png'])}")
     return 0

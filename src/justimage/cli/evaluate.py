@@ -11,7 +11,7 @@ import tyro
 from justimage import ema
 from justimage.cli.drawn import Drawn, numbered, settings
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import stages
+from justimage.cli.progress import Tell, stages, within_batches
 from justimage.distributed import share
 from justimage.drawing import Artist, Labels, short_hash
 from justimage.evaluation import report
@@ -69,13 +69,15 @@ def main(words: Sequence[str]) -> int:
     with requests("this batch, kept") as asked, stages(leads) as progress:
         examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
         job = examiner.artist.job(**chosen)
-        if not leads:
-            report.draw_all(examiner, job, o.count)
-            return 0
-        others = short_hash([examiner.facts(job), examiner.reference.facts])[:6]
-        name = f"ema{ema.name(job.ema)}-guidance{job.guidance:g}-{o.count}-{others}"
-        out = examiner.place / f"{examiner.artist.place.name}-{name}"
-        found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
+        net = examiner.artist.model(job.ema).net
+        with within_batches([net], job.solver, job.steps, job.unit, progress) as examiner.progress:
+            if not leads:
+                report.draw_all(examiner, job, o.count)
+                return 0
+            others = short_hash([examiner.facts(job), examiner.reference.facts])[:6]
+            name = f"ema{ema.name(job.ema)}-guidance{job.guidance:g}-{o.count}-{others}"
+            out = examiner.place / f"{examiner.artist.place.name}-{name}"
+            found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
     print(report.table(found))
     for warning in found["warnings"]:
         print(f"warning: {warning}")
@@ -83,9 +85,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def examined(
-    o: Examined, out: Path | None, progress: Callable[[str, int, int], object], stop: Callable[[], bool]
-) -> tuple[Examiner, dict[str, Any]]:
+def examined(o: Examined, out: Path | None, progress: Tell, stop: Callable[[], bool]) -> tuple[Examiner, dict[str, Any]]:
     """What examines a model as the options say, and the settings of its drawings."""
     device = checked_device(o.device)
     artist = Artist(o.source, device)
@@ -93,18 +93,16 @@ def examined(
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
     resize = (o.resize[0], o.resize[-1]) if o.resize else None
     crop = replace(artist.recipe.crop, size=resize or artist.recipe.network.size)
+    progress(f"loading {o.features}", 0, 0)
     extractor = open_features(o.features, device)
+    progress("reading the model", 0, 0)
     chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
     artist.job(**chosen)  # refused before the real images are read
     if not (o.reference or artist.recipe.data):
         raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")
-    reference = open_reference(
-        o.reference or artist.recipe.data,
-        extractor,
-        crop,
-        lambda *n: progress("real images", *n),
-        stop,
-    )
+    real = o.reference or artist.recipe.data
+    progress(f"reading {real}", 0, 0)
+    reference = open_reference(real, extractor, crop, lambda *n: progress("real images", *n), stop)
     is_run = (o.source / "checkpoints").is_dir()
     place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
     return Examiner(artist, extractor, reference, place, resize, progress, stop), chosen

@@ -8,7 +8,7 @@ from pathlib import Path
 from justimage import data, disk
 from justimage.cli import fail
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import bar, stages
+from justimage.cli.progress import bar, stage, stages
 from justimage.data import Decode
 from justimage.data.store import Store, is_store, open_store
 from justimage.evaluation.reference import open_reference, save_statistics
@@ -28,7 +28,7 @@ The space in which drawn images are compared with real ones, and what is known o
 examples:
   justimage features train --data digits --out digits.safetensors
   justimage features train --data photos/ --image-size 64 --flip --out photos.safetensors
-  justimage features statistics --data imagenet/train --image-size 256 --out imagenet-256.npz
+  justimage features statistics --data imagenet/train --image-size 256 --decode torchvision --out imagenet-256.npz
   justimage features train --help"""
 
 
@@ -105,15 +105,16 @@ def train(o: Train) -> int:
     if o.out.suffix != ".safetensors":
         raise ValueError(f"{o.out} is to be a .safetensors file")
     crop = crop_of(o)
-    with bar("reading images") as advance:
+    with stage(f"reading {o.data}"):
         source = data.open_source(o.data, crop)
         total = len(source)
+    with bar("reading images") as advance:
         source = data.in_memory(source, lambda done: advance(done, total))
     shape = Shape(crop.channels, crop.size, len(source.class_names), o.width, o.dimension)
     units = Units(*source.statistics) if isinstance(source, Store) and source.floats else Units()
     trainer = Trainer(source, shape, units, o.images, o.batch, o.learning_rate, o.flip, o.seed, device)
     print(f"{len(trainer.kept):,} images to learn from, {len(trainer.held):,} held out, {shape.classes} classes")
-    with bar("training") as advance:
+    with bar("training", o.images) as advance:
         for step in trainer.steps():
             advance(min(step.images_seen, o.images), o.images, lambda loss=step.loss: f"loss {loss:.4f}")
     accuracy = trainer.accuracy()
@@ -130,7 +131,9 @@ def statistics(o: Statistics) -> int:
     if o.out.suffix != ".npz":
         raise ValueError(f"{o.out} is to be an .npz file")
     with requests("this batch, kept") as asked, stages() as progress:
+        progress(f"loading {o.features}", 0, 0)
         extractor = open_features(o.features, device)
+        progress(f"reading {o.data}", 0, 0)
         found = open_reference(o.data, extractor, crop_of(o), lambda *n: progress("real images", *n), lambda: bool(asked))
     save_statistics(o.out, found.statistics)
     print(f"mean and covariance of {found.facts['images']:,} images, {len(found.statistics.mean)} numbers each; in {o.out}")

@@ -51,7 +51,8 @@ def main(words: Sequence[str]) -> int:
         memory = f"{state / 1e9:.2f} GB for weights etc. and {activations / 1e9:.2f} GB for activations"
         print(f"to train {o.batch} images at a time: {memory}")
         return 0
-    table = Table(title=f"JiT at 1,000 classes; memory in GB to train {o.batch} images at a time in bf16 with three averages")
+    print(f"JiT at 1,000 classes; memory in GB to train {o.batch} images at a time in bf16 with three averages", flush=True)
+    table = Table()
     for column in (
         "network",
         "image",

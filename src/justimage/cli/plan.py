@@ -22,6 +22,7 @@ examples:
   justimage plan --preset jit-g16-256 --gpus 64 --kind h100
   justimage plan --preset jit-b16-256 --gpus 8 --kind a100 --mfu 0.3
   justimage plan --preset jit-h16-256 --gpus 8 --parallel ddp --accumulate 8
+  justimage plan --preset jit-g16-256 --gpus 32 --kind a100 --parallel hsdp
   justimage plan --preset folder-64 --kind rtx4090 --json
   justimage plan --from runs/mine --gpus 4 --kind l40s
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from justimage import disk
 from justimage.cli.options import checked_device, parse
 from justimage.cli.plan import spoken
-from justimage.cli.progress import bar
+from justimage.cli.progress import bar, stage, stages
 from justimage.experiments import ALSO, NAMES, experiment
 from justimage.laboratory import Lab, Result, Table, Work, judging
 from justimage.laboratory.commands import left
@@ -87,7 +87,8 @@ def main(words: Sequence[str]) -> int:
     disk.writable(lab.place / "works")
     if scale.name == "paper" and print_left({name: Table(e.cells(scale), lab) for name, e in chosen.items()}, o, words):
         return 0
-    lab = replace(lab, fingerprint=fingerprint(scale))
+    with stage(f"reading {scale.data}"):
+        lab = replace(lab, fingerprint=fingerprint(scale))
     with requests("this moment; trainings go on from their last checkpoints") as asked:
         for name, e in chosen.items():
             began, table = time.perf_counter(), Table(e.cells(scale), lab)
@@ -142,13 +143,17 @@ def prepare(works: Sequence[Trained], lab: Lab, asked: Sequence[str]) -> None:
     """What many works share: the classifiers in whose spaces images are compared, and the real images there."""
     sides = {(w.compared, w.read(lab.scale), w.recipe.network.channels) for w in works}
     for read in sorted({read for _, read, _ in sides}):
-        with bar(f"a classifier of {read} x {read}") as advance:
+        missing = not lab.scale.features and not judging.classifier_place(lab, read).exists()
+        with bar(f"a classifier of {read} x {read}", lab.scale.classifier["images"] if missing else None) as advance:
             accuracy = judging.learn_to_read(lab, read, lambda *n, show=advance: (heed(asked), show(*n)))
         if accuracy is not None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
     for compared, read, channels in sorted(sides):
-        with bar(f"real images of {compared} x {compared}") as advance:
+        title = f"real images of {compared} x {compared}"
+        with stages() as progress:
+            progress(title, 0, 0)
             space = judging.space(lab, compared, read)
+            advance = lambda *n, title=title, show=progress: show(title, *n)
             _ = judging.reference(lab, space, compared, channels, advance, lambda: bool(asked)).around  # found once, and kept
 
 
@@ -177,7 +182,8 @@ def showing(total: int) -> Iterator[Show]:
     def show(news: News, title: str) -> None:
         nonlocal ended, said
         fractions[news.identity] = news.done
-        if news.identity not in tasks:
+        first = news.identity not in tasks
+        if first:
             tasks[news.identity] = progress.add_task(title[:50], total=1.0, what="")
         task = tasks[news.identity]
         progress.update(task, completed=news.done, what=news.what)
@@ -186,7 +192,7 @@ def showing(total: int) -> Iterator[Show]:
             progress.update(task, visible=False)
             words = f"[{ended}/{total}] {title}: {in_words(news.result)}"
             progress.console.print(words, highlight=False, markup=False) if console.is_terminal else print(words, flush=True)
-        elif not console.is_terminal and time.monotonic() - said > 30:
+        elif not console.is_terminal and (first or time.monotonic() - said > 30):
             said = time.monotonic()
             print(f"{title}: {news.what}", flush=True)
         progress.update(whole, completed=sum(fractions.values()), what=f"{ended} of {total} works")

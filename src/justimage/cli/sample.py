@@ -14,7 +14,7 @@ from torch import Tensor
 from justimage import disk, drawing, pictures
 from justimage.cli.drawn import Drawn, numbered, settings
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import bar
+from justimage.cli.progress import stages, within_batches
 from justimage.distributed import share
 from justimage.drawing import Artist, Drawing
 from justimage.recipe import Recipe
@@ -81,19 +81,26 @@ def main(words: Sequence[str]) -> int:
         near = max(count // len(classes), 1) * len(classes)
         raise ValueError(f"count is {count}, which is not equally many of {len(classes)} classes; {near} is")
     chosen = settings(o, artist.recipe, device)
-    job = artist.job(classes=classes, **chosen | {"unit": min(o.batch, count)})
     leads, started = share()[0] == 0, time.perf_counter()
     shown, pictured = [], 0
-    with requests("this batch, kept") as asked, bar("sampling", shown=leads) as advance:
-        if o.folder or o.npz:
-            drawing.save(artist, job, count, o.folder, o.npz, advance, lambda: bool(asked))
-        if out and leads:
-            pictured = min(count, PICTURED) if o.folder or o.npz else count
-            for unit in range(job.units(pictured)):
-                if asked:
-                    raise KeyboardInterrupt  # a picture is not worth keeping halves of
-                shown.append(artist.draw(job, unit))
-                advance(min((unit + 1) * job.unit, pictured), pictured)
+    with stages(leads) as progress:
+        progress("reading the model", 0, 0)
+        job = artist.job(classes=classes, **chosen | {"unit": min(o.batch, count)})
+        net = artist.model(job.ema).net
+        with (
+            requests("this batch, kept") as asked,
+            within_batches([net], job.solver, job.steps, job.unit, progress) as advance,
+        ):
+            if o.folder or o.npz:
+                drawing.save(artist, job, count, o.folder, o.npz, lambda *n: advance("sampling", *n), lambda: bool(asked))
+            if out and leads:
+                title, pictured = ("the picture", min(count, PICTURED)) if o.folder or o.npz else ("sampling", count)
+                for unit in range(job.units(pictured)):
+                    if asked:
+                        raise KeyboardInterrupt  # a picture is not worth keeping halves of
+                    advance(title, unit * job.unit, pictured)
+                    shown.append(artist.draw(job, unit))
+                advance(title, pictured, pictured)
     if not leads:
         return 0
     if out:

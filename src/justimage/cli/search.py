@@ -1,5 +1,6 @@
 """justimage search."""
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from rich.table import Table
 from justimage import checkpoint, ema
 from justimage.cli.evaluate import Examined, examined
 from justimage.cli.options import parse
-from justimage.cli.progress import stages
+from justimage.cli.progress import Tell, stages, within_batches
 from justimage.distributed import share
 from justimage.drawing import short_hash
 from justimage.evaluation import search as searching, verdict
@@ -34,6 +35,8 @@ search.png; features are kept and reused, by evaluate too: stopped or killed, th
 
 SHOWN = 12
 """Rows of the table while it grows."""
+SECONDS = 10.0
+"""Between two lines of progress, without a terminal."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ def main(words: Sequence[str]) -> int:
             for interval in intervals:
                 chosen |= {"ema": average, "interval": interval}
                 examiner.artist.job(**chosen)  # refused before anything is drawn
-        search = Search(examiner, examiner.artist.job(**chosen), o.count, emas, intervals, *o.guidances)
-        with table(leads) as (shown, progress):
-            search.shown, examiner.progress = shown, progress
+        job, nets = examiner.artist.job(**chosen), [examiner.artist.model(average).net for average in emas]
+        search = Search(examiner, job, o.count, emas, intervals, *o.guidances)
+        with (
+            table(leads) as (search.shown, progress),
+            within_batches(nets, job.solver, job.steps, job.unit, progress) as examiner.progress,
+        ):
             best = search.full() if o.full else search.cheap()
     if not leads:
         return 0
@@ -105,17 +111,24 @@ def without(words: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def table(leads: bool) -> Iterator[tuple[Callable[[Search], None], Callable[[str, int, int], None]]]:
+def table(leads: bool) -> Iterator[tuple[Callable[[Search], None], Tell]]:
     """A table that grows with the search, the best in bold, and below it what is being drawn; lines without a terminal."""
     console = Console()
     if not leads or not console.is_terminal:
+        said = -math.inf
 
         def line(search: Search) -> None:
             if leads:
                 found = list(search.found.values())[-1]
                 print("  ".join(row(search, found)), flush=True)
 
-        yield line, lambda what, done, total: None
+        def under_way(what: str, done: float, total: int) -> None:
+            nonlocal said
+            if leads and time.monotonic() - said > SECONDS:
+                said = time.monotonic()
+                print(f"{what}: {int(done):,} of {total:,} images", flush=True)
+
+        yield line, under_way
         return
     rows, below = Table(), [""]
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: Group(rows, below[0])):
@@ -127,8 +140,8 @@ def table(leads: bool) -> Iterator[tuple[Callable[[Search], None], Callable[[str
             for found in list(search.found.values())[-SHOWN:]:
                 rows.add_row(*row(search, found), "best" if found is best else "", style="bold" if found is best else "")
 
-        def progress(what: str, done: int, total: int) -> None:
-            below[0] = f"{what}: {done:,} of {total:,} images"
+        def progress(what: str, done: float, total: int) -> None:
+            below[0] = f"{what}: {int(done):,} of {total:,} images"
 
         yield grown, progress
 
