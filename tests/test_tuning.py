@@ -11,7 +11,6 @@ import torch
 from justimage import cost, distributed, log, recipe as recipes, run as runs, tuning
 from justimage.cli import outlook
 from justimage.recipe import Recipe
-from justimage.training import Step
 from tests.test_training import digest, equal, finish, losses, small
 
 CPU = distributed.World(torch.device("cpu"))
@@ -137,25 +136,26 @@ def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Pa
     assert [seen for seen, _ in losses(tmp_path / "stopped")] == [48, 96, 144, 192]
 
 
-def said(recipe: Recipe, tmp_path: Path, steps: int, seconds: float) -> list[str]:
-    """What is told of a run, some steps long, each taking some seconds."""
+def said(recipe: Recipe, tmp_path: Path, parts: int, seconds: float) -> list[str]:
+    """What is told of a run, some parts of eight images long, each taking some seconds."""
     with mock.patch.object(
         tuning, "choose", return_value=tuning.Tuning("cpu", 1, "fp32", False, 1, {"fp32": 0.5, "bf16": 0.4})
     ):
         told = outlook.Outlook(runs.open_run(recipe, tmp_path / "run", "cpu"))
     lines = list(told.before())
-    with mock.patch.object(outlook.time, "perf_counter", side_effect=[100 + seconds * i for i in range(steps)]):
-        for _ in range(steps):
-            lines += told.after(Step(8, 1.0, 1.0, 1e-3))
+    with mock.patch.object(outlook.time, "perf_counter", side_effect=[100 + seconds * i + (i > 0) * 50 for i in range(parts)]):
+        for i in range(parts):
+            lines += told.moved(8 * i)
     return lines
 
 
 def test_a_training_tells_its_time_and_what_would_fit(tmp_path: Path) -> None:
+    """By the time of a block before, and by parts of a batch later: the first one, which compiles, is left out."""
     lines = said(open_recipe(images=400_000), tmp_path, 9, 4.0)
     assert "computed in fp32 (images/s of the ways that were timed: fp32 0.5, bf16 0.4)" in lines[0] and " GB" in lines[0]
     assert lines[1] == "measured by the time of one block: 0.5 images/s, so 400,000 images take about 9.3 days"
     assert "--images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
-    assert lines[3:] == ["measured over 4 steps: 2 images/s, so 400,000 images take about 2.3 days"]  # 16 of 32 seconds
+    assert lines[3:] == ["measured over 32 images: 2 images/s, so 400,000 images take about 2.3 days"]  # in 16 seconds
 
 
 def test_a_short_training_tells_no_more_than_its_bar(tmp_path: Path) -> None:

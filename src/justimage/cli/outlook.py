@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 from justimage import cost, plan, recipe as recipes, tuning
 from justimage.recipe import Recipe
 from justimage.run import Run
-from justimage.training import Step
 
 LONG = 24 * 3600
 """Seconds of training from which on it is said what would fit."""
 NIGHT = 8 * 3600
-ENOUGH = 3, 15.0
-"""Steps and seconds from which a speed is told; the first step, which compiles, is not measured."""
+ENOUGH = 2, 15.0
+"""Parts of a batch and seconds from which a speed is told; the first part, which compiles, is not measured."""
 SMALLER = "folder-128", "folder-64", "folder-32"
 GPU = "rtx4090"
 
 
 @dataclass
 class Outlook:
-    """The time that a run still needs, by the speed of its steps."""
+    """The time that a run still needs, by its speed."""
 
     run: Run
-    began: float = 0.0
-    steps: int = 0
+    began: tuple[float, float] | None = None
+    """time and images at the beginning of the second part"""
+    parts: int = 0
     told: bool = False
     warned: bool = False
 
@@ -42,20 +42,19 @@ class Outlook:
         there = cost.memory_of(world.device)
         yield f"computed in {chosen}{parts}{why}; about {needed / 1e9:.2g} of {there / 1e9:.3g} GB"
         if needed > there:
-            yield "warning: that is more memory than there is; a smaller network, patch count or batch fits"
+            yield "warning: that is more memory than there is; --activation-checkpointing or a smaller network takes less"
         if chosen in t.measured:
             yield from self.tell(t.measured[chosen] * world.size, "by the time of one block")
 
-    def after(self, step: Step) -> Iterator[str]:
-        """The same once, when enough steps were measured."""
-        now = time.perf_counter()
-        if not self.began:
-            self.began = now
-            return
-        self.steps += 1
-        if not self.told and self.steps >= ENOUGH[0] and now - self.began >= ENOUGH[1]:
+    def moved(self, images: float) -> Iterator[str]:
+        """The same once, when enough was measured: called as each part of a batch begins, so many images being done."""
+        now, self.parts = time.perf_counter(), self.parts + 1
+        if self.parts == 2:
+            self.began = now, images
+        elif self.began and not self.told and self.parts >= 2 + ENOUGH[0] and now - self.began[0] >= ENOUGH[1]:
             self.told = True
-            yield from self.tell(self.steps * self.run.recipe.training.batch / (now - self.began), f"over {self.steps} steps")
+            done = images - self.began[1]
+            yield from self.tell(done / (now - self.began[0]), f"over {done:,.0f} images")
 
     def tell(self, speed: float, how: str) -> Iterator[str]:
         """speed: images/s."""

@@ -96,13 +96,16 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
     outlook = Outlook(run)
     for line in outlook.before():
         say(line)
-    with requests() as asked, bar("training", shown=first) as advance, parts(run, advance) as note:
+
+    def begins(images: float) -> None:
+        for line in outlook.moved(images):
+            say(line)
+
+    with requests() as asked, bar("training", shown=first) as advance, parts(run, advance, begins) as note:
         run.asked = lambda: bool(asked)
         try:
             for step in runs.steps(run):
                 note(step)
-                for line in outlook.after(step):
-                    say(line)
         except torch.OutOfMemoryError as error:
             remedy = "give a larger --accumulate, --activation-checkpointing, or a smaller network"
             raise ValueError(f"out of memory: {remedy} ({error})") from error
@@ -119,8 +122,11 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
 
 
 @contextmanager
-def parts(run: runs.Run, advance: Advance) -> Iterator[Callable[[Step], None]]:
-    """Within the block the bar moves with every part of a batch and image of a preview; call what is given after a step."""
+def parts(run: runs.Run, advance: Advance, begins: Callable[[float], object]) -> Iterator[Callable[[Step], None]]:
+    """Within the block the bar moves with every part of a batch and image of a preview; call what is given after a step.
+
+    begins: called as a part begins, with the images done before it.
+    """
     images, seen, note = run.recipe.training.images, run.state.images_seen, ""
     part, passed = run.recipe.training.batch / run.tuning.accumulate, 0
 
@@ -132,6 +138,7 @@ def parts(run: runs.Run, advance: Advance) -> Iterator[Callable[[Step], None]]:
     def forward(net: Any, *_: Any) -> None:
         nonlocal passed
         if net.training:
+            begins(seen + passed * part)
             advance(min(seen + passed * part, images), images, lambda: note or "first step")
             passed += 1
 
