@@ -12,7 +12,10 @@ import torch
 from hypothesis import example, given, strategies as st
 from PIL import Image
 
-from justimage.data import Crop, Files, Stream, batches, decode, digits, in_memory, open_source
+from justimage.data import Crop, Decode, Files, Stream, batches, decode, digits, in_memory, open_source
+from justimage.evaluation.reference import open_reference
+from justimage.features import Extractor
+from justimage.recipe import Recipe, preset
 from tests.reference import SHARED, needs_shared
 from tests.sets import colours, paper_crop, png, saved
 
@@ -81,6 +84,30 @@ def test_the_papers_data_is_what_pillow_converts(channels: int) -> None:
         assert np.array_equal(read, np.atleast_3d(np.asarray(plain)).transpose(2, 0, 1)), name
         same = np.array_equal(read, decode(io.BytesIO(content), photo))
         assert same == (name == "cmyk" or (name == "transparent" and channels == 4)), name
+
+
+def test_the_papers_presets_read_the_papers_data_and_ours_photographs() -> None:
+    assert preset("jit-h16-256").crop == Recipe().crop == Crop((256, 256), 3, enlarge=True, decode="torchvision")
+    assert preset("jit-b4-64").crop == Crop((64, 64), 3, enlarge=True, decode="torchvision")
+    for side in 32, 64, 128:
+        assert preset(f"folder-{side}").crop == Crop((side, side), 3, enlarge=False, decode="photo")
+
+
+@pytest.mark.parametrize("decode", ["photo", "torchvision"])
+def test_a_reference_is_read_as_the_recipe_reads(decode: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of real images are those of the pixels that were trained on, and are not taken for the others'."""
+    monkeypatch.setenv("JUSTIMAGE_CACHE", str(tmp_path / "cache"))
+    halves = Extractor(
+        "halves", "halves", 2, lambda x: (torch.stack([x[..., :8, :], x[..., 8:, :]], 1).float().mean((2, 3, 4)), None)
+    )
+    (tmp_path / "set").mkdir()
+    for i in range(4):
+        pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+        pixels[:8] = 50 * i
+        (tmp_path / "set" / f"{i}.png").write_bytes(png_of(pixels, 3))  # upside down
+    for how in "photo", "torchvision", decode:
+        found = open_reference(str(tmp_path / "set"), halves, Crop((16, 16), decode=how))
+    assert found.statistics.mean.tolist() == ([0, 75] if decode == "photo" else [75, 0])
 
 
 def test_a_crop_of_another_shape_is_centred_and_undistorted() -> None:
