@@ -86,7 +86,11 @@ def test_parts_are_the_fewest_that_fit() -> None:
             assert tuning.parts(recipe, eight) <= parts and 256 // 8 % tuning.parts(recipe, eight) == 0
     assert fitting == sorted(fitting, reverse=True) and fitting[0] == 256 and fitting[-1] == 1
     with mock.patch.object(cost, "memory_of", lambda device: 10**13):
-        assert 256 // tuning.parts(recipe, CPU) == 32  # and no more at a time than a CPU gains by
+        parts = tuning.parts(recipe, CPU)  # no more at a time than a CPU gains by
+        state = tuning.memory(recipe, CPU, 0)
+        taken = [tuning.memory(recipe, CPU, 256 // n) - state for n in (parts, parts // 2)]
+        assert taken[0] <= tuning.LARGEST_PART["cpu"] < taken[1]
+        assert tuning.parts(small(), CPU) == 1
 
 
 def test_recomputation_takes_less_memory() -> None:

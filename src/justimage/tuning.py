@@ -6,6 +6,7 @@ fewest equal parts of which one fits into the device's memory. What was chosen i
 a device computes the same to the bit.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,8 +28,8 @@ PROBE_FLOPS = 3e10
 """Floating-point operations of one timed pass through a block: a fraction of a second."""
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Of a device's memory, what a training may take; a CPU's is for other programs, too."""
-LARGEST_PART = {"cpu": 32}
-"""Images: a CPU, which is busy with a few, gains nothing by more at a time."""
+LARGEST_PART = {"cpu": 4e9}
+"""Bytes of activations: a CPU, which is busy with a few images, gains nothing by more at a time, and its bar stands still."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device
     """Seconds for one image to go through a block and back, the shortest of some passes; None where no compiler works."""
     tokens = cost.tokens(a, a.depth - 1)
     flops = 6 * tokens * (12 * a.width**2 + 2 * tokens * a.width)
-    images = max(1, min(LARGEST_PART["cpu"], round(PROBE_FLOPS / flops)))
+    images = max(1, min(32, round(PROBE_FLOPS / flops)))
     with torch.random.fork_rng(devices=[]):
         block = Block(a, a.depth // 2).to(device)
         x = torch.randn(images, tokens, a.width, device=device, requires_grad=True)
@@ -150,8 +151,10 @@ def parts(recipe: Recipe, world: World) -> int:
     """The fewest equal parts of a process's images of which one fits into its device; as many as there are, if none does."""
     share, kind = max(recipe.training.batch // world.size, 1), world.device.type
     room = MEMORY_SHARE.get(kind, 0.5) * cost.memory_of(world.device) / (world.size if kind == "cpu" else 1)
-    allowed = [n for n in range(1, share + 1) if share % n == 0 and share // n <= LARGEST_PART.get(kind, share)]
-    return next((n for n in allowed if memory(recipe, world, share // n) <= room), allowed[-1])
+    state = memory(recipe, world, 0)
+    room = state + min(room - state, LARGEST_PART.get(kind, math.inf))
+    allowed = [n for n in range(1, share + 1) if share % n == 0]
+    return next((n for n in allowed if memory(recipe, world, share // n) <= room), share)
 
 
 def memory(recipe: Recipe, world: World, images: int) -> float:
