@@ -40,7 +40,7 @@ class Outlook:
         why = f" (images/s of the ways that were timed: {timed})" if len(t.measured) > 1 else ""
         needed = tuning.memory(run.recipe, world, part)
         there = cost.memory_of(world.device)
-        yield f"computed in {chosen}{parts}{why}; about {needed / 1e9:.2g} of {there / 1e9:.3g} GB"
+        yield f"computed in {chosen}{parts}{why}; about {needed / 1e9:.2g} of {there / 1e9:.3g} GB for its tensors"
         if needed > there:
             yield "warning: that is more memory than there is; --activation-checkpointing or a smaller network takes less"
         if chosen in t.measured:
