@@ -156,6 +156,30 @@ def test_numbers_that_are_all_alike_do_not_fulfil_them(name: str) -> None:
     assert all(sentence.startswith(harmless) for sentence in held), held
 
 
+def toys(blamed: tuple[str, str], distance: float) -> list[str]:
+    """The claims of Fig. 2 that hold, where all is as in the paper but one distance, of a row and a column."""
+
+    def value(cell: Cell) -> float:
+        if (cell.row, cell.column) == blamed:
+            return distance
+        good = cell.row == "D = 2" or cell.column.startswith("x-pred")
+        return 0.005 if good else 20.0 if cell.row == "D = 512" else 0.1
+
+    return [c.sentence for c in experiment("fig2").claims(with_results("fig2", LAPTOP, value, {})) if c.holds]
+
+
+def test_the_toy_is_found_only_by_samples_that_are_near_the_curve_and_cover_it() -> None:
+    everything = toys(("", ""), 0.0)
+    assert len(everything) == 8
+    for p in ("x", "eps", "v"):
+        for way in ("to", "from"):
+            assert toys(("D = 2", f"{p}-pred: {way} the curve"), 0.05) == everything[1:]
+    for row, place in (("D = 8", 1), ("D = 16", 2), ("D = 512", 3)):
+        assert toys((row, "x-pred: from the curve"), 0.05) == everything[:place] + everything[place + 1 :]
+    assert toys(("D = 16", "v-pred: from the curve"), 0.005) == everything  # it is still far from the curve
+    assert toys(("D = 512", "v-pred: to the curve"), 3.0) == everything[:-1]
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_experiment_is_made_of_works_at_every_scale(scale: str) -> None:
     for name in NAMES:
@@ -202,7 +226,9 @@ def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
     assert [c["holds"] for c in found["claims"]] == [False, True]  # B/64's 30 GFLOPs
     numbers = {(c["row"], c["column"]): c["ours"][0] for c in found["cells"]}
     assert round(numbers["parameters m", "G/16"]) == 2007 and numbers["dropout", "H/32"] == 0.2
-    assert "| parameters m | 131 &#124; **131** |" in (out / "table.md").read_text()
+    written = (out / "table.md").read_text()
+    assert "| parameters m | 131 &#124; **131** |" in written
+    assert "| ema 1 | 0.9996 &#124; **0.9996** |" in written and "| ema 3 | 0.9999 &#124; **0.9999** |" in written
     again = justimage("reproduce", "tables7-9", cwd=tmp_path)
     assert again.returncode == 0 and "9 of 9 works are there" in again.stdout
 

@@ -1,5 +1,6 @@
 """The laboratory: each work done once, by however many processes, stopped or killed; and what is written of it."""
 
+import io
 import json
 import math
 import os
@@ -15,15 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
+from justimage import pictures
 from justimage.experiments import experiment
+from justimage.experiments.fig2 import BLUR
 from justimage.laboratory import Cell, Experiment, Lab, Result, Table, Talk, Work, better, scales
 from justimage.laboratory.doing import done, result_of, told
 from justimage.laboratory.judging import fingerprint, learn_to_read
 from justimage.laboratory.scales import LAPTOP
 from justimage.laboratory.sheets import tiles
-from justimage.laboratory.toy import Toy, curve, distances, toy
+from justimage.laboratory.toy import PLACES, POINTS, Toy, blurred, curve, distances, toy
 from justimage.laboratory.trained import Trained
-from justimage.laboratory.writing import write
+from justimage.laboratory.writing import number, write
 from justimage.process import Process
 from justimage.recipe import changed
 from justimage.stopping import Stopped
@@ -215,6 +218,55 @@ def test_a_difference_within_the_noise_is_no_verdict() -> None:
     assert verdict([1.0, 2.0, 0.5], [1.2, 2.2, 0.8]) == "cannot be told here"
 
 
+def test_a_decay_has_all_its_digits_and_a_measure_three() -> None:
+    for lacking in range(1, 1000):
+        for decay in (1 - lacking / 10**digits for digits in (5, 6, 9)):
+            assert float(number(decay)) == pytest.approx(decay, abs=1e-12)
+    assert [number(n) for n in (0.9996, 0.99, 1.0, 0.5944, 12.345, 1023.7, -0.8)] == [
+        "0.9996", "0.99", "1", "0.594", "12.3", "1,024", "-0.8",
+    ]  # fmt: skip
+
+
+LOG = [640, 1280, 1296, 1936, 2576, 3216, 3217, 3857]
+"""Images seen at the lines of a log: two of them after 16 images and after one."""
+
+
+def test_a_running_mean_weights_each_line_with_the_images_that_it_covers() -> None:
+    loss = [2.0, 1.0, 9.0, 0.5, 0.4, 0.3, 50.0, 0.2]
+    images = np.repeat(loss, np.diff(LOG, prepend=0))
+    for span in (640, 700, 2000, 10_000):
+        found = pictures.running_mean(LOG, loss, span)
+        assert np.allclose(found, [images[max(0, end - span) : end].mean() for end in LOG])
+    assert np.allclose(pictures.running_mean(LOG, loss), pictures.running_mean(LOG, loss, 640))  # never less than a line
+    whole = [640, 1280, 1920]
+    assert np.allclose(pictures.running_mean(whole, loss[:3]), loss[:3])
+
+
+def test_a_short_line_moves_the_curve_by_its_share_at_most() -> None:
+    assert np.allclose(pictures.running_mean(LOG, [0.7] * len(LOG)), 0.7)
+    notched = [0.7] * len(LOG)
+    notched[2] -= 0.5
+    moved = 0.7 - pictures.running_mean(LOG, notched)
+    assert pytest.approx(moved.max()) == 0.5 * 16 / 640 and moved.min() > -1e-12
+
+
+@pytest.mark.parametrize("size", [(662, 152), (256, 256), (90, 200)])
+def test_previews_fill_the_page_below_the_curve(size: tuple[int, int]) -> None:
+    """Four of one colour each, all whole; together most of what is below the curve; no higher than it, unless in one row."""
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 0, 250)]
+    previews = [(f"after {i}", Image.new("RGB", size, colour)) for i, colour in enumerate(colours)]
+    metrics = [{"images_seen": n, "loss": 1 / n} for n in LOG] + [{"images_seen": 9999, "fid": 3.0}]
+    alone, page = (pictures.course([*metrics, {"images_seen": 9999, "loss": math.nan}], shown) for shown in ((), previews))
+    assert alone and page
+    top, whole = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in (alone, page))
+    assert (whole[: len(top)] == top).all()
+    under = whole[len(top) :]
+    parts = [(under == colour).all(-1) for colour in colours]
+    assert len({part.sum() for part in parts}) == 1 and parts[0].any()
+    rows = {int(part.any(1).argmax()) for part in parts}
+    assert sum(part.mean() for part in parts) > 0.6 and (len(under) <= len(top) or len(rows) == 1)
+
+
 def test_whoever_stops_listening_stops_the_work() -> None:
     def endless(talk: Talk) -> Result:
         while not talk.stop():
@@ -250,17 +302,53 @@ def test_an_error_in_a_work_reaches_whoever_asked_for_it(tmp_path: Path, crew: i
     assert result_of(lab, Broken()) is None
 
 
+SPACING = 0.0032
+"""At most, between two of the places that stand for the curve."""
+
+
+def test_points_lie_evenly_along_the_curve_from_end_to_end() -> None:
+    points = curve(torch.linspace(0, 1, PLACES).double())
+    steps = points.diff(dim=0).norm(dim=1)
+    assert steps.max() < SPACING and steps.max() / steps.min() < 1.1
+    assert [round(float(points[end].norm()), 6) for end in (0, -1)] == [0.4, 2.0]
+
+
 def test_points_on_the_curve_have_no_distance_and_others_theirs() -> None:
     buried = Toy(512)
     P = buried.projection()
     assert torch.allclose(P.T @ P, torch.eye(2), atol=1e-6)
-    on = curve(torch.rand(100, generator=torch.Generator().manual_seed(1)))
-    off = torch.randn(100, 512, generator=torch.Generator().manual_seed(2))
+    random = torch.Generator().manual_seed(1)
+    on, off = curve(torch.rand(100, generator=random)), torch.randn(100, 512, generator=random)
     off = 0.3 * torch.nn.functional.normalize(off - off @ P @ P.T, dim=1)
-    along, out = distances(on @ P.T + off, P)
-    assert along.max() < 3e-3 and torch.allclose(out, torch.full((100,), 0.3), atol=1e-5)
+    assert distances(on @ P.T, P)[0].max() < SPACING / 2 + 1e-5
+    assert torch.allclose(distances(on @ P.T + off, P)[0], torch.full((100,), 0.3), atol=1e-4)
     outwards = on * (1 + 0.05 / on.norm(dim=1, keepdim=True))
     assert 0.03 < distances(outwards @ P.T, P)[0].mean() < 0.051
+    everywhere = curve(torch.linspace(0, 1, PLACES)) @ P.T
+    assert max(way.max() for way in distances(everywhere, P)) < 1e-5
+    assert torch.allclose(distances(everywhere + off[:1], P)[1], torch.tensor(0.3), atol=1e-4)  # not in the plane, no cover
+
+
+def test_distances_in_the_plane_are_those_of_it_buried() -> None:
+    points = 2 * torch.randn(300, 2, generator=torch.Generator().manual_seed(2))
+    P = Toy(64).projection()
+    for there, flat in zip(distances(points @ P.T, P), distances(points, torch.eye(2)), strict=True):
+        assert torch.allclose(there, flat, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [(0.5, 1.0), (0.0, 0.9), (0.1, 1.0), (0.7, 0.7)])
+def test_a_part_of_the_curve_is_near_it_and_does_not_cover_it(part: tuple[float, float]) -> None:
+    """By the bounds of Fig. 2; and points that cover it while some stray fail the other way."""
+    near, covered = blurred(BLUR)
+    assert near == pytest.approx(BLUR * math.sqrt(2 / math.pi), rel=0.05) and covered < near
+    assert f"blurred: {number(near)} and {number(covered)}." in experiment("fig2").notes
+    u = torch.linspace(*part, POINTS)
+    to, of = (float(way.mean()) for way in distances(curve(u), torch.eye(2)))
+    assert to < near / 10 and of > 1.5 * covered
+    strays = curve(torch.linspace(0, 1, POINTS))
+    strays[:: POINTS // 200] += 1.0
+    to, of = (float(way.mean()) for way in distances(strays, torch.eye(2)))
+    assert to > near and of < covered
 
 
 def test_a_short_toy_is_the_same_again(tmp_path: Path) -> None:

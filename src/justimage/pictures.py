@@ -1,6 +1,7 @@
 """Pictures for people: grids of images, the way from noise to image, and the course of a training."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,26 +77,61 @@ def plotted(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes | N
     return buffer.getvalue()
 
 
+def running_mean(seen: Sequence[float], values: Sequence[float], span: float = 0.0) -> np.ndarray:
+    """At each line of a log the mean over the last `span` images, in which each line counts by the images that it covers.
+
+    seen: images at the end of each line, rising; values: means over the images since the line before. A span shorter than
+    the longest line is that line's, so that one which a save or a preview has cut short never stands alone.
+    """
+    ends, covered = np.asarray(seen, dtype=float), np.diff(seen, prepend=0.0)
+    span = max(span, covered.max(initial=0.0))
+    knots, total = np.append(0.0, ends), np.append(0.0, np.cumsum(covered * np.asarray(values)))
+    begins = np.maximum(ends - span, 0.0)
+    return (total[1:] - np.interp(begins, knots, total)) / (ends - begins)
+
+
 def course(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Image.Image]] = ()) -> bytes | None:
     """A PNG of the loss against images seen, previews below it; None where matplotlib is not installed."""
+    lines = [(m["images_seen"], m["loss"]) for m in metrics if math.isfinite(m.get("loss", math.nan))]
+    seen, loss = [s for s, _ in lines], [value for _, value in lines]
 
     def draw(figure: Any) -> None:
-        heights = [3.2] + [1.35] * len(previews)
-        axes = np.atleast_1d(figure.subplots(len(heights), height_ratios=heights))
-        lines = [m for m in metrics if "loss" in m]
-        seen, loss = [m["images_seen"] for m in lines], np.array([m["loss"] for m in lines])
-        window = max(1, len(loss) // 50)
-        axes[0].plot(seen, loss, color="#b8c4d6", linewidth=0.8)
-        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-        axes[0].plot(seen[window - 1 :], smooth, color="#1f4e8c", linewidth=1.6)
-        axes[0].set(xlabel="images seen", ylabel="training loss", yscale="log")
-        axes[0].grid(alpha=0.3)
-        for panel, (title, sheet) in zip(axes[1:], previews, strict=True):
-            panel.imshow(sheet)
-            panel.set_title(title, fontsize=9, loc="left")
-            panel.axis("off")
+        axes = figure.subplots()
+        axes.plot(seen, running_mean(seen, loss), color="#b8c4d6", linewidth=0.8)
+        axes.plot(seen, running_mean(seen, loss, max(seen, default=0) / 50), color="#1f4e8c", linewidth=1.6)
+        axes.set(xlabel="images seen", ylabel="training loss", yscale="log")
+        axes.grid(alpha=0.3)
 
-    return plotted(draw, (8, 3.2 + 1.35 * len(previews)))
+    curve = plotted(draw, (10, 3.4))
+    return curve and png(below(curve, previews))
+
+
+def below(plot: bytes, sheets: Sequence[tuple[str, Image.Image]], gap: int = 10) -> Image.Image:
+    """A plot, and below it pictures with words above each: in the fewest columns in which they are no higher than it."""
+    top = Image.open(io.BytesIO(plot)).convert("RGB")
+    if not sheets:
+        return top
+    font = ImageFont.load_default(size=13)
+    above = 20 if any(words for words, _ in sheets) else 0
+
+    def heights(columns: int) -> tuple[int, list[int]]:
+        """Of the columns the width, and of each row the height."""
+        width = (top.width - gap * (columns + 1)) // columns
+        high = [round(sheet.height * width / sheet.width) + above + gap for _, sheet in sheets]
+        return width, [max(high[i : i + columns]) for i in range(0, len(high), columns)]
+
+    fitting = (n for n in range(1, len(sheets)) if sum(heights(n)[1]) <= top.height)
+    columns = next(fitting, len(sheets))
+    width, rows = heights(columns)
+    page = Image.new("RGB", (top.width, top.height + sum(rows)), PAPER)
+    page.paste(top, (0, 0))
+    pen = ImageDraw.Draw(page)
+    for i, (words, sheet) in enumerate(sheets):
+        x, y = gap + i % columns * (width + gap), top.height + sum(rows[: i // columns])
+        how = Image.Resampling.LANCZOS if width < sheet.width else Image.Resampling.NEAREST
+        pen.text((x, y + 4), words, INK, font)
+        page.paste(sheet.convert("RGB").resize((width, round(sheet.height * width / sheet.width)), how), (x, y + above))
+    return page
 
 
 def denoising(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float, by: str) -> Image.Image:

@@ -1,6 +1,5 @@
 """Fig. 7: the training loss of x-, v- and eps-prediction under the v-loss on the same batches, and what they denoise."""
 
-import io
 from itertools import islice
 
 from PIL import Image
@@ -30,8 +29,8 @@ def losses(table: Table, row: str) -> list[list[float]]:
 
 def last(curve: list[list[float]]) -> float:
     """The mean loss at the end of a training."""
-    end = [loss for seen, loss in curve if seen > (1 - LAST) * curve[-1][0]]
-    return sum(end) / len(end)
+    seen, loss = zip(*curve, strict=True)
+    return float(pictures.running_mean(seen, loss, LAST * seen[-1])[-1])
 
 
 def claims(table: Table) -> list[Claim]:
@@ -43,21 +42,18 @@ def claims(table: Table) -> list[Claim]:
 
 
 def picture(table: Table) -> bytes | None:
-    curves = [(row, *zip(*losses(table, row), strict=True)) for row in table.rows]
-    top = lines([("images seen", "v-loss, a pixel and channel", [(n, list(s), list(y)) for n, s, y in curves])], yscale="log")
+    curves = []
+    for row in table.rows:
+        seen, loss = zip(*losses(table, row), strict=True)
+        curves.append((row, seen, pictures.running_mean(seen, loss)))
+    top = lines([("images seen", "v-loss, a pixel and channel", curves)], size=(10.8, 4), yscale="log")
     if top is None:
         return None
-    sheets = [Image.open(io.BytesIO(top)).convert("RGB")]
+    sheets = []
     for cell in islice(table.cells, 2):  # x and v, as in the paper
         run = table.lab.place / table.found(cell)[0]["run"] / "samples"
-        sheets.append(Image.open(max(run.glob("*-denoised.png"))).convert("RGB"))
-    curve, *parts = sheets
-    width = max(curve.width, sum(part.width + 10 for part in parts))
-    sheet = Image.new("RGB", (width, curve.height + max(part.height for part in parts)), pictures.PAPER)
-    sheet.paste(curve, ((width - curve.width) // 2, 0))
-    for i, part in enumerate(parts):
-        sheet.paste(part, (i * (parts[0].width + 10), curve.height))
-    return pictures.png(sheet)
+        sheets.append(("", Image.open(max(run.glob("*-denoised.png")))))
+    return pictures.png(pictures.below(top, sheets))
 
 
 EXPERIMENT = Experiment(

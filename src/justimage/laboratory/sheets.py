@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from justimage import pictures
@@ -69,6 +70,28 @@ def lines(panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, 
                 axes.legend(fontsize=8)
 
     return pictures.plotted(draw, size)
+
+
+Cloud = tuple[str, np.ndarray]
+"""Words, and points of the plane (n, 2)."""
+
+
+def clouds(rows: dict[str, list[Cloud]], line: np.ndarray, side: float) -> bytes | None:
+    """Rows of panels of points over a line (n, 2), as far as `side` from the middle; None without matplotlib."""
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(len(rows), max(map(len, rows.values())), squeeze=False)
+        for across, (name, row) in zip(panels, rows.items(), strict=True):
+            across[0].set_ylabel(name)
+            for axes, (words, points) in zip(across, row, strict=True):
+                axes.plot(*line.T, color="#cccccc", linewidth=0.8)
+                axes.scatter(*points.T, s=1, color="#1f4e8c")
+                axes.set_title(words, fontsize=8)
+                if not (abs(points) < side).all(1).any():
+                    axes.text(0, 0, "none in view", ha="center", fontsize=8)
+                axes.set(xlim=(-side, side), ylim=(-side, side), xticks=[], yticks=[], aspect="equal")
+
+    return pictures.plotted(draw, (9, 9.4))
 
 
 def by_row(ylabel: str = "FID") -> Callable[[Table], bytes | None]:

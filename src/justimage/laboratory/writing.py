@@ -13,9 +13,11 @@ from justimage.laboratory.trained import Trained
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point; a dash for none."""
+    """Three digits, or all before the point; just below one, as of decays, three of what lacks; a dash for none."""
     if math.isnan(value):
         return "-"
+    if 0.99 <= value < 1:
+        return f"{1 - float(f'{1 - value:.3g}'):.12g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
