@@ -77,11 +77,12 @@ def last_saved(directory: Path) -> int | None:
 
 
 def last(directory: Path, key: str) -> dict[str, Any] | None:
-    """What a run's events say last under a key."""
+    """What a run's events say last under a key; None where they say nothing, or are no log."""
     found = None
-    for event in records(directory / "events.jsonl"):
-        if isinstance(event.get(key), dict):
-            found = event[key]
+    with suppress(ValueError):
+        for event in records(directory / "events.jsonl"):
+            if isinstance(event.get(key), dict):
+                found = event[key]
     return found
 
 

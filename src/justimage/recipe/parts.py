@@ -44,7 +44,7 @@ class Training:
     """scale up images that are smaller than the model's; otherwise they are an error"""
     decode: Decode = "photo"
     """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
     """what the network computes in; weights and the sample stay fp32. auto: bf16 on a GPU, on a CPU what is measured to be
     faster"""
     seed: int = 0

@@ -29,7 +29,7 @@ def folder(size: str, image_size: int, batch: int, images: int) -> Recipe:
         process=Process(noise_scale=image_size / 256),
         training=Training(
             images=images, batch=batch, learning_rate=2e-4, warmup=50_000, gradient_clip=1.0,
-            ema=(100_000, 500_000), ema_ramp=0.1, enlarge=False,
+            ema=(100_000, 500_000), ema_ramp=0.1, enlarge=False, precision="auto",
         ),
         sampling=Sampling(guidance=1.5, use_ema=500_000),
         upkeep=Upkeep(preview_every=200_000, save_every=200_000),
