@@ -51,6 +51,8 @@ def main() -> None:
     with torch.device("meta"):
         net = Stub(JiT(network))
     net = net.to_empty(device="cpu")
+    for weight in net.parameters():
+        nn.init.zeros_(weight)
     x, t, drop = torch.zeros(o.batch, *net.shape), torch.zeros(o.batch), torch.zeros(o.batch, dtype=torch.bool)
     loss = lambda self, net, x, y, t, eps, drop: net(x, t, y).expand(len(x))
     with (

@@ -13,8 +13,10 @@ from justimage.run import Run
 LONG = 24 * 3600
 """Seconds of training from which on it is said what would fit."""
 NIGHT = 8 * 3600
+WARM = 4
+"""The part of a batch from which on they are measured: the first ones compile, and take new memory."""
 ENOUGH = 2, 15.0
-"""Parts of a batch and seconds from which a speed is told; the first part, which compiles, is not measured."""
+"""Parts of a batch and seconds from which a speed is told."""
 SMALLER = "folder-128", "folder-64", "folder-32"
 GPU = "rtx4090"
 
@@ -25,7 +27,7 @@ class Outlook:
 
     run: Run
     began: tuple[float, float] | None = None
-    """time and images at the beginning of the second part"""
+    """time and images at the beginning of the first part that is measured"""
     parts: int = 0
     told: bool = False
     warned: bool = False
@@ -49,9 +51,9 @@ class Outlook:
     def moved(self, images: float) -> Iterator[str]:
         """The same once, when enough was measured: called as each part of a batch begins, so many images being done."""
         now, self.parts = time.perf_counter(), self.parts + 1
-        if self.parts == 2:
+        if self.parts == WARM:
             self.began = now, images
-        elif self.began and not self.told and self.parts >= 2 + ENOUGH[0] and now - self.began[0] >= ENOUGH[1]:
+        elif self.began and not self.told and self.parts >= WARM + ENOUGH[0] and now - self.began[0] >= ENOUGH[1]:
             self.told = True
             done = images - self.began[1]
             yield from self.tell(done / (now - self.began[0]), f"over {done:,.0f} images")
