@@ -191,7 +191,7 @@ def read_off(
             noise_scale=float(settings.get("noise_scale", network.size[0] / 256)),
             label_drop=float(settings.get("label_drop_prob", 0.1)),
         ),
-        training=Training(ema=tuple(emas.values())),
+        training=Training(ema=tuple(emas.values()), decode="torchvision"),
         sampling=Sampling(
             solver=recipes.from_json(settings.get("sampling_method", "heun"), SolverName, "sampling_method"),
             steps=int(settings.get("num_sampling_steps", 50)),
