@@ -88,7 +88,7 @@ def clouds(rows: dict[str, list[Cloud]], line: np.ndarray, side: float) -> bytes
                 axes.scatter(*points.T, s=1, color="#1f4e8c")
                 axes.set_title(words, fontsize=8)
                 if not (abs(points) < side).all(1).any():
-                    axes.text(0, 0, "none in view", ha="center", fontsize=8)
+                    axes.text(0, -0.9 * side, "none in view", ha="center", fontsize=8)
                 axes.set(xlim=(-side, side), ylim=(-side, side), xticks=[], yticks=[], aspect="equal")
 
     return pictures.plotted(draw, (9, 9.4))
