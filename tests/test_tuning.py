@@ -1,5 +1,6 @@
 """A run tunes itself to its device, once, and tells the time that it takes."""
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,34 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
     with mock.patch.object(tuning, "choose", side_effect=lambda r, *_: replace(elsewhere, precision=r.training.precision)):
         recipe = replace(recipe, training=replace(recipe.training, images=104), machine=replace(recipe.machine, accumulate=4))
         assert runs.open_run(recipe, tmp_path / "straight", "cpu").recipe.training.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"accumulate": 0}, {"accumulate": "2"}, {"precision": "fp8"}, {"measured": {"fp32": "fast"}}, {"more": 1}]
+)
+def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None:
+    chosen = tuning.Tuning("cpu", 1, "bf16", False, 2, {"fp32": 1.0})
+    recipe = open_recipe()
+    with mock.patch.object(tuning, "choose", return_value=replace(chosen, accumulate=4)):
+        assert tuning.tune(recipe, CPU, asdict(chosen))[1] == chosen
+        assert tuning.tune(recipe, CPU, asdict(chosen) | spoilt)[1].accumulate == 4
+
+
+def test_a_tuning_that_no_longer_fits_is_chosen_anew() -> None:
+    """A run that was sharded over the GPUs and goes on with a whole copy in each."""
+    gpus = distributed.World(torch.device("cuda"), size=8)
+    recipe = recipes.changed(recipes.preset("jit-h16-256"), classes=1000, parallel="fsdp")
+    with (
+        mock.patch.object(cost, "memory_of", lambda device: 60e9),
+        mock.patch.object(distributed.World, "device_name", "gpu"),
+        mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="4"),
+    ):
+        modes = [recipes.changed(recipe, parallel=mode) for mode in ("fsdp", "hsdp", "ddp")]
+        taken, parts = [tuning.memory(r, gpus, 16) for r in modes], [tuning.parts(r, gpus) for r in modes]
+        assert taken[0] < taken[1] < taken[2] and parts[0] <= parts[1] <= parts[2] and parts[0] < parts[2]
+        kept = tuning.Tuning("gpu", 8, "bf16", True, parts[0], {})
+        assert kept.suits(recipe, gpus) and not kept.suits(recipes.changed(recipe, parallel="ddp"), gpus)
+        assert kept.suits(recipes.changed(recipe, parallel="ddp", accumulate=parts[0]), gpus)  # as was asked for
 
 
 def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Path) -> None:

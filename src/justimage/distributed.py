@@ -69,6 +69,11 @@ class World:
     def device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
+    def shards(self, mode: Parallel) -> int:
+        """Into how many parts weights are divided: over all processes (fsdp), or those of a node (hsdp)."""
+        node = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        return {"ddp": 1, "fsdp": self.size, "hsdp": node}[mode]
+
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of a tensor on the device."""
         if self.size > 1:
@@ -334,12 +339,12 @@ def prepare_compiler() -> None:
 
 def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
     """All processes in a row, or, for hsdp on several nodes, a row a node."""
-    node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    if mode == "fsdp" or node == world.size:
-        return init_device_mesh(world.device.type, (world.size,))
-    if world.size % node:
-        raise ValueError(f"hsdp needs as many processes on every node; there are {world.size} in all and {node} on this one")
-    return init_device_mesh(world.device.type, (world.size // node, node), mesh_dim_names=("replicate", "shard"))
+    shards = world.shards(mode)
+    if world.size % shards:
+        raise ValueError(f"hsdp needs as many processes on every node; there are {world.size} in all and {shards} on this one")
+    if shards == world.size:
+        return init_device_mesh(world.device.type, (shards,))
+    return init_device_mesh(world.device.type, (world.size // shards, shards), mesh_dim_names=("replicate", "shard"))
 
 
 def deterministic(device: torch.device) -> None:

@@ -9,7 +9,6 @@ a device computes the same to the bit.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -50,14 +49,17 @@ class Tuning:
         return replace(recipe, training=replace(recipe.training, precision=self.precision), machine=machine)
 
     def suits(self, recipe: Recipe, world: World) -> bool:
-        """Whether it was made for such a device, and leaves everything that the recipe says as it is."""
+        """Whether it was made for such a device, leaves everything that the recipe says as it is, and fits into memory."""
         r, m = recipe.training, recipe.machine
+        fits = m.accumulate == self.accumulate or (
+            m.accumulate is None and self.accumulate >= parts(self.applied(recipe), world)
+        )
         return (
             (self.device, self.processes) == (world.device_name, world.size)
             and r.precision in ("auto", self.precision)
             and m.compile >= self.compile
-            and m.accumulate in (None, self.accumulate)
             and r.batch % (self.accumulate * world.size) == 0
+            and fits
         )
 
 
@@ -68,12 +70,19 @@ def tune(
 
     All processes get what the first one chooses. `tell` is called with what is being measured.
     """
-    before = None
-    with suppress(TypeError):
-        before = Tuning(**kept or {})
-    if before is None or not before.suits(recipe, world):
-        before = Tuning(**world.first(lambda: asdict(choose(recipe, world, tell))))
-    return before.applied(recipe), before
+    found = read(kept or {})
+    if found is None or not found.suits(recipe, world):
+        found = Tuning(**world.first(lambda: asdict(choose(recipe, world, tell))))
+    return found.applied(recipe), found
+
+
+def read(kept: dict[str, Any]) -> Tuning | None:
+    """What a run's events say; None for what was not written here."""
+    kinds = dict(device=str, processes=int, precision=str, compile=bool, accumulate=int, measured=dict)
+    if kept.keys() != kinds.keys() or any(type(kept[name]) is not kind for name, kind in kinds.items()):
+        return None
+    well_measured = all(type(speed) is float and math.isfinite(speed) for speed in kept["measured"].values())
+    return Tuning(**kept) if well_measured and kept["accumulate"] > 0 and kept["precision"] in ("fp32", "bf16") else None
 
 
 def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
@@ -165,4 +174,4 @@ def memory(recipe: Recipe, world: World, images: int) -> float:
         inputs = 4 * a.width * images * sum(cost.tokens(a, i) for i in range(a.depth))
         activations = inputs + cost.training_memory(replace(a, depth=1, context_start=0, classifier=False), images, 0, bf16)[1]
     state += cost.cost(a).parameters * (2 * bf16 + 4 * (world.size > 1))  # weights cast; DDP's buckets
-    return state / (1 if recipe.machine.parallel == "ddp" else world.size) + activations
+    return state / world.shards(recipe.machine.parallel) + activations
