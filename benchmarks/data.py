@@ -34,7 +34,7 @@ from justimage.data.store import INDEX, LABELS, open_store, shard_name
 
 def plain(files: Files, count: int, size: int) -> None:
     for i in range(count):
-        center_crop(Image.open(io.BytesIO(files.contents.read(i % len(files)))).convert("RGB"), (size, size)).tobytes()
+        center_crop(Image.open(io.BytesIO(files.contents.read_bytes(i % len(files)))).convert("RGB"), (size, size)).tobytes()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -50,7 +50,7 @@ def read(stream: Stream, count: int, batch: int) -> None:
 
 def measure(source: str, size: int, count: int, stored: int, batch: int, rounds: int, place: Path) -> dict[str, float]:
     """Images a second, medians over rounds: `count` images decoded, `stored` read from the store."""
-    files = open_source(source, Crop((size, size), enlarge=True))
+    files = open_source(source, Crop((size, size), upscale=True))
     assert isinstance(files, Files)
     speeds: dict[str, list[float]] = {"plain Pillow": [], "prepare": [], "folder or zip": [], "store": []}
     store = place / str(size)
@@ -58,7 +58,7 @@ def measure(source: str, size: int, count: int, stored: int, batch: int, rounds:
         speeds["plain Pillow"].append(count / seconds(partial(plain, files, count, size)))
         if number == 0 or len(files) <= count:  # the whole set; a large one only once
             store = place / f"{size}-{number}"
-            taken = seconds(partial(prepare, source, store, image_size=size, enlarge=True, workers=1))
+            taken = seconds(partial(prepare, source, store, image_size=size, upscale=True, workers=1))
             speeds["prepare"].append(len(files) / taken)
         folder, stored_ones = (Stream(q, 0, flip=True) for q in (files, open_source(str(store), Crop((size, size)))))
         speeds["folder or zip"].append(count / seconds(partial(read, folder, count, batch)))
@@ -86,7 +86,7 @@ def store_of_links(place: Path, count: int) -> Path:
     index = json.loads((store / INDEX).read_text())
     np.save(store / LABELS, np.full(65 * count, -1))
     index |= {"count": 65 * count, "shards": index["shards"] * count, "labels": {"sha256": disk.sha256(store / LABELS)}}
-    (store / INDEX).write_text(json.dumps(index | {"sha256": disk.own_hash(index)}))
+    (store / INDEX).write_text(json.dumps(index | {"sha256": disk.self_checksum(index)}))
     for number in range(1, count):
         os.link(store / shard_name(0), store / shard_name(number))
     return store

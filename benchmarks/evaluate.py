@@ -23,18 +23,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import data, pictures, randomness, units
+from justimage import chunks, data, figures, randomness
+from justimage.chunks import Chunk
 from justimage.data import Crop
-from justimage.data.source import gather
-from justimage.drawing import Artist
+from justimage.data.source import get_batch
+from justimage.diffusion import from_uint8
 from justimage.evaluation import scores
-from justimage.evaluation.examiner import Examiner
+from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.evaluation.scores import gaussian
 from justimage.features import open_features
-from justimage.features.classifier import Classifier, Shape
-from justimage.process import from_uint8
-from justimage.units import Unit
+from justimage.features.classifier import Classifier, ClassifierShape
+from justimage.generate import ImageGenerator
 
 SIDE, UNIT = 256, 64
 
@@ -49,7 +49,7 @@ def stub() -> Callable[[Tensor], np.ndarray]:
     """Features of a small residual network on the image's quarter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = Classifier(Shape(3, (64, 64), 10, width=8)).eval()
+        net = Classifier(ClassifierShape(3, (64, 64), 10, width=8)).eval()
 
     @torch.no_grad()
     def features(images: Tensor) -> np.ndarray:
@@ -65,28 +65,30 @@ def speed(count: int = 1024, rounds: int = 3) -> None:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as place:
             root, began = Path(place), time.perf_counter()
-            for _ in units.complete(root / "units", len(parts), lambda u: {"features": features(parts[u])}):
+            for _ in chunks.complete(root / "units", len(parts), lambda u: {"features": features(parts[u])}):
                 pass
             straight = time.perf_counter() - began
             began = time.perf_counter()
 
-            def write(unit: int, root: Path = root) -> Unit:
+            def write(unit: int, root: Path = root) -> Chunk:
                 for i, image in enumerate(parts[unit]):
-                    pictures.picture(image).save(root / f"{unit * UNIT + i:06d}.png")
+                    figures.to_pil(image).save(root / f"{unit * UNIT + i:06d}.png")
                 return {"done": np.zeros(1)}
 
-            def read(unit: int, root: Path = root) -> Unit:
+            def read(unit: int, root: Path = root) -> Chunk:
                 names = [root / f"{i:06d}.png" for i in range(unit * UNIT, (unit + 1) * UNIT)]
                 images = np.ascontiguousarray(np.stack([np.asarray(Image.open(name)) for name in names]).transpose(0, 3, 1, 2))
                 return {"features": features(torch.from_numpy(images))}
 
             for name, make in ("written", write), ("read", read):
-                for _ in units.complete(root / name, len(parts), make):
+                for _ in chunks.complete(root / name, len(parts), make):
                     pass
             through = time.perf_counter() - began
             same = all(
                 np.array_equal(a["features"], b["features"])
-                for a, b in zip(units.units(root / "units", len(parts)), units.units(root / "read", len(parts)), strict=True)
+                for a, b in zip(
+                    chunks.read_chunks(root / "units", len(parts)), chunks.read_chunks(root / "read", len(parts)), strict=True
+                )
             )
             ratios.append(through / straight)
             print(f"{count} images: straight {straight:.2f} s, through PNGs {through:.2f} s, {ratios[-1]:.1f} x; equal: {same}")
@@ -106,9 +108,9 @@ def one(count: int) -> None:
     real = torch.cat([torch.from_numpy(features(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
     with tempfile.TemporaryDirectory() as place:
         began, total = time.perf_counter(), -(-count // UNIT)
-        for _ in units.complete(Path(place), total, lambda u: {"features": features(drawn(u))}):
+        for _ in chunks.complete(Path(place), total, lambda u: {"features": features(drawn(u))}):
             pass
-        found = np.concatenate([unit["features"] for unit in units.units(Path(place), total)])[:count]
+        found = np.concatenate([unit["features"] for unit in chunks.read_chunks(Path(place), total)])[:count]
         fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), gaussian([real]))
         kid = scores.kid(torch.from_numpy(found), real)
         precision, recall = scores.precision_recall(torch.from_numpy(found), real)
@@ -123,15 +125,15 @@ def one(count: int) -> None:
 
 def real(archive: str, classifier: str) -> None:
     """CIFAR-10: halves of train, train against test, train against itself with noise; in the space of a classifier."""
-    sets = {p: data.in_memory(data.open_source(f"{archive}/{p}", Crop((32, 32)))) for p in ("train", "test")}
+    sets = {p: data.cache_in_ram(data.open_source(f"{archive}/{p}", Crop((32, 32)))) for p in ("train", "test")}
     extractor = open_features(classifier, torch.device("cpu"))
     print(extractor.name)
 
     def read(images: Tensor) -> Iterator[Tensor]:
-        yield from units.in_parallel(lambda part: extractor.extract(part)[0], images.split(256))
+        yield from chunks.map_threads(lambda part: extractor.extract(part)[0], images.split(256))
 
     def whole(part: str) -> Tensor:
-        return gather(sets[part], np.arange(len(sets[part])))[0]
+        return get_batch(sets[part], np.arange(len(sets[part])))[0]
 
     train, test = whole("train"), whole("test")
     known = torch.cat(list(read(train)))
@@ -148,18 +150,18 @@ def real(archive: str, classifier: str) -> None:
         fid, _ = scores.fid(a.split(1024), gaussian(b.split(1024)))
         kid = scores.kid(a, b)
         print(
-            f"| {name} | {len(a):,} | {fid.value:.3f} ± {fid.deviation:.3f} | {kid.value:.5f} ± {kid.deviation:.5f} |",
+            f"| {name} | {len(a):,} | {fid.value:.3f} ± {fid.std:.3f} | {kid.value:.5f} ± {kid.std:.5f} |",
             flush=True,
         )
 
 
 def effects(run: str, classifier: str, reference: str, count: str) -> None:
     """What one setting changes, everything else as it is: a run's score under each protocol."""
-    artist, extractor = Artist(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
-    network, s, n = artist.recipe.network, artist.recipe.sampling, int(count)
+    artist, extractor = ImageGenerator(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
+    network, s, n = artist.recipe.model, artist.recipe.sampling, int(count)
     real = open_reference(reference, extractor, Crop(network.size, network.channels))
     usual: dict[str, Any] = dict(ema=s.use_ema, guidance=s.guidance, interval=s.interval, solver=s.solver, steps=s.steps)
-    examiner, base = Examiner(artist, extractor, real, Path(run) / "evaluations"), {}
+    examiner, base = FeatureSampler(artist, extractor, real, Path(run) / "evaluations"), {}
     rows: dict[str, tuple[dict[str, Any], int]] = {
         "as it is": ({}, n),
         "other noise": ({"seed": 10**6}, n),
@@ -177,13 +179,13 @@ def effects(run: str, classifier: str, reference: str, count: str) -> None:
         "unguided": ({"guidance": 1.0}, n),
     }
     for name, (changes, size) in rows.items():
-        job = artist.job(**usual | changes)
+        job = artist.make_job(**usual | changes)
         drawn = examiner.features(job, size)["features"]
         score, moved = scores.fid(drawn.split(scores.CHUNK), real.statistics)
         base = base or {"fid": score.value, "moved": moved}
-        paired = scores.deviation_of_mean(moved - base["moved"][:size]) if len(moved) == len(base["moved"]) else float("nan")
+        paired = scores.standard_error(moved - base["moved"][:size]) if len(moved) == len(base["moved"]) else float("nan")
         change = score.value - base["fid"]
-        print(f"| {name} | {size:,} | {score.value:.3f} ± {score.deviation:.3f} | {change:+.3f} ± {paired:.3f} |", flush=True)
+        print(f"| {name} | {size:,} | {score.value:.3f} ± {score.std:.3f} | {change:+.3f} ± {paired:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, training
-from justimage.process import Model, Process, Units
-from justimage.recipe import Machine, Recipe, Training
+from justimage.diffusion import Denoiser, Diffusion, Normalization
+from justimage.recipe import Parallelism, Recipe, Training
 from justimage.transformer import Dropout, JiT, architecture
 
 
@@ -42,11 +42,11 @@ def main() -> None:
     o = parser.parse_args()
     network = architecture(o.network, classes=1000, dropout=0.2)
     images = torch.randint(0, 256, (o.batch, network.channels, *network.size), dtype=torch.uint8)
-    source = data.Arrays(images, torch.randint(0, 1000, (o.batch,)), [str(i) for i in range(1000)], "random")
+    source = data.ArraySource(images, torch.randint(0, 1000, (o.batch,)), [str(i) for i in range(1000)], "random")
     recipe = Recipe(
-        network=network,
-        training=Training(images=o.batch * o.steps, batch=o.batch, warmup=0, precision="fp32", gradient_clip=1.0),
-        machine=Machine(compile=False, workers=0),
+        model=network,
+        training=Training(total_images=o.batch * o.steps, batch=o.batch, warmup=0, precision="fp32", gradient_clip=1.0),
+        parallelism=Parallelism(compile=False, workers=0),
     )
     with torch.device("meta"):
         net = Stub(JiT(network))
@@ -56,18 +56,18 @@ def main() -> None:
     x, t, drop = torch.zeros(o.batch, *net.shape), torch.zeros(o.batch), torch.zeros(o.batch, dtype=torch.bool)
     loss = lambda self, net, x, y, t, eps, drop: net(x, t, y).expand(len(x))
     with (
-        mock.patch.object(Recipe, "model", lambda self: Model(net, self.process, self.units)),
+        mock.patch.object(Recipe, "model", lambda self: Denoiser(net, self.process, self.units)),
         mock.patch.object(training, "draw", lambda *_: (t, x, drop)),
-        mock.patch.object(Units, "inside", lambda self, images: x),
-        mock.patch.object(Process, "objective", loss),
+        mock.patch.object(Normalization, "inside", lambda self, images: x),
+        mock.patch.object(Diffusion, "objective", loss),
     ):
-        state = training.begin(recipe)
+        state = training.init_state(recipe)
         wall, busy, waited = [], [], []
         began = time.perf_counter(), time.thread_time()
         for step in training.train(recipe, source, state):
             wall.append(time.perf_counter() - began[0])
             busy.append(time.thread_time() - began[1])
-            waited.append(step.waited)
+            waited.append(step.data_seconds)
             began = time.perf_counter(), time.thread_time()
     print(f"{o.network}, {o.batch} images, torch {torch.__version__}, {torch.get_num_threads()} threads")
     shown = (1e3 * statistics.median(seconds[5:]) for seconds in (busy, wall, waited))

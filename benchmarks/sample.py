@@ -15,7 +15,7 @@ import time
 import torch
 
 from justimage import cost, distributed, plan
-from justimage.process import Model, Process
+from justimage.diffusion import Denoiser, Diffusion
 from justimage.sampling import sample
 from justimage.transformer import JiT
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=3)
     o = parser.parse_args()
-    world = distributed.join(o.device)
+    world = distributed.init(o.device)
     peak = plan.peak_of(world.device_name)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: None}[o.precision]
     print(f"{world.device_name}, torch {torch.__version__}; Heun, {o.steps} steps, guidance {o.guidance:g} on (0.1, 1)")
@@ -44,7 +44,7 @@ def main() -> None:
             passes += len(inputs[0])
 
         net.register_forward_hook(passed)
-        model = Model(net, Process())
+        model = Denoiser(net, Diffusion())
         operations = 2 * cost.cost(net.architecture).multiply_adds
         for batch in o.batches:
             if world.device.type == "cuda":

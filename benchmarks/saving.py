@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from justimage import data, run as runs
-from justimage.recipe import Machine, Recipe, Training, Upkeep
+from justimage.recipe import Parallelism, Recipe, Training, Upkeep
 from justimage.transformer import architecture
 
 
@@ -35,11 +35,11 @@ def main() -> None:
     if o.depth:
         a = replace(a, depth=o.depth, context_start=0)
     images = torch.randint(0, 256, (256, a.channels, *a.size), dtype=torch.uint8)
-    source = data.Arrays(images, torch.randint(0, 10, (256,)), [str(i) for i in range(10)], "random")
+    source = data.ArraySource(images, torch.randint(0, 10, (256,)), [str(i) for i in range(10)], "random")
     data.open_source = lambda *_: source
     recipe = Recipe(
-        data="random", network=a, training=Training(images=o.images, batch=o.batch, warmup=0, flip=False),
-        machine=Machine(compile=False, workers=0),
+        data="random", model=a, training=Training(total_images=o.images, batch=o.batch, warmup=0, flip=False),
+        parallelism=Parallelism(compile=False, workers=0),
         upkeep=Upkeep(save_every=o.every, preview_every=10**12, log_every=1),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:

@@ -34,23 +34,28 @@ def recipe(steps: int = STEPS) -> Recipe:
     """Dropout, dropped labels, flips, three averages, two parts a batch; a save every three steps, of which two are kept."""
     r = preset("digits")
     network = replace(
-        r.network, image_size=8, patch_size=4, width=8, depth=4, heads=1, bottleneck=2, context_tokens=1, context_start=1,
+        r.model, image_size=8, patch_size=4, width=8, depth=4, heads=1, bottleneck=2, context_tokens=1, context_start=1,
         dropout=0.2,
     )  # fmt: skip
     training = replace(
-        r.training, images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), schedule="constant", flip=True,
+        r.training, total_images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), lr_schedule="constant", flip=True,
     )  # fmt: skip
     upkeep = replace(r.upkeep, log_every=1, save_every=3 * BATCH, preview_every=10**9, preview_count=1)
-    machine = replace(r.machine, accumulate=2)
+    machine = replace(r.parallelism, grad_accumulation=2)
     return replace(
-        r, network=network, training=training, machine=machine, upkeep=upkeep, sampling=replace(r.sampling, use_ema=10, steps=1)
+        r,
+        model=network,
+        training=training,
+        parallelism=machine,
+        upkeep=upkeep,
+        sampling=replace(r.sampling, use_ema=10, steps=1),
     )
 
 
 def prepare() -> None:
     """Before the forks: the data read, all imported, and no TensorBoard, whose files are nobody's progress."""
     digits = data.digits((8, 8))
-    source = data.Arrays(digits.images[:30], digits.labels[:30], digits.class_names, digits.fingerprint)
+    source = data.ArraySource(digits.images[:30], digits.labels[:30], digits.class_names, digits.fingerprint)
     data.open_source = lambda *_: source
     runs.tensorboard = lambda *_: None
     with tempfile.TemporaryDirectory() as name:
@@ -64,7 +69,7 @@ def train(directory: Path, steps: int = STEPS) -> None:
 
 def outcome(directory: Path) -> tuple[str, list[tuple[int, str]]]:
     """The last checkpoint's hashes, and every logged loss, as hexadecimal floats."""
-    folder = checkpoint.published(directory)[-1]
+    folder = checkpoint.list_checkpoints(directory)[-1]
     files = checkpoint.verify(folder)["files"]
     digest = hashlib.sha256(json.dumps({n: f["sha256"] for n, f in files.items()}, sort_keys=True).encode()).hexdigest()
     return digest, [(line["images_seen"], line["loss"].hex()) for line in log.records(directory / "metrics.jsonl")]
@@ -206,8 +211,8 @@ def faults(part: int, parts: int) -> dict[str, Any]:
             for code in errno.ENOSPC, errno.EIO:
                 run, cases = place / f"{number}-{code}", cases + 1
                 first = child(partial(interrupted, run, number, fail(code)))
-                before = len(checkpoint.published(run))
-                intact = all(checkpoint.verify(folder) for folder in checkpoint.published(run))
+                before = len(checkpoint.list_checkpoints(run))
+                intact = all(checkpoint.verify(folder) for folder in checkpoint.list_checkpoints(run))
                 ended += first != 0
                 again = child(partial(train, run)) if first else 0
                 if again or not intact or outcome(run) != whole or (first and before):

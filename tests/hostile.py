@@ -78,7 +78,7 @@ def resume(path: Path, out: Path) -> None:
 
 
 def official(path: Path, out: Path) -> None:
-    convert.from_official(path, out / "ours", context_start=1)
+    convert.import_official(path, out / "ours", context_start=1)
 
 
 def images(path: Path, out: Path) -> None:
@@ -95,7 +95,7 @@ def prepared(path: Path, out: Path) -> None:
 
 def stored(path: Path, out: Path) -> None:
     store = open_store(path)
-    store.gather(np.arange(len(store)))
+    store.batch(np.arange(len(store)))
 
 
 def going_on(path: Path, out: Path) -> None:
@@ -273,27 +273,27 @@ for name, make, said in [
     ("a recipe that is a list", weights(recipe=[]), "must be an object"),
     ("a recipe that is a pickle", weights(recipe=EVIL.decode("latin1")), "must be an object"),
     ("a recipe of nothing", weights(recipe={}), "recipe lacks"),
-    ("a recipe with a deep entry", weights(network={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.network.width"),
-    ("a recipe with an entry in lines", weights(network={"a\nb\x1b[2J": 1}), "unknown entry"),
-    ("a recipe with a long entry", weights(network={"a" * 4_000_000: 1}), "unknown entry"),
-    ("a recipe with a long value", weights(network={"width": "a" * 4_000_000}), "recipe.network.width"),
+    ("a recipe with a deep entry", weights(model={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.network.width"),
+    ("a recipe with an entry in lines", weights(model={"a\nb\x1b[2J": 1}), "unknown entry"),
+    ("a recipe with a long entry", weights(model={"a" * 4_000_000: 1}), "unknown entry"),
+    ("a recipe with a long value", weights(model={"width": "a" * 4_000_000}), "recipe.network.width"),
     ("a rate of 400 digits", weights(training={"learning_rate": 10**400}), "recipe.training.learning_rate"),
     ("a rate that is no number", weights(training={"learning_rate": float("nan")}), "finite"),
     ("an average of 0", weights(training={"ema": [0.0]}), "ema is 0"),
     ("steps without end", weights(sampling={"steps": 10**12}), "steps is"),
-    ("a width of 2^40", weights(network={"width": 2**40, "heads": 1}), "width is"),
-    ("a depth of 2^40", weights(network={"depth": 2**40}), "depth is"),
-    ("the widest and deepest", weights(network={"width": 65_536, "heads": 1, "depth": 1_000}), "missing tensors"),
-    ("a class for each of 2^62", weights(network={"classes": 2**62}), "classes is"),
-    ("ten million classes", weights(network={"classes": 10**7}), "class_names"),
-    ("classes that are unknown", weights(network={"classes": None}, class_names=[]), "classes is not known"),
-    ("an image of 2^40 in one patch", weights(network={"image_size": 2**40, "patch_size": 2**40}), "a patch"),
-    ("an image of 2^20", weights(network={"image_size": 2**20}), "patches"),
-    ("channels of 2^62", weights(network={"channels": 2**62}), "a patch"),
-    ("a bottleneck of 2^62", weights(network={"bottleneck": 2**62}), "bottleneck is"),
-    ("context tokens of 2^62", weights(network={"context_tokens": 2**62}), "context_tokens is"),
+    ("a width of 2^40", weights(model={"width": 2**40, "heads": 1}), "width is"),
+    ("a depth of 2^40", weights(model={"depth": 2**40}), "depth is"),
+    ("the widest and deepest", weights(model={"width": 65_536, "heads": 1, "depth": 1_000}), "missing tensors"),
+    ("a class for each of 2^62", weights(model={"classes": 2**62}), "classes is"),
+    ("ten million classes", weights(model={"classes": 10**7}), "class_names"),
+    ("classes that are unknown", weights(model={"classes": None}, class_names=[]), "classes is not known"),
+    ("an image of 2^40 in one patch", weights(model={"image_size": 2**40, "patch_size": 2**40}), "a patch"),
+    ("an image of 2^20", weights(model={"image_size": 2**20}), "patches"),
+    ("channels of 2^62", weights(model={"channels": 2**62}), "a patch"),
+    ("a bottleneck of 2^62", weights(model={"bottleneck": 2**62}), "bottleneck is"),
+    ("context tokens of 2^62", weights(model={"context_tokens": 2**62}), "context_tokens is"),
     ("names for other classes", weights(class_names=["a"]), "class_names"),
-    ("statistics of other channels", weights(units={"mean": [0.0] * 5, "deviation": [1.0] * 5}), "units"),
+    ("statistics of other channels", weights(normalization={"mean": [0.0] * 5, "deviation": [1.0] * 5}), "units"),
 ]:  # fmt: skip
     add(name, make, said, load, *([sample] if name in SAMPLED else []))
 
@@ -301,14 +301,14 @@ for name, make, said in [
 @hostile("patches", load)
 def tables_that_outweigh_the_weights(place: Path) -> Path:
     """A file that takes no room (it is a hole), whose weights fit its recipe, and whose tables of positions take 2 GB."""
-    network = replace(TRAINED.network, classes=10, width=1024, depth=2, context_start=1, image_size=8, patch_size=1)
+    network = replace(TRAINED.model, classes=10, width=1024, depth=2, context_start=1, image_size=8, patch_size=1)
     with torch.device("meta"):
         shapes = {n: list(p.shape) for n, p in JiT(network).named_parameters()}
     header, end = {}, 0
     for n, shape in shapes.items():
         begin, end = end, end + 4 * int(np.prod(shape))
         header[n] = dict(dtype="F32", shape=shape, data_offsets=[begin, end])
-    recipe = recipes.to_json(replace(TRAINED, network=network, class_names=tuple(map(str, range(10)))))
+    recipe = recipes.to_json(replace(TRAINED, model=network, class_names=tuple(map(str, range(10)))))
     recipe["network"]["image_size"] = 2**9
     header["__metadata__"] = {"justimage": json.dumps({"group": "model", "recipe": recipe})}
     content = tensors(header)
@@ -353,7 +353,7 @@ def signed(folder: Path, manifest: Any = None) -> None:
                 facts |= {"sha256": disk.sha256(place)}
                 if type(facts.get("size")) is int and facts["size"] >= 0:
                     facts["size"] = place.stat().st_size
-    path.write_text(json.dumps(manifest | {"sha256": disk.own_hash(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": disk.self_checksum(manifest)}))
 
 
 def run_with(change: Callable[[Path], object]) -> Make:
@@ -877,7 +877,7 @@ def index(change: Callable[[dict[str, Any]], object]) -> Make:
         store = Path(shutil.copytree(GOOD["store"], place / "s"))
         facts = json.loads((store / "index.json").read_text())
         change(facts)
-        (store / "index.json").write_text(json.dumps(facts | {"sha256": disk.own_hash(facts)}))
+        (store / "index.json").write_text(json.dumps(facts | {"sha256": disk.self_checksum(facts)}))
         return store
 
     return make
@@ -1048,7 +1048,7 @@ def make_good(place: Path) -> None:
     load(place / "run", place)
     sample(place / "run", place)
     GOOD["run"] = place / "run"
-    GOOD["official"] = convert.into_official(place / "run", place / "good.pth")
+    GOOD["official"] = convert.export_official(place / "run", place / "good.pth")
     official(GOOD["official"], place)
     GOOD["folder"] = sets.folder_of(place / "set", 5)
     GOOD["store"], GOOD["begun"] = place / "store", place / "begun"

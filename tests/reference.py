@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from justimage import convert
-from justimage.process import Model, Process
+from justimage.diffusion import Denoiser, Diffusion
 from justimage.transformer import Architecture, JiT
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -46,11 +46,11 @@ def official_weights(shapes: dict[str, list[int]], scale: float) -> dict[str, Te
     return weights
 
 
-def tiny(device: str = "cpu", **process: Any) -> Model:
+def tiny(device: str = "cpu", **process: Any) -> Denoiser:
     """The tiny reference network, ready to compare."""
     net = JiT(TINY_ARCHITECTURE)
     net.load_state_dict(convert.to_ours(official_weights(TINY["state_dict_shapes"], 0.2), TINY_ARCHITECTURE))
-    return Model(net.eval().to(device), Process(**process))
+    return Denoiser(net.eval().to(device), Diffusion(**process))
 
 
 def relative_error(ours: Tensor, theirs: Tensor | np.ndarray) -> float:

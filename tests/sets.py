@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from justimage import disk
-from justimage.data.prepare import encoded
+from justimage.data.prepare import encode
 from justimage.data.store import INDEX, LABELS, VERSION, shard_name
 
 
@@ -113,7 +113,7 @@ def store_of_links(place: Path, shards: int, each: int, side: int) -> Path:
         "made": {}, "refused": [], "labels": {"size": len(labels.getvalue()), "sha256": disk.sha256(place / LABELS)},
         "shards": [its] * shards,
     }  # fmt: skip
-    disk.write(place / INDEX, encoded(index | {"sha256": disk.own_hash(index)}))
+    disk.write(place / INDEX, encode(index | {"sha256": disk.self_checksum(index)}))
     return place
 
 

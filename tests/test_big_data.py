@@ -57,7 +57,7 @@ def pair(request: pytest.FixtureRequest, photos: Path) -> tuple[Path, Path]:
     """The same images in as many shards and in two."""
     places = photos.with_name(f"many-{request.param}"), photos.with_name(f"few-{request.param}")
     for place, each in zip(places, (1, COUNT // 2), strict=True):
-        prepare(str(photos), place, image_size=request.param, enlarge=True, shard_images=each, workers=1)
+        prepare(str(photos), place, image_size=request.param, upscale=True, shard_images=each, workers=1)
     return places
 
 
@@ -72,7 +72,7 @@ def test_many_small_shards_are_the_sequence_of_few_large_ones(pair: tuple[Path, 
     many, few = map(open_store, pair)
     straight = digests(few, 0)
     assert len(set(straight)) == 25 and many.fingerprint == few.fingerprint
-    for most in stores.MOST_OPENED, 3:
+    for most in stores.MAX_OPEN_SHARDS, 3:
         monkeypatch.setattr(stores, "MOST_OPENED", most)
         for workers in 0, 2:
             assert digests(open_store(pair[0]), workers) == straight
@@ -80,8 +80,8 @@ def test_many_small_shards_are_the_sequence_of_few_large_ones(pair: tuple[Path, 
 
 def trained(store: str, out: str) -> dict[str, Any]:
     """Losses of some steps by two processes that read, and how many files this one may open."""
-    recipe = recipes.fitted(crash.recipe(steps=12), open_store(Path(store)))
-    recipe = replace(recipe, data=store, machine=replace(recipe.machine, workers=2))
+    recipe = recipes.for_store(crash.recipe(steps=12), open_store(Path(store)))
+    recipe = replace(recipe, data=store, parallelism=replace(recipe.parallelism, workers=2))
     run = runs.open_run(recipe, out, "cpu")
     losses = [step.loss.hex() for step in runs.steps(run)]
     for position in range(COUNT):  # and this process
@@ -107,11 +107,11 @@ def test_threads_read_while_others_let_shards_go(pair: tuple[Path, Path], monkey
 
     def most() -> int:
         """The most files that are open while eight threads read a store whole, three times each."""
-        real, many, seen = open_store(pair[1]).gather(np.arange(COUNT))[0], open_store(pair[0]), []
+        real, many, seen = open_store(pair[1]).batch(np.arange(COUNT))[0], open_store(pair[0]), []
 
         def read(seed: int) -> bool:
             chosen = np.random.default_rng(seed).permutation(COUNT)
-            images = many.gather(chosen)[0]
+            images = many.batch(chosen)[0]
             seen.append(opened_files())
             return torch.equal(images, real[torch.from_numpy(chosen)])
 
@@ -155,7 +155,7 @@ def test_a_shard_that_is_not_what_the_index_says_is_named_when_it_is_opened(chan
 
 
 def test_a_shard_that_is_cut_while_it_is_open_is_named(tmp_path: Path, photos: Path) -> None:
-    prepare(str(photos), tmp_path / "store", image_size=96, enlarge=True, shard_images=COUNT // 2, workers=1)
+    prepare(str(photos), tmp_path / "store", image_size=96, upscale=True, shard_images=COUNT // 2, workers=1)
     store = open_store(tmp_path / "store")
     store[0]
     os.truncate(tmp_path / "store" / "images-00000.npy", 200_000)
@@ -166,9 +166,9 @@ def test_a_shard_that_is_cut_while_it_is_open_is_named(tmp_path: Path, photos: P
 
 def test_what_is_not_in_memory_is_asked_for_all_at_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a cold disk all images of a batch are on their way before the first one is waited for."""
-    prepare(str(photos), tmp_path / "store", image_size=96, enlarge=True, shard_images=10, workers=1)
+    prepare(str(photos), tmp_path / "store", image_size=96, upscale=True, shard_images=10, workers=1)
     store, read, asked = open_store(tmp_path / "store"), os.preadv, []
-    real = store.gather(np.arange(0, COUNT, 3))[0]
+    real = store.batch(np.arange(0, COUNT, 3))[0]
 
     def cold(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
         if flags:
@@ -178,7 +178,7 @@ def test_what_is_not_in_memory_is_asked_for_all_at_once(photos: Path, tmp_path: 
 
     monkeypatch.setattr(os, "preadv", cold)
     monkeypatch.setattr(stores, "advise", lambda descriptor, offset, size: asked.append(("advise", descriptor, offset)))
-    assert torch.equal(store.gather(np.arange(0, COUNT, 3))[0], real)
+    assert torch.equal(store.batch(np.arange(0, COUNT, 3))[0], real)
     half = len(asked) // 2
     assert half == COUNT // 3 and {word for word, *_ in asked[:half]} == {"advise"}
     assert [place for _, *place in asked[:half]] == [place for _, *place in asked[half:]]
@@ -206,7 +206,7 @@ class Slow:
 
     def gather(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         time.sleep(0.003 * len(indices))
-        return self.source.gather(indices)
+        return self.source.batch(indices)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -265,7 +265,7 @@ def test_litter_is_what_is_hidden_or_left_behind() -> None:
     for first in words:
         for second in words:
             wanted = any(part.startswith(".") or part.lower() in left_behind for part in (first, second))
-            assert bool(files.LITTER.search(f"{first}/{second}")) == wanted, (first, second)
+            assert bool(files.JUNK.search(f"{first}/{second}")) == wanted, (first, second)
 
 
 def several(processes: int, *words: object) -> list[Any]:
@@ -280,7 +280,7 @@ def several(processes: int, *words: object) -> list[Any]:
 
 def listing(out: str) -> None:
     """Open a run with the data that each process sees from its own folder: how often it listed any, and what came of it."""
-    world, calls, found, plain = distributed.join("cpu"), [], {}, files.list_folder
+    world, calls, found, plain = distributed.init("cpu"), [], {}, files.list_folder
     files.list_folder = lambda folder: calls.append(folder) or plain(folder)
     for case in sorted(p.name for p in Path(out).iterdir() if p.is_dir()):
         os.chdir(Path(out, case, f"node{world.rank}"))
@@ -290,7 +290,7 @@ def listing(out: str) -> None:
             source = runs.open_run(recipe, Path(out, f"{case}-run"), "cpu").source
             images, labels = zip(*(source[i] for i in range(len(source))), strict=True)
             ended = [hashlib.sha256(torch.stack(images).numpy().tobytes()).hexdigest(), labels, source.fingerprint]
-        except (ValueError, OSError, distributed.Elsewhere) as error:
+        except (ValueError, OSError, distributed.RemoteError) as error:
             ended = [type(error).__name__, str(error)]
         found[case] = {"listed": len(calls), "ended": ended}
     Path(out, f"{world.rank}.json").write_text(json.dumps(found))
@@ -319,7 +319,7 @@ def test_one_process_lists_for_all_and_another_disk_is_found_out(tmp_path: Path)
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "store"])
 def test_every_form_of_data_says_what_others_must_see(form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    from justimage.data import refuse_other_files, some_sizes
+    from justimage.data import check_same_files, sample_sizes
 
     makes: dict[str, Callable[[], Path]] = {
         "folder": lambda: photos,
@@ -328,14 +328,14 @@ def test_every_form_of_data_says_what_others_must_see(form: str, photos: Path, p
         "store": lambda: pair[0],
     }
     side = open_store(pair[0]).shape[1]
-    source = open_source(str(makes[form]()), Crop((side, side), enlarge=True))
-    sizes = some_sizes(pickle.loads(pickle.dumps(source)))
+    source = open_source(str(makes[form]()), Crop((side, side), upscale=True))
+    sizes = sample_sizes(pickle.loads(pickle.dumps(source)))
     assert len(sizes) == {"folder": 64, "zip": 1, "tar": 1, "store": 64}[form]
     assert all(Path(place).stat().st_size == size for place, size in sizes.items())
-    refuse_other_files(sizes)
+    check_same_files(sizes)
     place = next(iter(sizes))
     with pytest.raises(ValueError, match="bytes here, and has"):
-        refuse_other_files(sizes | {place: sizes[place] + 1})
+        check_same_files(sizes | {place: sizes[place] + 1})
 
 
 # minutes ---------------------------------------------------------------------------------------------------------------

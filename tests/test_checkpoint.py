@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import justimage
 from justimage import checkpoint, disk, log, recipe as recipes, run as runs
-from justimage.checkpoint import Damaged, Unusable, saver
+from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint, saver
 from justimage.transformer import JiT
 from tests.test_training import small
 
@@ -19,7 +19,7 @@ from tests.test_training import small
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
-    recipe = small(images=32)
+    recipe = small(total_images=32)
     for step in justimage.train(recipe, run, "cpu"):
         if step.images_seen == 16:
             break
@@ -56,12 +56,12 @@ def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, ru
             path.write_bytes(content[: len(content) // 2])
         case "remove":
             path.unlink()
-    with pytest.raises(Damaged) as caught:
+    with pytest.raises(CorruptCheckpoint) as caught:
         checkpoint.verify(run / "checkpoints" / "000000032")
     assert file in str(caught.value) and "\n" not in str(caught.value)
     assert checkpoint.newest(run) == run / "checkpoints" / "000000016"
     assert (run / "checkpoints" / "000000032").is_dir()  # reading changes nothing
-    opened = runs.open_run(small(images=32), run, "cpu")
+    opened = runs.open_run(small(total_images=32), run, "cpu")
     assert opened.state.images_seen == 16 and file in opened.warnings[0]
     assert (run / "checkpoints" / ".bad-000000032").is_dir()
     assert '"damaged"' in (run / "events.jsonl").read_text()
@@ -71,15 +71,15 @@ def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         (folder / "MANIFEST.json").write_text("{}")
     for _ in range(2):
-        with pytest.raises(Unusable, match="no intact checkpoint"):
-            next(justimage.train(small(images=64), run, "cpu"))
+        with pytest.raises(NoUsableCheckpoint, match="no intact checkpoint"):
+            next(justimage.train(small(total_images=64), run, "cpu"))
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     metrics = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="had a checkpoint at 32 images, and has none now"):
-        next(justimage.train(small(images=64), run, "cpu"))
+        next(justimage.train(small(total_images=64), run, "cpu"))
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
@@ -87,7 +87,7 @@ def test_logs_that_a_crash_tore_do_not_stop_a_run(run: Path) -> None:
     for name in "events.jsonl", "metrics.jsonl":
         with open(run / name, "a") as file:
             file.write('{"event": "sa')
-    opened = runs.open_run(small(images=32), run, "cpu")
+    opened = runs.open_run(small(total_images=32), run, "cpu")
     assert opened.state.images_seen == 32 and log.last_saved(run) == 32
     assert [e["event"] for e in log.records(run / "events.jsonl")][-1] == "resumed"
 
@@ -97,14 +97,14 @@ def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
     (run / "checkpoints" / "000000016").rename(run / "checkpoints" / "999999999")
     (run / "checkpoints" / "000000032").rename(run / "checkpoints" / "1000000000")
     assert checkpoint.newest(run) == run / "checkpoints" / "1000000000"
-    checkpoint.retain(run, 1)
+    checkpoint.prune(run, 1)
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["1000000000"]
 
 
 def test_a_first_write_cut_short_does_not_block_the_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".tmp-recipe.json").write_text("{")
-    next(justimage.train(small(images=16), tmp_path / "run", "cpu"))
+    next(justimage.train(small(total_images=16), tmp_path / "run", "cpu"))
 
 
 def test_a_half_written_checkpoint_is_never_read(run: Path) -> None:
@@ -164,13 +164,13 @@ def test_the_copy_on_the_host_lies_in_few_pieces_that_rounding_up_hardly_enlarge
         net = JiT("H/16", classes=1000)
     sizes = {n: 4 * p.numel() for n, p in net.named_parameters()}
     for group in sizes, {f"{key}.{n}": size for n, size in sizes.items() for key in ("exp_avg", "exp_avg_sq")}:
-        groups = saver.pieces(group)
+        groups = saver.pack(group)
         assert [n for names in groups for n in names] == list(group) and len(groups) < 12
         rounded = sum(2 ** math.ceil(math.log2(sum(group[n] for n in names))) for names in groups)
         alone = sum(2 ** math.ceil(math.log2(size)) for size in group.values())
         assert rounded < 1.15 * sum(group.values()) and alone > 1.6 * sum(group.values())
     tensors = {"none": torch.empty(0, 3), "a": torch.randn(3, 5), "one": torch.tensor(7.0), "half": torch.randn(7).bfloat16()}
-    places = saver.places_for(tensors)
+    places = saver.allocate_host(tensors)
     for n, t in tensors.items():
         places[n].copy_(t)
     assert all(torch.equal(places[n], t) and places[n].dtype == t.dtype for n, t in tensors.items())
@@ -180,23 +180,23 @@ def test_the_copy_on_the_host_lies_in_few_pieces_that_rounding_up_hardly_enlarge
 def test_the_next_save_uses_the_same_memory(run: Path) -> None:
     opened = runs.open_run(recipes.from_json(disk.read_json(run / "recipe.json")), run, "cpu")
     s, kept = opened.state, opened.saver
-    groups = checkpoint.contents(s.model.net, s.optimizer, s.ema, s.world)
+    groups = checkpoint.sharded_state_dict(s.denoiser.net, s.optimizer, s.ema, s.world)
     first = kept.copy("model", groups["model"])
     with torch.no_grad():
-        next(s.model.net.parameters()).add_(1)
+        next(s.denoiser.net.parameters()).add_(1)
     second = kept.copy("model", groups["model"])
     assert all(first[n].tensor.data_ptr() == second[n].tensor.data_ptr() for n in first)
-    assert all(torch.equal(second[n].tensor, p) for n, p in s.model.net.named_parameters())
+    assert all(torch.equal(second[n].tensor, p) for n, p in s.denoiser.net.named_parameters())
     kept.close()
 
 
 def test_a_window_of_losses_that_no_training_wrote_is_damage(run: Path) -> None:
-    folder = checkpoint.published(run)[-1]
+    folder = checkpoint.list_checkpoints(run)[-1]
     state = json.loads((folder / "state.json").read_text())
     assert isinstance(state["window"], list)
     (folder / "state.json").write_text(json.dumps(state | {"window": [1.0, 0.5]}))
     assert checkpoint.read_state(folder)["window"] == [1.0, 0.5]
     for window in [True], "x", [None], [1e999], [1]:
         (folder / "state.json").write_text(json.dumps(state | {"window": window}))
-        with pytest.raises(checkpoint.Damaged, match="losses"):
+        with pytest.raises(checkpoint.CorruptCheckpoint, match="losses"):
             checkpoint.read_state(folder)

@@ -15,19 +15,19 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from justimage import data, preview, training
-from justimage.recipe import Recipe, changed
-from justimage.transformer import dropouts, key_dropout
+from justimage.recipe import Recipe, with_values
+from justimage.transformer import dropout_layers, set_dropout_keys
 from tests.test_training import small
 
 BATCH = 4
 IMAGES = torch.randint(0, 256, (32, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-SOURCE = data.Arrays(IMAGES, torch.arange(32) % 4, list("abcd"), "noise")
+SOURCE = data.ArraySource(IMAGES, torch.arange(32) % 4, list("abcd"), "noise")
 
 
 def recipe(**changes: Any) -> Recipe:
     """Four blocks: the first two read patches, the others the class tokens, too; the middle two drop."""
     usual = dict(depth=4, context_start=2, classes=4, batch=BATCH, images=8 * BATCH, compile=True, preview_count=3)
-    return changed(small(), **usual | changes)
+    return with_values(small(), **usual | changes)
 
 
 @dataclass
@@ -59,7 +59,7 @@ def compiler(backend: Any) -> Iterator[None]:
 
 
 def losses(recipe: Recipe, steps: int = 2) -> list[tuple[float, float]]:
-    state = training.begin(recipe)
+    state = training.init_state(recipe)
     return [(s.loss, s.gradient_norm) for s in islice(training.train(recipe, SOURCE, state), steps)]
 
 
@@ -101,7 +101,7 @@ def test_the_third_network_of_a_process_is_compiled_as_the_first() -> None:
 def test_previews_compile_nothing_and_leave_compiled_what_was() -> None:
     graphs, r = Graphs(), recipe()
     with compiler(graphs):
-        state = training.begin(r)
+        state = training.init_state(r)
         steps = training.train(r, SOURCE, state)
         next(steps)
         preview.preview(r, SOURCE, state)
@@ -127,17 +127,17 @@ WHOLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_network_and_its_loss_are_one_graph(name: str) -> None:
     """Forward and backward, for the images, times and keys of two steps."""
-    state = training.begin(recipe(compile=False, **WHOLE[name]))
-    net, process, count = state.model.net, state.model.process, len(dropouts(state.model.net))
+    state = training.init_state(recipe(compile=False, **WHOLE[name]))
+    net, process, count = state.denoiser.net, state.denoiser.diffusion, len(dropout_layers(state.denoiser.net))
     torch.nn.init.normal_(net.head.linear.weight)  # pyright: ignore  # it begins with zeros, as gradients then do
 
     def objective(x: Tensor, y: Tensor, *drawn: Tensor) -> Tensor:
-        return process.objective(net, x, y, *drawn).mean()
+        return process.loss(net, x, y, *drawn).mean()
 
     def gradients(function: Callable[..., Tensor], start: int) -> list[Tensor]:
         net.zero_grad()
-        key_dropout(net, torch.arange(start, start + count * BATCH).view(count, BATCH) * 12345)
-        x, y = state.model.units.inside(IMAGES[start:][:BATCH]), SOURCE.labels[start:][:BATCH]
+        set_dropout_keys(net, torch.arange(start, start + count * BATCH).view(count, BATCH) * 12345)
+        x, y = state.denoiser.normalization.normalize(IMAGES[start:][:BATCH]), SOURCE.labels[start:][:BATCH]
         loss = function(x, y, *training.draw(process, 0, start, x))
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
@@ -156,5 +156,5 @@ def test_the_network_and_its_loss_are_one_graph(name: str) -> None:
 def test_inductor_computes_the_same(name: str) -> None:
     """Dropout's masks among the rest: they are hashes, in which every bit counts."""
     r = recipe(**WHOLE[name])
-    found, wanted = losses(r), losses(changed(r, compile=False))
+    found, wanted = losses(r), losses(with_values(r, compile=False))
     assert torch.allclose(torch.tensor(found), torch.tensor(wanted), rtol=1e-4)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from justimage import checkpoint, run as runs
-from justimage.checkpoint import Damaged, Unusable
+from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
 from tests import crash
 
 PARTS = 4
@@ -73,13 +73,13 @@ def flipped(file: Path, bit: int) -> None:
 
 def test_a_thousand_flipped_bits_are_each_noticed(trained: Path) -> None:
     """Anywhere in any file of a checkpoint, and each is one line that names a file."""
-    folder, draw = checkpoint.published(trained)[-1], random.Random(0)
+    folder, draw = checkpoint.list_checkpoints(trained)[-1], random.Random(0)
     files = sorted(folder.iterdir())
     for _ in range(1000):
         file = draw.choice(files)
         bit = draw.randrange(file.stat().st_size * 8)
         flipped(file, bit)
-        with pytest.raises(Damaged) as caught:
+        with pytest.raises(CorruptCheckpoint) as caught:
             checkpoint.verify(folder)
         assert folder.name in str(caught.value) and "\n" not in str(caught.value)
         flipped(file, bit)
@@ -126,7 +126,7 @@ DAMAGES = [cut, emptied, swapped, missing, mixed, manifest_of_another, linked]
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 def test_a_checkpoint_that_was_tampered_with_gives_way_to_the_older(damage, trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    older, newest = checkpoint.published(run)
+    older, newest = checkpoint.list_checkpoints(run)
     damage(newest, older)
     opened = runs.open_run(crash.recipe(), run, "cpu")
     assert opened.state.images_seen == int(older.name) and len(opened.warnings) == 1 and "\n" not in opened.warnings[0]
@@ -137,10 +137,10 @@ def test_a_checkpoint_that_was_tampered_with_gives_way_to_the_older(damage, trai
 
 def test_where_every_checkpoint_is_damaged_each_has_its_line_and_nothing_begins(trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    for folder in checkpoint.published(run):
+    for folder in checkpoint.list_checkpoints(run):
         flipped(folder / "state.json", 100)
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(NoUsableCheckpoint) as caught:
         runs.open_run(crash.recipe(), run, "cpu")
-    assert all(folder.name in str(caught.value) for folder in checkpoint.published(run))
+    assert all(folder.name in str(caught.value) for folder in checkpoint.list_checkpoints(run))
     begun = runs.open_run(crash.recipe(), run, "cpu", fresh=True)
-    assert begun.state.images_seen == 0 and len(checkpoint.published(tmp_path / "run.old-1")) == 2
+    assert begun.state.images_seen == 0 and len(checkpoint.list_checkpoints(tmp_path / "run.old-1")) == 2

@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given, strategies as st
 from PIL import Image
 
-from justimage.data import Crop, Decode, Files, Stream, batches, decode, digits, in_memory, open_source
+from justimage.data import Crop, Decode, Files, Stream, batches, cache_in_ram, decode, digits, open_source
 from justimage.evaluation.reference import open_reference
 from justimage.features import Extractor
 from justimage.recipe import Recipe, preset
@@ -48,7 +48,7 @@ def test_the_centre_crop_is_the_references_bit_for_bit() -> None:
     for name, sizes in hashes.items():
         content = (SHARED / "data" / "imagenet-sample" / name).read_bytes()
         for size, digest in sizes.items():
-            pixels = decode(io.BytesIO(content), Crop((int(size), int(size)), enlarge=True)).transpose(1, 2, 0)
+            pixels = decode(io.BytesIO(content), Crop((int(size), int(size)), upscale=True)).transpose(1, 2, 0)
             assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest, (name, size)
 
 
@@ -60,13 +60,13 @@ def test_for_a_square_both_sides_are_twice_as_long_where_the_short_one_is(width:
     """Our crop halves while both sides are at least twice the target, and scales by the larger quotient; ADM's looks at the
     short side only."""
     content = png(np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    assert np.array_equal(decode(io.BytesIO(content), Crop((side, side), enlarge=True)), paper_crop(content, side))
+    assert np.array_equal(decode(io.BytesIO(content), Crop((side, side), upscale=True)), paper_crop(content, side))
 
 
 def test_a_picture_without_width_is_refused_before_it_is_scaled() -> None:
     content = png(np.zeros((1, 3000, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match="3000 x 1 pixels, of which a crop would be scaled to 768000 x 256"):
-        decode(io.BytesIO(content), Crop((256, 256), enlarge=True))
+        decode(io.BytesIO(content), Crop((256, 256), upscale=True))
 
 
 PAPER = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -87,10 +87,10 @@ def test_the_papers_data_is_what_pillow_converts(channels: int) -> None:
 
 
 def test_the_papers_presets_read_the_papers_data_and_ours_photographs() -> None:
-    assert preset("jit-h16-256").crop == Recipe().crop == Crop((256, 256), 3, enlarge=True, decode="torchvision")
-    assert preset("jit-b4-64").crop == Crop((64, 64), 3, enlarge=True, decode="torchvision")
+    assert preset("jit-h16-256").crop == Recipe().crop == Crop((256, 256), 3, upscale=True, decode="torchvision")
+    assert preset("jit-b4-64").crop == Crop((64, 64), 3, upscale=True, decode="torchvision")
     for side in 32, 64, 128:
-        assert preset(f"folder-{side}").crop == Crop((side, side), 3, enlarge=False, decode="photo")
+        assert preset(f"folder-{side}").crop == Crop((side, side), 3, upscale=False, decode="photo")
 
 
 @pytest.mark.parametrize("decode", ["photo", "torchvision"])
@@ -126,7 +126,7 @@ def test_folder_zip_and_wrapped_zip_are_the_same_data(folder: Path) -> None:
         assert source.fingerprint == sources[0].fingerprint
         assert [source[i][1] for i in range(5)] == [0, 0, 0, 1, 1]
         assert all(torch.equal(source[i][0], sources[0][i][0]) for i in range(5))
-    loaded = in_memory(sources[1])
+    loaded = cache_in_ram(sources[1])
     assert all(torch.equal(loaded[i][0], sources[0][i][0]) for i in range(5)) and loaded.fingerprint == sources[0].fingerprint
 
 
@@ -203,7 +203,7 @@ def test_the_digits() -> None:
 
 
 def test_each_epoch_shows_every_image_once_and_flips_differ(folder: Path) -> None:
-    source = in_memory(open_source(str(folder), Crop((8, 8))))
+    source = cache_in_ram(open_source(str(folder), Crop((8, 8))))
     plain, flipped = Stream(source, 0, flip=False), Stream(source, 0, flip=True)
     for epoch in range(3):
         seen = sorted(plain[epoch * 5 + i][0].sum().item() for i in range(5))
@@ -232,7 +232,10 @@ def test_a_bad_image_is_named_wherever_it_is_read(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     source = open_source(str(folder), Crop((8, 8)))
     assert isinstance(source, Files)
-    for attempt in (lambda: in_memory(source), lambda: list(batches(Stream(source, 0, False), range(0, 10, 5), 5, workers=1))):
+    for attempt in (
+        lambda: cache_in_ram(source),
+        lambda: list(batches(Stream(source, 0, False), range(0, 10, 5), 5, workers=1)),
+    ):
         with pytest.raises(ValueError, match=r"dog/1\.png") as caught:
             attempt()
         assert "\n" not in str(caught.value)
@@ -273,4 +276,4 @@ def test_a_damaged_archive_and_a_circle_of_links(folder: Path) -> None:
 def test_a_small_image_is_refused_unless_it_may_be_enlarged(folder: Path) -> None:
     with pytest.raises(ValueError, match="16 x 16 pixels, smaller than the model's 32 x 32"):
         open_source(str(folder), Crop((32, 32)))[0]
-    assert open_source(str(folder), Crop((32, 32), enlarge=True))[0][0].shape == (3, 32, 32)
+    assert open_source(str(folder), Crop((32, 32), upscale=True))[0][0].shape == (3, 32, 32)

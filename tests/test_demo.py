@@ -16,7 +16,7 @@ from justimage.recipe import preset
 
 
 def test_the_reader_of_digits_is_good_on_digits_it_has_not_seen() -> None:
-    _, held_out = demo.readers()
+    _, held_out = demo.train_classifier()
     assert held_out > 0.97
 
 
@@ -26,8 +26,8 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
     r = preset("digits")
     small = replace(
         r,
-        network=replace(r.network, width=16, depth=2, heads=2, bottleneck=4, context_start=1),
-        training=replace(r.training, images=32, batch=8, warmup=8),
+        model=replace(r.model, width=16, depth=2, heads=2, bottleneck=4, context_start=1),
+        training=replace(r.training, total_images=32, batch=8, warmup=8),
         sampling=replace(r.sampling, steps=2),
         upkeep=replace(r.upkeep, preview_count=4),
     )
@@ -42,7 +42,7 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
     judged = next(i for i, line in enumerate(lines) if line.startswith("of 20 generated digits"))
     assert drawn < judged < last
     words = shlex.split(lines[last].removeprefix("now try:"))
-    assert words[:3] == ["justimage", "sample", "--from"] and checkpoint.find(words[3])
+    assert words[:3] == ["justimage", "sample", "--from"] and checkpoint.resolve(words[3])
     assert json.loads((tmp_path / "demo" / "report.json").read_text())["digits_drawn"] == 20
 
 

@@ -11,7 +11,7 @@ import torch
 
 from justimage import checkpoint, distributed, log, run as runs
 from justimage.checkpoint import shards
-from justimage.distributed import Rows
+from justimage.distributed import Shard
 from tests import world
 from tests.test_training import small
 
@@ -146,7 +146,7 @@ def test_one_to_several_to_one_in_every_mode(processes: int, straight: Path, req
     assert max(abs(parts[n] / whole[n] - 1) for n in whole) < 1e-5
     counts = [(e["images_seen"], e["processes"]) for e in log.records(out / "run" / "events.jsonl") if "processes" in e]
     assert counts == [(0, 1), *((seen, processes) for seen in (128, 256, 384)), (512, 1)]
-    assert found[0]["resumes"] == len(list(small().complete(world.source()).model().net.parameters()))
+    assert found[0]["resumes"] == len(list(small().resolve(world.source()).build().net.parameters()))
     assert all(one["gathered"] == world.gathered(straight) for one in found)
 
 
@@ -181,7 +181,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(accumulate: int) -> None:
     from justimage import data, training
 
     with pytest.raises(ValueError, match=f"a batch of 8 cannot be divided evenly over {accumulate} parts"):
-        training.begin(small(accumulate=accumulate).complete(data.digits()))
+        training.init_state(small(grad_accumulation=accumulate).resolve(data.digits()))
 
 
 def test_any_number_of_parts_is_read_by_any_other(tmp_path: Path) -> None:
@@ -190,16 +190,16 @@ def test_any_number_of_parts_is_read_by_any_other(tmp_path: Path) -> None:
     recipe = small()
     for parts in range(1, 6):
         folder = tmp_path / f"run{parts}" / "checkpoints" / "000000008"
-        (shards.aside_of(folder)).mkdir(parents=True)
+        (shards.staging_dir(folder)).mkdir(parents=True)
         for part in range(parts):
             mine = {}
             for n, t in tensors.items():
                 height = -(-t.shape[0] // parts) if t.ndim else 0
                 start = min(part * height, t.shape[0]) if t.ndim else 0
                 rows = t[start : start + height] if t.ndim else t
-                mine[n] = Rows(rows, start, list(t.shape), t.ndim > 0 or part == 0)
-            shards.write_part(folder, {"model": mine}, recipe, part, parts)
-        shards.publish_parts(folder, recipe, {"images_seen": 8}, parts)
+                mine[n] = Shard(rows, start, list(t.shape), t.ndim > 0 or part == 0)
+            shards.write_shard(folder, {"model": mine}, recipe, part, parts)
+        shards.publish_shards(folder, recipe, {"images_seen": 8}, parts)
         reader = checkpoint.shards.Reader(folder)
         checkpoint.verify(folder)
         for n, t in tensors.items():
@@ -211,16 +211,16 @@ def test_any_number_of_parts_is_read_by_any_other(tmp_path: Path) -> None:
 
 def test_rows_that_are_missing_or_twice_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "000000008"
-    shards.aside_of(folder).mkdir(parents=True)
+    shards.staging_dir(folder).mkdir(parents=True)
     whole = torch.randn(6, 2)
     for starts in ((0, 4), (0, 2)):
         for part, start in enumerate(starts):
-            shards.write_part(folder, {"model": {"w": Rows(whole[start : start + 3], start, [6, 2], True)}}, small(), part, 2)
+            shards.write_shard(folder, {"model": {"w": Shard(whole[start : start + 3], start, [6, 2], True)}}, small(), part, 2)
         with pytest.raises(ValueError, match="rows are not all there, or more than once"):
-            shards.publish_parts(folder, small(), {"images_seen": 8}, 2)
+            shards.publish_shards(folder, small(), {"images_seen": 8}, 2)
         assert not folder.exists()
 
 
 def test_one_process_is_a_world_of_one() -> None:
-    alone = distributed.join("cpu")
-    assert (alone.rank, alone.size, alone.leads, alone.gather(3), alone.first(lambda: 4)) == (0, 1, True, [3], 4)
+    alone = distributed.init("cpu")
+    assert (alone.rank, alone.size, alone.is_main, alone.gather(3), alone.on_main(lambda: 4)) == (0, 1, True, [3], 4)

@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import data, units
+from justimage import data
 from justimage.data import Crop
-from justimage.data.source import gather
-from justimage.drawing import Drawing
-from justimage.evaluation import examiner, reference, report, scores, search, verdict, watching
-from justimage.evaluation.reference import features_of, open_reference
+from justimage.data.source import get_batch
+from justimage.evaluation import feature_sampler, online, reference, report, scores, search, search_report
+from justimage.evaluation.reference import compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
 from justimage.features import Extractor
+from justimage.generate import SampleJob
 from tests.test_cli import TINY_TRAINING, justimage
-from tests.test_drawing import environment
+from tests.test_generate import environment
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_real_images_are_read_once_and_then_from_the_cache(tmp_path: Path) -> No
     assert calls == [10] and torch.equal(first.statistics.covariance, again.statistics.covariance)
     open_reference(str(place), replace(noted, identity="other"), Crop((16, 16)))
     Image.new("RGB", (16, 16), "white").save(place / "a" / "new.png")
-    assert open_reference(str(place), noted, Crop((16, 16))).facts["images"] == 11 and calls == [10, 10, 11]
+    assert open_reference(str(place), noted, Crop((16, 16))).info["images"] == 11 and calls == [10, 10, 11]
 
 
 def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_npz_with_images_and_statistics_gives_both(tmp_path: Path) -> None:
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.arange(4.0), sigma=np.eye(4))
     found = open_reference(str(tmp_path / "adm.npz"), extractor(), Crop((16, 16)))
     assert found.statistics.mean.tolist() == [0, 1, 2, 3] and found.source is not None and len(found.source) == 70
-    numbers, values = found.spread(20)
+    numbers, values = found.subsample(20)
     assert numbers.tolist() == list(range(0, 70, 4))
     assert torch.equal(values[1], extractor().extract(torch.from_numpy(images[4:5].transpose(0, 3, 1, 2)))[0][0])
 
@@ -151,10 +151,10 @@ def test_a_reference_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) 
 
 def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> None:
     found = open_reference(str(folder(tmp_path / "ab")), extractor(), Crop((16, 16)))
-    job = Drawing(weights="", ema=0.0, classes=(0, 1, 2))
+    job = SampleJob(weights="", ema=0.0, classes=(0, 1, 2))
     with pytest.raises(ValueError, match="has no image of class 'c'"):
-        report.refuse_missing(job, found, ["a", "b", "c"])
-    report.refuse_missing(replace(job, classes=(0, 1)), found, ["a", "b", "c"])
+        report.check_computable(job, found, ["a", "b", "c"])
+    report.check_computable(replace(job, classes=(0, 1)), found, ["a", "b", "c"])
     said = report.warnings(job, 4, found, 4)
     assert any("biased upwards" in w for w in said) and any("not equally many of 3 classes" in w for w in said)
 
@@ -218,11 +218,11 @@ def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Pa
 def test_resizing_is_antialiased_and_leaves_what_fits() -> None:
     """A checkerboard becomes grey; a plain bicubic would keep its pattern."""
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255
-    small = examiner.resized(board.to(torch.uint8)[None, None], (16, 16))
+    small = feature_sampler.resize(board.to(torch.uint8)[None, None], (16, 16))
     assert small.shape == (1, 1, 16, 16) and (small.int() - 127).abs().max() <= 3
-    assert examiner.resized(small, (16, 16)) is small and examiner.resized(small, None) is small
+    assert feature_sampler.resize(small, (16, 16)) is small and feature_sampler.resize(small, None) is small
     with pytest.raises(ValueError, match="not resized"):
-        examiner.resized(torch.zeros(1, 1, 4, 4), (8, 8))
+        feature_sampler.resize(torch.zeros(1, 1, 4, 4), (8, 8))
 
 
 class Pretended:
@@ -240,7 +240,7 @@ class Pretended:
             "Real", (), {"statistics": Gaussian(torch.zeros(dimension).double(), torch.eye(dimension).double())}
         )
 
-    def features(self, job: Drawing, count: int, title: str) -> dict[str, Tensor]:
+    def features(self, job: SampleJob, count: int, title: str) -> dict[str, Tensor]:
         self.drawn.append((job.ema, job.guidance, count))
         away = (job.guidance - self.best) / 2
         return {"features": self.noise[:count] * (1 + 0.2 * away) + 0.3 * away + 0.05 * abs(job.ema / self.ema - 1)}
@@ -250,24 +250,24 @@ class Pretended:
 @pytest.mark.parametrize("ema", [0.9996, 0.9998, 0.9999])
 def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images(best: float, ema: float) -> None:
     emas = [0.9996, 0.9998, 0.9999]
-    job = Drawing(weights="", ema=ema, interval=(0.1, 1.0))
+    job = SampleJob(weights="", ema=ema, interval=(0.1, 1.0))
 
     def made() -> Search:
         pretended: Any = Pretended(best, ema)
         return Search(pretended, job, 2048, emas, [(0.1, 1.0)])
 
     cheap, full = made(), made()
-    found, wanted = cheap.cheap(), full.full()
-    assert full.drawn == full.grid == 93 * 2048
+    found, wanted = cheap.coarse_to_fine(), full.full_grid()
+    assert full.images_sampled == full.grid_images == 93 * 2048
     assert found.setting.ema == wanted.setting.ema and abs(found.guidance - wanted.guidance) <= 0.1 + 1e-9
-    assert cheap.drawn <= 0.25 * full.grid
+    assert cheap.images_sampled <= 0.25 * full.grid_images
 
 
 def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> None:
     for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be told from it"):
         pretended: Any = Pretended(best, 0.9998)
-        found = Search(pretended, Drawing(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
-        said = "\n".join(verdict.certainty(found, found.cheap()))
+        found = Search(pretended, SampleJob(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
+        said = "\n".join(search_report.summarize(found, found.coarse_to_fine()))
         assert words in said and said.startswith("the best: ema 0.999")
 
 
@@ -349,38 +349,38 @@ def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Pa
     from tests.test_training import small
 
     source = data.digits()
-    recipe = small(images=16).complete(source)
+    recipe = small(total_images=16).resolve(source)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=50, evaluate_features=str(digits_classifier)))
-    state = training.begin(recipe)
-    judge = watching.open_judge(recipe, source, CPU)
-    found = watching.scores(recipe, state, judge, lambda: None)
+    state = training.init_state(recipe)
+    judge = online.open_online_fid(recipe, source, CPU)
+    found = online.online_scores(recipe, state, judge, lambda: None)
     s = recipe.sampling
     images = sampling.sample(
-        state.model, [i % 10 for i in range(50)], 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver,
+        state.denoiser, [i % 10 for i in range(50)], 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver,
         batch=50,
     )  # fmt: skip
-    real = judge.extractor.extract(gather(source, np.arange(len(source)))[0])[0]
+    real = judge.extractor.extract(get_batch(source, np.arange(len(source)))[0])[0]
     wanted = scores.frechet(gaussian([judge.extractor.extract(images)[0]]), gaussian([real]))
     assert found[f"fid_{s.use_ema:g}"] == found["fid"] == pytest.approx(wanted, rel=1e-3)
 
 
 def test_unguided_images_have_one_name_whatever_the_interval() -> None:
-    job = Drawing(weights="", ema=0.0, guidance=1.0, interval=(0.1, 1.0))
+    job = SampleJob(weights="", ema=0.0, guidance=1.0, interval=(0.1, 1.0))
     assert job.without_idle_settings() == replace(job, interval=(0.0, 1.0))
     assert replace(job, guidance=1.5).without_idle_settings().interval == (0.1, 1.0)
 
 
 def test_the_grid_of_guidances_is_the_papers() -> None:
     pretended: Any = Pretended(2.0, 0.9999)
-    found = Search(pretended, Drawing(weights="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
-    assert [found.guidance(at) for at in range(found.last + 1)] == [round(1 + i / 10, 1) for i in range(31)]
-    here = found.look(Setting(0.9999, (0.1, 1.0), 3), 128)
-    assert here.guidance == 1.3 and search.difference(here, here) == Score(0, 0)
+    found = Search(pretended, SampleJob(weights="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
+    assert [found.guidance(at) for at in range(found.last_index + 1)] == [round(1 + i / 10, 1) for i in range(31)]
+    here = found.evaluate(Setting(0.9999, (0.1, 1.0), 3), 128)
+    assert here.guidance == 1.3 and search.fid_difference(here, here) == Score(0, 0)
 
 
 def test_a_gpu_reads_two_batches_of_real_images_at_once_whatever_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes the memory of a whole pass through the network."""
-    monkeypatch.setattr(units, "cores", lambda: 16)
+    monkeypatch.setattr(chunks, "cpu_count", lambda: 16)
     lock, now, most = threading.Lock(), 0, {"cpu": 0, "cuda": 0}
     for device in most:
 
@@ -395,5 +395,5 @@ def test_a_gpu_reads_two_batches_of_real_images_at_once_whatever_the_cores(monke
             return images.float().flatten(1)[:, :4], None
 
         source = data.digits()
-        features_of(source, Extractor("first", "first", 4, extract, device=device), (1, 32, 32))
+        compute_features(source, Extractor("first", "first", 4, extract, device=device), (1, 32, 32))
     assert most["cuda"] == 2 < most["cpu"] <= 16

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from justimage.cli.options import parse
-from justimage.cli.train import Options
+from justimage.cli.train import TrainOptions
 from justimage.experiments import NAMES, experiment
-from justimage.laboratory import Cell, Lab, Table, scales
-from justimage.laboratory.commands import CLASSES, flat, left, options
-from justimage.laboratory.scales import LAPTOP, PAPER, SCALES
-from justimage.laboratory.trained import Trained
-from justimage.recipe import Recipe, changed, preset
+from justimage.recipe import Recipe, preset, with_values
+from justimage.reproduction import Cell, Lab, Table, scales
+from justimage.reproduction.launch import CLASSES, flatten, options, remaining
+from justimage.reproduction.scales import LAPTOP, PAPER, SCALES
+from justimage.reproduction.training_job import TrainAndScore
 from tests.test_cli import justimage
 
 EPOCH = 1_281_167
@@ -26,10 +26,10 @@ SIZE = {  # Table 9
     "G": dict(depth=40, width=1664, heads=16, dropout=0.2, bottleneck=256, context_start=10),
 }
 ALL = dict(  # Table 9, training and sampling; what no caption changes
-    channels=3, context_tokens=32, rope=True, qk_norm=True, mlp="swiglu", norm="rms", classifier=False, classification=0.0,
-    warmup=5 * EPOCH, betas=(0.9, 0.95), batch=1024, learning_rate=2e-4, schedule="constant", gradient_clip=None,
+    channels=3, context_tokens=32, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False, class_loss_weight=0.0,
+    warmup=5 * EPOCH, betas=(0.9, 0.95), batch=1024, learning_rate=2e-4, lr_schedule="constant", gradient_clip=None,
     ema=(0.9996, 0.9998, 0.9999), ema_ramp=0.0, flip=True, precision="bf16",
-    prediction="x", loss="v", path="linear", mu=-0.8, sigma=0.8, clip=0.05, sampling_clip=0.05, label_drop=0.1,
+    prediction="x", loss_space="v", interpolant="linear", mu=-0.8, sigma=0.8, t_clip=0.05, sampling_t_clip=0.05, label_drop=0.1,
     solver="heun", steps=50, interval=(0.1, 1.0),
 )  # fmt: skip
 TABLE_2 = dict(bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
@@ -48,7 +48,7 @@ def row(name: str, epochs: int = 200, **caption: Any) -> dict[str, Any]:
 
 SPACES = "x", "eps", "v"
 CAPTIONS: dict[str, list[dict[str, Any]]] = {
-    "table2": [row(n, **TABLE_2, prediction=p, loss=q) for n in ("B/16", "B/4") for q in SPACES for p in SPACES],
+    "table2": [row(n, **TABLE_2, prediction=p, loss_space=q) for n in ("B/16", "B/4") for q in SPACES for p in SPACES],
     "table3": [row("B/16", **TABLE_2, prediction=p, mu=mu) for mu in (0.0, -0.4, -0.8, -1.2) for p in SPACES],
     "fig4": [row("B/16", **TABLE_2 | {"bottleneck": d}) for d in (16, 32, 64, 128, 256, 512, None)],
     "table4": [
@@ -61,34 +61,34 @@ CAPTIONS: dict[str, list[dict[str, Any]]] = {
     "table6": [row(f"{size}/{patch}", epochs) for patch in (16, 32) for epochs in (200, 600) for size in "BLHG"],
     "fig6": [row("L/16", 600, interval=(low, 1.0)) for low in (0.0, 0.1)],
     "fig7": [row("B/16", **TABLE_2, prediction=p) for p in ("x", "v", "eps")],
-    "table10": [row("B/16", **TABLE_2, prediction=p, loss=q) for q in SPACES for p in ("x", "edm", "linear")],
+    "table10": [row("B/16", **TABLE_2, prediction=p, loss_space=q) for q in SPACES for p in ("x", "edm", "linear")],
     "table11": [
-        row(f"{size}/16", **extra) for extra in ({}, dict(classifier=True, classification=100.0)) for size in "BL"
+        row(f"{size}/16", **extra) for extra in ({}, dict(aux_classifier=True, class_loss_weight=100.0)) for size in "BL"
     ],
     "table12": [row("G/16", 600), row("G/32", 600)],
     "table13": [row(f"{size}/16", 600) for size in "BLHG"],
     "fig8": [row("G/16", 600)],
     "clip": [row("B/16", 600), row("H/16", 600)],
-    "length": [row("B/16", images=part * EPOCH) for part in (50, 100, 200)],
+    "length": [row("B/16", total_images=part * EPOCH) for part in (50, 100, 200)],
 }  # fmt: skip
 """What the paper trains for each table, and ours beyond it."""
 
 
-def trained(name: str) -> list[Trained]:
-    works = [work for cell in experiment(name).cells(PAPER) for work in cell.works]
+def trained(name: str) -> list[TrainAndScore]:
+    works = [work for cell in experiment(name).cells(PAPER) for work in cell.jobs]
     lab = Lab(Path("nowhere"), PAPER)
-    return list({(w.group(lab), w.recipe.sampling.interval): w for w in works if isinstance(w, Trained)}.values())
+    return list({(w.group(lab), w.recipe.sampling.interval): w for w in works if isinstance(w, TrainAndScore)}.values())
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_the_papers_scale_is_table_9_and_the_captions(name: str) -> None:
-    found = [flat(work.recipe) for work in trained(name)]
+    found = [flatten(work.recipe) for work in trained(name)]
     wanted = CAPTIONS[name]
     assert len(found) == len(wanted)
     names = wanted[0].keys()
     for here in wanted:
         assert here.keys() == names and here in [{k: numbers[k] for k in names} for numbers in found]
-    usual = flat(changed(Recipe(), preview_every=20 * EPOCH, save_every=5 * EPOCH))
+    usual = flatten(with_values(Recipe(), preview_every=20 * EPOCH, save_every=5 * EPOCH))
     for numbers in found:  # nothing else differs from the default
         others = set(usual) - set(names) - {"data", "guidance"} - EARLY
         assert {k: numbers[k] for k in others} == {k: usual[k] for k in others}
@@ -103,26 +103,26 @@ def test_the_papers_trainings_are_built_and_their_commands_mean_them(name: str) 
     """Each on the meta device; and `justimage train`, given the command's options, has the same recipe."""
     for recipe in [work.recipe for work in trained(name)]:
         with torch.device("meta"):
-            model = changed(recipe, classes=CLASSES).model()
+            model = with_values(recipe, classes=CLASSES).build()
         assert sum(p.numel() for p in model.net.parameters()) > 1e8
         words = options(recipe)
-        assert parse(Options, words, "train", "", default=Options(preset(words[1]), words[1])).recipe == recipe
+        assert parse(TrainOptions, words, "train", "", default=TrainOptions(preset(words[1]), words[1])).recipe == recipe
 
 
 def test_the_papers_trainings_are_printed_once_each(tmp_path: Path) -> None:
     """Tables 2, 3 and 10 share rows; what is finished is not printed."""
     lab = Lab(tmp_path, PAPER)
     works = {name: [(name, w) for w in trained(name)] for name in ("table2", "table3", "table10")}
-    jobs = left([pair for pairs in works.values() for pair in pairs], lab, 64, "h100")
+    jobs = remaining([pair for pairs in works.values() for pair in pairs], lab, 64, "h100")
     assert len(jobs) == 18 + (12 - 3) + (9 - 3)
     first = jobs[0]
     assert first.command.startswith("torchrun --nnodes=8 ") and "--preset jit-b16-256 " in first.command
-    place = first.work.place(lab)
+    place = first.work.run_dir(lab)
     place.mkdir(parents=True)
     (place / "events.jsonl").write_text(json.dumps({"event": "finished"}) + "\n")
-    assert len(left(works["table2"], lab, 64, "h100")) == 17
+    assert len(remaining(works["table2"], lab, 64, "h100")) == 17
     with pytest.raises(ValueError, match="does not fit on 1 x rtx4090"):
-        left([("G", Trained(PAPER.recipe("G/16")))], lab, 1, "rtx4090")
+        remaining([("G", TrainAndScore(PAPER.recipe("G/16")))], lab, 1, "rtx4090")
 
 
 def with_results(name: str, scale: scales.Scale, value: Callable[[Cell], float], extra: dict[str, Any]) -> Table:
@@ -130,8 +130,8 @@ def with_results(name: str, scale: scales.Scale, value: Callable[[Cell], float],
     lab = Lab(Path("nowhere"), scale)
     table = Table(experiment(name).cells(scale), lab)
     for cell in table.cells:
-        for work in cell.works:
-            table.results.setdefault(work.identity(lab), dict(extra))[cell.shows] = value(cell)
+        for work in cell.jobs:
+            table.results.setdefault(work.key(lab), dict(extra))[cell.shows] = value(cell)
     return table
 
 
@@ -189,11 +189,11 @@ def test_every_experiment_is_made_of_works_at_every_scale(scale: str) -> None:
         assert cells and len(set(keys)) == len(keys), name
         lab = Lab(Path("nowhere"), SCALES[scale])
         for cell in cells:
-            assert cell.works and len({w.identity(lab) for w in cell.works}) == len(cell.works)
-            for work in cell.works:
-                if isinstance(work, Trained):
+            assert cell.jobs and len({w.key(lab) for w in cell.jobs}) == len(cell.jobs)
+            for work in cell.jobs:
+                if isinstance(work, TrainAndScore):
                     with torch.device("meta"):
-                        changed(work.recipe, classes=10).model()
+                        with_values(work.recipe, classes=10).build()
 
 
 def test_an_experiments_file_is_short_and_its_name_is_in_the_list() -> None:
@@ -205,16 +205,16 @@ def test_an_experiments_file_is_short_and_its_name_is_in_the_list() -> None:
 
 def test_large_patches_are_wider_than_the_network_and_small_ones_are_not() -> None:
     for scale in (LAPTOP, SCALES["gpu"]):
-        large, small = scale.recipe("B/16").network, scale.recipe("B/4").network
+        large, small = scale.recipe("B/16").model, scale.recipe("B/4").model
         assert large.patch_dimension >= 256 and large.patch_dimension > large.width > small.patch_dimension
-    assert 4 <= LAPTOP.recipe("B/4").network.patch_dimension <= 16
+    assert 4 <= LAPTOP.recipe("B/4").model.patch_dimension <= 16
 
 
 def test_changed_changes_numbers_by_their_own_names() -> None:
-    r = changed(PAPER.recipe("B/16"), prediction="v", bottleneck=None, steps=7, data="there")
-    assert (r.process.prediction, r.network.bottleneck, r.sampling.steps, r.data) == ("v", None, 7, "there")
+    r = with_values(PAPER.recipe("B/16"), prediction="v", bottleneck=None, steps=7, data="there")
+    assert (r.diffusion.prediction, r.model.bottleneck, r.sampling.steps, r.data) == ("v", None, 7, "there")
     with pytest.raises(ValueError, match="nothing called predicton"):
-        changed(r, predicton="v")
+        with_values(r, predicton="v")
 
 
 def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, t
 
 
 OWN = """
-from justimage.laboratory import Cell, Experiment, at_least
-from justimage.laboratory.counted import Counted
+from justimage.reproduction import Cell, Experiment, at_least
+from justimage.reproduction.cost_job import Counted
 
 EXPERIMENT = Experiment(
     title="parameters with size",

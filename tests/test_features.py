@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, features
-from justimage.features.classifier import Shape, Trainer
-from justimage.process import Units
+from justimage.diffusion import Normalization
+from justimage.features.classifier import ClassifierShape, ClassifierTrainer
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_a_classifier_reads_digits_it_has_not_seen_and_is_the_same_from_its_file
 
 def test_training_a_classifier_twice_is_the_same(tmp_path: Path) -> None:
     for name in "a", "b":
-        trainer = Trainer(data.digits(), Shape(1, (32, 32), 10, width=4, features=8), images=320)
+        trainer = ClassifierTrainer(data.digits(), ClassifierShape(1, (32, 32), 10, width=4, features=8), images=320)
         assert len(list(trainer.steps())) == 5 and not set(trainer.held) & set(trainer.kept)
         trainer.save(tmp_path / f"{name}.safetensors", 0.5)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -43,9 +43,9 @@ def test_a_classifier_of_floats_of_five_channels_knows_their_units(tmp_path: Pat
     labels = np.arange(400) % 2
     arrays = draw.standard_normal((400, 5, 12, 20)).astype(np.float32) * 3 + 500
     arrays[labels == 1, 2] += 4
-    source = data.Arrays(torch.from_numpy(arrays), torch.from_numpy(labels), ["a", "b"], "spectra")
-    stated = Units(tuple(arrays.mean((0, 2, 3)).tolist()), tuple(arrays.std((0, 2, 3)).tolist()))
-    trainer = Trainer(source, Shape(5, (12, 20), 2, width=8, features=8), stated, images=3200, batch=32)
+    source = data.ArraySource(torch.from_numpy(arrays), torch.from_numpy(labels), ["a", "b"], "spectra")
+    stated = Normalization(tuple(arrays.mean((0, 2, 3)).tolist()), tuple(arrays.std((0, 2, 3)).tolist()))
+    trainer = ClassifierTrainer(source, ClassifierShape(5, (12, 20), 2, width=8, features=8), stated, images=3200, batch=32)
     for _ in trainer.steps():
         pass
     assert trainer.accuracy() > 0.95

@@ -179,7 +179,7 @@ def seen(run: Path) -> int:
 
 def weights(run: Path) -> dict[str, str]:
     """The hashes of the last checkpoint's files, which are those of its bytes."""
-    folder = checkpoint.published(run)[-1]
+    folder = checkpoint.list_checkpoints(run)[-1]
     assert int(folder.name) == IMAGES
     return {name: facts["sha256"] for name, facts in checkpoint.verify(folder)["files"].items() if name != "state.json"}
 
@@ -209,7 +209,7 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(mode: str, home: P
     with launched(torchrun(run.name, "--images", str(IMAGES), "--parallel", mode), home) as launch:
         launch.until(lambda: seen(run))
         start = time.monotonic() - began
-        launch.until(lambda: checkpoint.published(run))
+        launch.until(lambda: checkpoint.list_checkpoints(run))
         os.kill(launch.worker(1), signal.SIGKILL)
         killed = time.monotonic()
         launch.until(lambda: "failed" in kinds(run))

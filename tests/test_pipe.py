@@ -45,7 +45,7 @@ def last_hashes(run: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("words", ["--help", *(f"{c} --help" for c in cli.COMMANDS), "info", "reproduce --list", "plan --json"])
 def test_it_ends_without_a_word(words: str, tmp_path: Path) -> None:
-    code = 0 if words.split()[0] in cli.TRAINING else 141
+    code = 0 if words.split()[0] in cli.UNATTENDED else 141
     assert unheard(*words.split(), cwd=tmp_path) == (code, "")
 
 

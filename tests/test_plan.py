@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from justimage import cli
 from justimage.cost import cost
 from justimage.distributed import Parallel
-from justimage.plan import KINDS, Plan, divisors, estimate, peak_of, plan
+from justimage.plan import GPUS, TrainingPlan, divisors, estimate, peak_of, plan
 from justimage.recipe import PRESETS, Recipe, preset
 from tests.test_cli import justimage
 
@@ -30,7 +30,7 @@ def test_b16_on_eight_h100_by_hand() -> None:
     a_block = (3 * d * d + 3 * d) + (d * d + d) + 2 * 64 + 2 * d + (2 * d * h + 2 * h) + (h * d + d) + (6 * d * d + 6 * d)
     embedding = 768 * 128 + (128 * d + d) + classes * d + (256 * d + d) + (d * d + d) + 32 * d
     parameters = 12 * a_block + embedding + d + (2 * d * d + 2 * d) + (768 * d + 768)
-    assert parameters == 131_123_712 == cost(replace(B.network, classes=1000)).parameters
+    assert parameters == 131_123_712 == cost(replace(B.model, classes=1000)).parameters
 
     tokens = 4 * 256 + 8 * 288  # the 32 class tokens enter before block 4
     attention = 4 * 2 * 256**2 * d + 8 * 2 * 288**2 * d
@@ -38,7 +38,7 @@ def test_b16_on_eight_h100_by_hand() -> None:
     multiply_adds = tokens * (4 * d * d + 3 * d * h) + attention + 12 * 6 * d * d + outside
     assert multiply_adds == 25_222_840_320
 
-    p = plan(B, gpus=8, kind="h100", parallel="ddp", accumulate=2, mfu=0.4)
+    p = plan(B, gpus=8, kind="h100", parallel="ddp", grad_accumulation=2, mfu=0.4)
     m, s = p.memory, p.seconds
     assert (m.weights, m.gradients, m.moments, m.averages) == (524_494_848, 524_494_848, 1_048_989_696, 1_573_484_544)
     assert m.copies == 262_247_424 and m.reserve == 6.4e9
@@ -60,7 +60,7 @@ def test_b16_on_eight_h100_by_hand() -> None:
 
 def test_fsdp_across_nodes_by_hand() -> None:
     """G on 64 H100, 8 nodes: a ring enters a node by its eight adapters together, 400 GB/s, of which 80 % are reached."""
-    p = plan(G, gpus=64, parallel="fsdp", accumulate=1)
+    p = plan(G, gpus=64, parallel="fsdp", grad_accumulation=1)
     n = 2_007_130_000
     d, h = 1664, 4437
     block = (3 * d * d + 3 * d) + (d * d + d) + 2 * 104 + 2 * d + (2 * d * h + 2 * h) + (h * d + d) + (6 * d * d + 6 * d)
@@ -69,7 +69,7 @@ def test_fsdp_across_nodes_by_hand() -> None:
     transfer = (2 + 2 + 4) * n * 63 / 64 / (0.8 * 8 * 50e9)
     assert isclose(p.seconds.communication + p.seconds.hidden, transfer)
     assert p.nodes == 8
-    twice = plan(G, gpus=64, parallel="fsdp", accumulate=2)
+    twice = plan(G, gpus=64, parallel="fsdp", grad_accumulation=2)
     assert twice.memory.copies == p.memory.copies + 4 * n  # the parts' gradients, summed whole
     assert isclose(twice.seconds.communication + twice.seconds.hidden, transfer * 12 / 8)
 
@@ -77,9 +77,9 @@ def test_fsdp_across_nodes_by_hand() -> None:
 def test_hsdp_across_nodes_by_hand() -> None:
     """G on 16 H100: gathers and the reduce-scatter pass over NVLink, and then an eighth of the gradients, in fp32, over each
     GPU's adapter to the other node and back."""
-    p = plan(G, gpus=16, parallel="hsdp", accumulate=2)
+    p = plan(G, gpus=16, parallel="hsdp", grad_accumulation=2)
     n = 2_007_130_000
-    fsdp = plan(G, gpus=16, parallel="fsdp", accumulate=2)
+    fsdp = plan(G, gpus=16, parallel="fsdp", grad_accumulation=2)
     state = p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages
     assert p.nodes == 2 and state == 28 * n / 8 and p.memory.copies == fsdp.memory.copies
     assert p.memory.activations == fsdp.memory.activations and p.checkpoint == fsdp.checkpoint
@@ -97,14 +97,14 @@ def test_to_begin_a_process_holds_the_network_or_its_largest_tensor() -> None:
 
 
 def test_g_unsharded_is_56_gb_and_leaves_little_room_on_a_card_of_80() -> None:
-    p = plan(G, gpus=8, parallel="ddp", accumulate=16)
+    p = plan(G, gpus=8, parallel="ddp", grad_accumulation=16)
     state = p.memory.weights + p.memory.gradients + p.memory.moments + p.memory.averages
     assert state == 4 * (4 + 3) * 2_007_130_000 == 56_199_640_000
     an_image = (10 * 256 + 30 * 288) * (68 * 1664 + 6 * 4437)
     assert p.memory.activations == 8 * an_image
     room = 80e9 * 0.92 - state - 2 * 2_007_130_000
     assert room // an_image == 8 and p.fits  # 13.4 GB hold eight images, not sixteen
-    assert not plan(G, gpus=8, parallel="ddp", accumulate=8, activation_checkpointing=False).fits
+    assert not plan(G, gpus=8, parallel="ddp", grad_accumulation=8, activation_checkpointing=False).fits
     assert plan(G, gpus=64).parallel == "fsdp"
 
 
@@ -113,7 +113,7 @@ def test_hsdp_is_chosen_where_a_copy_a_node_fits_and_links_beat_the_network() ->
     for recipe in B, G:
         p = plan(recipe, 16)
         assert p.parallel == "hsdp" and p.why.startswith("--parallel ddp")
-        fastest = plan(recipe, 16, parallel="fsdp", accumulate=p.accumulate).seconds.total
+        fastest = plan(recipe, 16, parallel="fsdp", grad_accumulation=p.grad_accumulation).seconds.total
         assert p.seconds.total <= 1.1 * fastest < plan(recipe, 16, parallel="ddp").seconds.total
     assert all(plan(recipe, 8).parallel != "hsdp" for recipe in (B, G))  # one node
     assert plan(changed(B, batch=1023), 11).parallel != "hsdp"  # eleven nodes of one GPU
@@ -128,21 +128,21 @@ theorem = settings(max_examples=30, deadline=None)
 
 
 @theorem
-@given(RECIPES, st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.booleans(), st.sampled_from(list(KINDS)))
+@given(RECIPES, st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.booleans(), st.sampled_from(list(GPUS)))
 def test_more_gpus_never_need_more_bytes_a_gpu_under_fsdp(recipe: Recipe, gpus: int, again: bool, kind: str) -> None:
     few, many = (plan(recipe, n, kind, "fsdp", 1, again).memory for n in (gpus, 2 * gpus))
     assert all(getattr(many, name) <= getattr(few, name) for name in asdict(few))
 
 
 @theorem
-@given(RECIPES, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(KINDS)))
+@given(RECIPES, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(GPUS)))
 def test_on_one_node_hsdp_is_fsdp(recipe: Recipe, gpus: int, parts: int, again: bool, kind: str) -> None:
     hsdp, fsdp = (plan(recipe, gpus, kind, how, parts, again) for how in ("hsdp", "fsdp"))
     assert replace(hsdp, parallel="fsdp", advice="", why="") == replace(fsdp, advice="", why="")
 
 
 @theorem
-@given(RECIPES, st.sampled_from([2, 4, 16]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(KINDS)))
+@given(RECIPES, st.sampled_from([2, 4, 16]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(GPUS)))
 def test_hsdp_takes_the_memory_of_one_node_and_talks_less_between_nodes(
     recipe: Recipe, nodes: int, parts: int, again: bool, kind: str
 ) -> None:
@@ -154,7 +154,7 @@ def test_hsdp_takes_the_memory_of_one_node_and_talks_less_between_nodes(
     )
     assert hsdp.memory == alone.memory and hsdp.seconds.optimizer == alone.seconds.optimizer
     assert fsdp.memory.total < hsdp.memory.total
-    linked = replace(KINDS[kind], link=float("inf"))
+    linked = replace(GPUS[kind], link=float("inf"))
     between = [estimate(recipe, 8 * nodes, kind, linked, how, parts, again, 0.4).seconds for how in ("hsdp", "fsdp")]
     few, many = (s.communication + s.hidden for s in between)
     assert isclose(few / many, 8 * (nodes - 1) / nodes / ((4 * parts + 4) * (8 * nodes - 1) / (8 * nodes))) and few < many
@@ -187,17 +187,17 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_a_device_is_known_by_all_words_of_its_name(name: str) -> None:
-    assert peak_of(name) == (KINDS[NAMES[name]].peak if name in NAMES else None)
+    assert peak_of(name) == (GPUS[NAMES[name]].peak if name in NAMES else None)
 
 
 def test_every_kind_has_a_device_that_is_known() -> None:
-    assert set(NAMES.values()) == KINDS.keys()
+    assert set(NAMES.values()) == GPUS.keys()
 
 
 @theorem
 @given(RECIPES, FORCED, st.integers(1, 40), st.integers(2, 5))
 def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: dict, images: int, times: int) -> None:
-    small, large = (plan(changed(recipe, batch=8 * n), 8, accumulate=1, **forced) for n in (images, times * images))
+    small, large = (plan(changed(recipe, batch=8 * n), 8, grad_accumulation=1, **forced) for n in (images, times * images))
     assert large.memory.activations == times * small.memory.activations
     assert isclose(large.seconds.compute, times * small.seconds.compute)
     assert replace(large.memory, activations=0) == replace(small.memory, activations=0)
@@ -206,7 +206,9 @@ def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: 
 @theorem
 @given(RECIPES, st.sampled_from(MODES), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 4]))
 def test_recomputation_costs_a_third_of_computing_and_saves_memory(recipe: Recipe, parallel, gpus: int, parts: int) -> None:
-    keep, again = (plan(recipe, gpus, parallel=parallel, accumulate=parts, activation_checkpointing=x) for x in (False, True))
+    keep, again = (
+        plan(recipe, gpus, parallel=parallel, grad_accumulation=parts, activation_checkpointing=x) for x in (False, True)
+    )
     assert isclose(again.seconds.compute, keep.seconds.compute * 4 / 3)
     assert again.memory.activations < keep.memory.activations / 3 and again.checkpoint == keep.checkpoint
     # a network of one block would have nothing to save: its inside is kept either way, and its input besides
@@ -218,7 +220,7 @@ def test_recomputation_costs_a_third_of_computing_and_saves_memory(recipe: Recip
 def test_accumulation_changes_nothing_but_activations_and_transfers(
     recipe: Recipe, forced: dict, gpus: int, parts: int
 ) -> None:
-    whole, split = (plan(recipe, gpus, accumulate=n, **forced) for n in (1, parts))
+    whole, split = (plan(recipe, gpus, grad_accumulation=n, **forced) for n in (1, parts))
     assert split.memory.activations * parts == whole.memory.activations
     assert split.seconds.compute == whole.seconds.compute and split.seconds.optimizer == whole.seconds.optimizer
 
@@ -228,7 +230,8 @@ def test_accumulation_changes_nothing_but_activations_and_transfers(
 def test_days_are_inverse_to_gpus_where_computing_is_all(recipe: Recipe, gpus: int) -> None:
     """At an MFU of 0.1 % everything else is next to nothing."""
     few, many = (
-        plan(recipe, n, parallel="fsdp", accumulate=1, activation_checkpointing=False, mfu=0.001) for n in (gpus, 2 * gpus)
+        plan(recipe, n, parallel="fsdp", grad_accumulation=1, activation_checkpointing=False, mfu=0.001)
+        for n in (gpus, 2 * gpus)
     )
     assert isclose(few.days / many.days, 2, rel_tol=0.01)
 
@@ -238,20 +241,20 @@ def test_what_is_chosen_fits_and_nothing_simpler_is_as_fast(name: str) -> None:
     recipe = preset(name)
     for gpus, kind in (1, "h200"), (8, "h100"), (16, "a100-40"), (64, "rtx4090"):
         p = plan(recipe, gpus, kind)
-        assert p.fits == (p.memory.total <= KINDS[kind].memory) and (p.fits or p.advice)
-        assert p.parameters == cost(replace(recipe.network, classes=1000)).parameters
+        assert p.fits == (p.memory.total <= GPUS[kind].memory) and (p.fits or p.advice)
+        assert p.parameters == cost(replace(recipe.model, classes=1000)).parameters
         if p.fits:
-            forced = plan(recipe, gpus, kind, p.parallel, p.accumulate, p.activation_checkpointing)
+            forced = plan(recipe, gpus, kind, p.parallel, p.grad_accumulation, p.activation_checkpointing)
             assert replace(forced, why="") == replace(p, why="")
-            for parts in divisors(p.accumulate)[:-1]:
+            for parts in divisors(p.grad_accumulation)[:-1]:
                 less = plan(recipe, gpus, kind, p.parallel, parts, p.activation_checkpointing)
-                assert not less.fits or less.seconds.total > p.seconds.total or less.part < 8
+                assert not less.fits or less.seconds.total > p.seconds.total or less.microbatch < 8
 
 
 def test_advice_is_the_least_change_and_it_works() -> None:
-    p = plan(G, 8, parallel="ddp", accumulate=1, activation_checkpointing=False)
+    p = plan(G, 8, parallel="ddp", grad_accumulation=1, activation_checkpointing=False)
     assert not p.fits and p.advice == "it fits with --parallel ddp --accumulate 16"
-    assert plan(G, 8, parallel="ddp", accumulate=16).fits
+    assert plan(G, 8, parallel="ddp", grad_accumulation=16).fits
     assert plan(G, 1, "l40s").advice.startswith("it fits on 2 of them with --parallel fsdp")
     assert plan(G, 2, "l40s").fits and not plan(G, 1, "l40s").fits
     alone = plan(changed(G, batch=1), 1, "rtx4090")
@@ -261,7 +264,7 @@ def test_advice_is_the_least_change_and_it_works() -> None:
 
 def test_past_128_gpus_the_batch_is_used_up() -> None:
     assert not plan(B, 128).notes
-    assert "4 images a GPU" in plan(B, 256).notes[0] and plan(B, 1024).part == 1
+    assert "4 images a GPU" in plan(B, 256).notes[0] and plan(B, 1024).microbatch == 1
 
 
 def test_the_documents_examples_are_what_the_command_says() -> None:
@@ -271,7 +274,7 @@ def test_the_documents_examples_are_what_the_command_says() -> None:
     for size, gpus, flags, amount, speed in rows:
         p = plan(preset(f"jit-{size.lower()}16-256"), int(gpus))
         assert (flags, amount, speed) == (p.flags, f"{p.memory.total / 1e9:.1f}", f"{p.images_per_second:,.0f}")
-    for kind, card in KINDS.items():
+    for kind, card in GPUS.items():
         assert f"`{kind}`" in text and f"{card.peak / 1e12:,g}" in text
 
 
@@ -320,6 +323,6 @@ def test_a_program_reads_every_number(tmp_path: Path) -> None:
     done = justimage("plan", *words.split(), cwd=tmp_path)
     values = json.loads(done.stdout)
     p = plan(preset("jit-h16-256"), 8, "h100", "fsdp", 8, True, mfu=0.3)
-    assert Plan.__dataclass_fields__.keys() <= values.keys()
+    assert TrainingPlan.__dataclass_fields__.keys() <= values.keys()
     assert values["memory"] == asdict(p.memory) and values["days"] == p.days and values["fits"]
     assert shlex.split(values["command"])[-5:] == ["--parallel", "fsdp", "--accumulate", "8", "--activation-checkpointing"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from justimage.cli.progress import bar, evaluations, stage, stages, within_batches
+from justimage.chunks import map_threads
+from justimage.cli.progress import bar, forward_passes, stage, stages, track_batches
+from justimage.diffusion import Denoiser, Diffusion
 from justimage.mlp import MLP
-from justimage.process import Model, Process
-from justimage.sampling import SolverName, draw
-from justimage.units import in_parallel
+from justimage.sampling import SolverName, sample_batches
 
 
 def test_something_is_shown_before_anything_is_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,22 +42,22 @@ def test_a_process_that_does_not_lead_shows_nothing(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_heun_evaluates_twice_a_step_but_for_the_last_euler_once(steps: int) -> None:
-    assert evaluations("heun", steps) == 2 * steps - 1 and evaluations("euler", steps) == steps
+    assert forward_passes("heun", steps) == 2 * steps - 1 and forward_passes("euler", steps) == steps
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches_are_counted_by_their_passes(solver: SolverName, threads: int) -> None:
     """Every forward pass is told, as its share of a batch; all of them make the whole; what is told never falls."""
-    model, told, steps, batch, batches = Model(MLP(4, 8, 2), Process()), [], 5, 4, 6
-    each, count = evaluations(solver, steps), 24
+    model, told, steps, batch, batches = Denoiser(MLP(4, 8, 2), Diffusion()), [], 5, 4, 6
+    each, count = forward_passes(solver, steps), 24
 
     def drawn(number: int) -> int:
-        return len(next(draw(model, None, list(range(batch)), steps=steps, solver=solver, batch=batch)))
+        return len(next(sample_batches(model, None, list(range(batch)), steps=steps, solver=solver, batch=batch)))
 
-    with within_batches([model.net], solver, steps, batch, lambda *news: told.append(news)) as tell:
+    with track_batches([model.net], solver, steps, batch, lambda *news: told.append(news)) as tell:
         tell("drawing", 0, count)
-        for i, images in enumerate(in_parallel(drawn, range(batches), threads), 1):
+        for i, images in enumerate(map_threads(drawn, range(batches), threads), 1):
             assert images == batch
             tell("drawing", i * batch, count)
     numbers = [done for _, done, _ in told]
@@ -72,10 +72,10 @@ def test_batches_are_counted_by_their_passes(solver: SolverName, threads: int) -
 
 
 def test_what_is_gone_on_with_counts_from_there() -> None:
-    model, told = Model(MLP(4, 8, 2), Process()), []
-    with within_batches([model.net], "euler", 4, 8, lambda *news: told.append(news)) as tell:
+    model, told = Denoiser(MLP(4, 8, 2), Diffusion()), []
+    with track_batches([model.net], "euler", 4, 8, lambda *news: told.append(news)) as tell:
         tell("drawing", 16, 32)
-        next(draw(model, None, list(range(8)), steps=4, solver="euler", batch=8))
+        next(sample_batches(model, None, list(range(8)), steps=4, solver="euler", batch=8))
     assert [done for _, done, _ in told] == [16, 18, 20, 22, 24]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from justimage import recipe as recipes
-from justimage.recipe import IMAGENET, PRESETS, Recipe, contradictions, from_json, preset, resized, to_json
+from justimage.recipe import IMAGENET, PRESETS, Recipe, from_json, incompatibilities, preset, resized, to_json
 
 TABLE_9 = {  # depth, hidden dim, heads, bottleneck, dropout, in-context start block
     "b": (12, 768, 12, 128, 0.0, 4),
@@ -20,14 +20,14 @@ TABLE_9 = {  # depth, hidden dim, heads, bottleneck, dropout, in-context start b
 @pytest.mark.parametrize(("patch", "image"), [(16, 256), (32, 512), (64, 1024)])
 def test_the_papers_presets_are_table_9(size: str, patch: int, image: int) -> None:
     r = preset(f"jit-{size}{patch}-{image}")
-    a, p, t, s = r.network, r.process, r.training, r.sampling
+    a, p, t, s = r.model, r.diffusion, r.training, r.sampling
     assert (a.depth, a.width, a.heads, a.bottleneck, a.dropout, a.context_start) == TABLE_9[size]
     assert (a.size, a.patch_size, a.context_tokens, a.channels) == ((image, image), image // 16, 32, 3)
-    assert (t.images, t.warmup, t.batch) == (600 * IMAGENET, 5 * IMAGENET, 1024)
-    assert (t.learning_rate, t.betas, t.schedule, t.gradient_clip) == (2e-4, (0.9, 0.95), "constant", None)
+    assert (t.total_images, t.warmup, t.batch) == (600 * IMAGENET, 5 * IMAGENET, 1024)
+    assert (t.learning_rate, t.betas, t.lr_schedule, t.gradient_clip) == (2e-4, (0.9, 0.95), "constant", None)
     assert t.ema == (0.9996, 0.9998, 0.9999) and t.ema_ramp == 0
-    assert (p.prediction, p.loss, p.path, p.mu, p.sigma) == ("x", "v", "linear", -0.8, 0.8)
-    assert (p.noise_scale, p.clip, p.sampling_clip, p.label_drop) == (image / 256, 0.05, 0.05, 0.1)
+    assert (p.prediction, p.loss_space, p.interpolant, p.mu, p.sigma) == ("x", "v", "linear", -0.8, 0.8)
+    assert (p.noise_scale, p.t_clip, p.sampling_t_clip, p.label_drop) == (image / 256, 0.05, 0.05, 0.1)
     assert (s.solver, s.steps, s.interval) == ("heun", 50, (0.1, 1.0))
 
 
@@ -36,7 +36,7 @@ def test_the_default_recipe_is_b16() -> None:
 
 
 def test_b4_at_64_has_the_same_sequence() -> None:
-    a = preset("jit-b4-64").network
+    a = preset("jit-b4-64").model
     assert (a.size, a.patch_size, a.grid, a.width) == ((64, 64), 4, (16, 16), 768)
 
 
@@ -70,13 +70,13 @@ def test_a_misspelt_preset_names_the_nearest() -> None:
 
 
 def test_another_image_size_keeps_the_papers_proportions() -> None:
-    assert resized(preset("jit-l16-256"), 512).network == preset("jit-l32-512").network
-    assert resized(preset("jit-l16-256"), 512).process == preset("jit-l32-512").process
+    assert resized(preset("jit-l16-256"), 512).model == preset("jit-l32-512").model
+    assert resized(preset("jit-l16-256"), 512).diffusion == preset("jit-l32-512").diffusion
 
 
 def test_a_patch_divides_both_sides_and_is_the_nearest_to_proportional() -> None:
     for size, patch in ((96, 6), ((24, 40), 2), ((96, 160), 8), ((72, 120), 4), (97, 1)):
-        assert resized(preset("folder-64"), size).network.patch_size == patch
+        assert resized(preset("folder-64"), size).model.patch_size == patch
 
 
 def test_a_recipe_stored_without_units_is_one_of_pixels() -> None:
@@ -87,11 +87,11 @@ def test_a_recipe_stored_without_units_is_one_of_pixels() -> None:
 
 def test_only_what_changes_the_training_contradicts_it() -> None:
     r = preset("jit-b16-256")
-    harmless = replace(r, data="elsewhere", training=replace(r.training, images=7), upkeep=replace(r.upkeep, keep=9))
-    assert contradictions(harmless, r) == []
-    assert contradictions(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
+    harmless = replace(r, data="elsewhere", training=replace(r.training, total_images=7), upkeep=replace(r.upkeep, keep=9))
+    assert incompatibilities(harmless, r) == []
+    assert incompatibilities(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
     d = preset("digits")  # a cosine rate depends on the end
-    assert contradictions(replace(d, training=replace(d.training, images=7)), d) == ["images is 7, was 50000"]
+    assert incompatibilities(replace(d, training=replace(d.training, total_images=7)), d) == ["images is 7, was 50000"]
 
 
 def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from justimage.process import Model, Process, from_uint8, to_uint8
+from justimage.diffusion import Denoiser, Diffusion, from_uint8, to_uint8
 from justimage.sampling import SOLVERS, euler, heun, sample, trajectory, velocity
 from tests.reference import DEVICES, TINY_ARRAYS, noise, relative_error, tiny
 
@@ -46,7 +46,7 @@ class Counting(torch.nn.Module):
 
 def test_evaluations_are_counted_as_the_paper_would() -> None:
     net = Counting()
-    sample(Model(net, Process()), classes=[3], guidance=2.9, interval=(0.1, 1.0), steps=50)
+    sample(Denoiser(net, Diffusion()), classes=[3], guidance=2.9, interval=(0.1, 1.0), steps=50)
     unguided = [t for t, y in net.asked if y == [3]]
     assert len(net.asked) == 99
     assert len(unguided) == 11 and max(unguided) == 0.1
@@ -55,7 +55,7 @@ def test_evaluations_are_counted_as_the_paper_would() -> None:
 
 def test_the_interval_is_open_but_for_zero() -> None:
     net = Counting()
-    at = velocity(Model(net, Process()), torch.tensor([1]), 2.0, (0.0, 0.5))
+    at = velocity(Denoiser(net, Diffusion()), torch.tensor([1]), 2.0, (0.0, 0.5))
     for t in 0.0, 0.25, 0.5:
         at(torch.zeros(1, 1, 2, 2), t)
     assert [len(y) for _, y in net.asked] == [2, 2, 1]
@@ -63,7 +63,7 @@ def test_the_interval_is_open_but_for_zero() -> None:
 
 def test_guidance_1_never_asks_about_no_class() -> None:
     net = Counting()
-    sample(Model(net, Process()), classes=[3, 4], guidance=1.0, steps=10)
+    sample(Denoiser(net, Diffusion()), classes=[3, 4], guidance=1.0, steps=10)
     assert [y for _, y in net.asked] == [[3, 4]] * 19
 
 
@@ -107,7 +107,7 @@ def test_a_gaussian_is_transported_exactly() -> None:
             t = t[:, None, None, None].to(z.dtype)
             return z * t * s**2 / (t**2 * s**2 + (1 - t) ** 2)
 
-    model, start = Model(Best(), Process(sampling_clip=0.0)), noise(0, (1, 1, 4, 4)).double()
+    model, start = Denoiser(Best(), Diffusion(sampling_t_clip=0.0)), noise(0, (1, 1, 4, 4)).double()
     *_, last = trajectory(model, start, torch.tensor([-1]), steps=400)
     torch.testing.assert_close(last.z, s * start, rtol=2e-3, atol=0)
 
@@ -172,7 +172,7 @@ def test_pixels_survive_the_way_there_and_back() -> None:
 
 def test_an_interrupted_solver_costs_nothing_more() -> None:
     net = Counting()
-    solver = euler(velocity(Model(net, Process()), torch.tensor([1])), torch.zeros(1, 1, 2, 2), [0.0, 0.5, 1.0])
+    solver = euler(velocity(Denoiser(net, Diffusion()), torch.tensor([1])), torch.zeros(1, 1, 2, 2), [0.0, 0.5, 1.0])
     next(solver)
     assert len(net.asked) == 1
 

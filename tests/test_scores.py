@@ -51,7 +51,7 @@ def test_kid_is_the_unbiased_estimate_of_all_pairs() -> None:
     between = sum(kernel(x[i], y[j]) for i in range(40) for j in range(40)) / 40**2
     found = scores.kid(x, y, subsets=3, size=40)
     assert found.value == pytest.approx(within - 2 * between, rel=1e-9)
-    assert found.printed is not None and found.printed < 1e-9 * abs(found.value) < found.deviation
+    assert found.split_std is not None and found.split_std < 1e-9 * abs(found.value) < found.std
 
 
 def test_precision_and_recall_are_those_of_all_pairs() -> None:
@@ -72,13 +72,13 @@ def test_the_inception_score_is_its_definition() -> None:
     wanted = [np.exp(np.mean([(q * np.log(q / part.mean(0))).sum() for q in part])) for part in parts]
     found = scores.inception_score(logits)
     assert found.value == pytest.approx(np.mean(wanted), rel=1e-9)
-    assert found.printed == pytest.approx(np.std(wanted), rel=1e-9)
+    assert found.split_std == pytest.approx(np.std(wanted), rel=1e-9)
     assert scores.inception_score(logits[:5]).value >= 1
 
 
 def test_agreement_counts() -> None:
-    found = scores.agreement(torch.eye(4).repeat(25, 1), torch.tensor([0, 1, 2, 0]).repeat(25))
-    assert found.value == 0.75 and found.deviation == pytest.approx(math.sqrt(0.75 * 0.25 / 99))
+    found = scores.class_accuracy(torch.eye(4).repeat(25, 1), torch.tensor([0, 1, 2, 0]).repeat(25))
+    assert found.value == 0.75 and found.std == pytest.approx(math.sqrt(0.75 * 0.25 / 99))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
@@ -88,7 +88,7 @@ def test_the_deviation_of_fid_is_that_of_other_samples(shift: float) -> None:
     real = gaussian([cloud(20_000, 8, 1000)])
     found = [scores.fid([cloud(1000, 8, seed, shift)], real)[0] for seed in range(200)]
     true = float(torch.tensor([f.value for f in found]).std())
-    stated = float(torch.tensor([f.deviation for f in found]).mean())
+    stated = float(torch.tensor([f.std for f in found]).mean())
     assert true < stated < 2 * true if not shift else stated == pytest.approx(true, rel=0.15)
 
 
@@ -99,8 +99,8 @@ def test_the_deviation_of_a_difference_knows_what_the_settings_share() -> None:
         x = cloud(1000, 8, seed)
         a, b = (scores.fid([q], real) for q in (x, 1.05 * x))
         apart.append(b[0].value - a[0].value)
-        stated.append(scores.deviation_of_mean(b[1] - a[1]))
-        alone.append(b[0].deviation)
+        stated.append(scores.standard_error(b[1] - a[1]))
+        alone.append(b[0].std)
     true = float(torch.tensor(apart).std())
     assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
 
@@ -111,7 +111,7 @@ def test_the_deviations_of_is_and_kid_are_those_of_other_samples() -> None:
     for score in (lambda x: scores.inception_score(x), lambda x: scores.kid(x, real, subsets=2, size=1000)):
         found = [score(cloud(1000, 6, seed, 0.3)) for seed in range(100)]
         true = float(torch.tensor([f.value for f in found]).std())
-        assert np.mean([f.deviation for f in found]) == pytest.approx(true, rel=0.4)
+        assert np.mean([f.std for f in found]) == pytest.approx(true, rel=0.4)
 
 
 def test_copies_of_real_images_are_seen_though_some_of_those_are_twins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_copies_of_real_images_are_seen_though_some_of_those_are_twins(monkeypat
     found = Reference({}, gaussian([real]))
     monkeypatch.setattr(Reference, "parts", lambda self: iter([real]))
     monkeypatch.setattr(Reference, "spread", lambda self, most: (torch.arange(400), real))
-    assert report.copies(real[:50], found).value == 1 and report.copies(cloud(200, 8, 2), found).value < 0.05
+    assert report.memorization(real[:50], found).value == 1 and report.memorization(cloud(200, 8, 2), found).value < 0.05
 
 
 def test_nearest_finds_the_nearest_and_leaves_out_itself() -> None:
@@ -202,9 +202,9 @@ def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Pa
     wanted = {
         "frechet_inception_distance": scores.fid([a], gaussian([b]))[0].value,
         "inception_score_mean": answer.value,
-        "inception_score_std": answer.printed,
+        "inception_score_std": answer.split_std,
         "kernel_inception_distance_mean": kid.value,
-        "kernel_inception_distance_std": kid.printed,
+        "kernel_inception_distance_std": kid.split_std,
         "precision": precision.value,
         "recall": recall.value,
     }

@@ -21,11 +21,11 @@ import torch
 
 from justimage import disk
 from justimage.cli import prepare as command
-from justimage.crew import made
-from justimage.data import Crop, Stream, batches, in_memory, open_source
+from justimage.data import Crop, Stream, batches, cache_in_ram, open_source
 from justimage.data.files import open_files
-from justimage.data.prepare import Report, prepare
+from justimage.data.prepare import PrepareReport, prepare
 from justimage.data.store import Store, open_store
+from justimage.pool import run_in_pool
 from justimage.recipe import preset
 from tests import sets
 from tests.reference import SHARED, needs_shared
@@ -63,10 +63,10 @@ def fatal(how: str, k: int) -> Iterator[int]:
 @pytest.mark.parametrize(("how", "said"), [("killed", "a process at work died"), ("full", "No space left"), ("well", "")])
 def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) -> None:
     if how == "well":
-        assert sum(made([partial(fatal, how)] * 2, range(6), "tests.test_store")) == 6
+        assert sum(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store")) == 6
         return
     with pytest.raises((ValueError, OSError), match=said):
-        list(made([partial(fatal, how)] * 2, range(6), "tests.test_store"))
+        list(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store"))
 
 
 @needs_shared
@@ -74,8 +74,8 @@ def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) ->
 def test_the_crops_in_a_store_are_the_references_bit_for_bit(size: int, tmp_path: Path) -> None:
     hashes = json.loads((SHARED / "reference" / "crop_sha256.json").read_text())
     folder = SHARED / "data" / "imagenet-sample"
-    report = prepare(str(folder), tmp_path / "store", image_size=size, enlarge=True, shard_images=16, workers=1)
-    assert report == Report(63, (3, size, size), "uint8", [], verified=False)
+    report = prepare(str(folder), tmp_path / "store", image_size=size, upscale=True, shard_images=16, workers=1)
+    assert report == PrepareReport(63, (3, size, size), "uint8", [], verified=False)
     store = open_store(tmp_path / "store")
     for i, name in enumerate(sorted(hashes)):
         pixels = store[i][0].permute(1, 2, 0).contiguous().numpy()
@@ -116,13 +116,13 @@ def test_a_preset_gives_what_is_not_given(tmp_path: Path) -> None:
         store = tmp_path / f"store{len(list(tmp_path.iterdir()))}"
         assert command.main([str(tmp_path / "set"), str(store), *words]) == 0
         plan = open_store(store).index["made"]
-        return {k: plan[k] for k in ("image_size", "channels", "enlarge", "decode")}
+        return {k: plan[k] for k in ("image_size", "channels", "upscale", "decode")}
 
-    wanted = {"image_size": [64, 64], "channels": 3, "enlarge": True, "decode": "torchvision"}
+    wanted = {"image_size": [64, 64], "channels": 3, "upscale": True, "decode": "torchvision"}
     assert made("--for", "jit-b4-64") == wanted
-    assert made("--for", "folder-64") == wanted | {"enlarge": False, "decode": "photo"}
-    own = "--image-size", "32", "48", "--channels", "1", "--no-enlarge", "--decode", "photo"
-    mine = {"image_size": [32, 48], "channels": 1, "enlarge": False, "decode": "photo"}
+    assert made("--for", "folder-64") == wanted | {"upscale": False, "decode": "photo"}
+    own = "--image-size", "32", "48", "--channels", "1", "--no-upscale", "--decode", "photo"
+    mine = {"image_size": [32, 48], "channels": 1, "upscale": False, "decode": "photo"}
     assert made("--for", "jit-b4-64", *own) == made(*own) == mine
 
 
@@ -132,7 +132,7 @@ def test_a_store_from_before_stores_said_how_they_decode_is_one_of_photographs(
     store = copied(whole, tmp_path / "store")
     index = json.loads((store / "index.json").read_text())
     del index["made"]["decode"]
-    (store / "index.json").write_text(json.dumps(index | {"sha256": disk.own_hash(index)}))
+    (store / "index.json").write_text(json.dumps(index | {"sha256": disk.self_checksum(index)}))
     assert prepare(str(forty), store, image_size=8, shard_images=4).verified
     with pytest.raises(ValueError, match="decode is torchvision, was 'photo'"):
         prepare(str(forty), store, image_size=8, shard_images=4, decode="torchvision")
@@ -188,7 +188,7 @@ def test_a_hugging_face_table_is_the_same_store(tmp_path: Path) -> None:
         assert (
             a.class_names == b.class_names
             and a.fingerprint == b.fingerprint
-            and torch.equal(a.gather(np.arange(6))[0], b.gather(np.arange(6))[0])
+            and torch.equal(a.batch(np.arange(6))[0], b.batch(np.arange(6))[0])
         )
 
 
@@ -211,7 +211,7 @@ def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> 
     refused = dict(json.loads((whole / "index.json").read_text())["refused"])
     assert (
         set(refused) == {"cat/005.png", "dog/030.png"}
-        and "--enlarge" in refused["dog/030.png"]
+        and "--upscale" in refused["dog/030.png"]
         and "4 x 4 pixels, smaller" in refused["dog/030.png"]
     )
     store = open_store(whole)
@@ -334,7 +334,7 @@ def test_going_on_otherwise_is_refused(forty: Path, whole: Path, tmp_path: Path)
     for change, words in (
         (dict(image_size=4), r"image_size is \[4, 4\], was \[8, 8\]"),
         (dict(shard_images=5), "shard_images is 5, was 4"),
-        (dict(enlarge=True), "enlarge is True, was False"),
+        (dict(upscale=True), "upscale is True, was False"),
     ):
         with pytest.raises(ValueError, match=words):
             prepare(str(forty), whole, **({"image_size": 8, "shard_images": 4} | change))
@@ -383,7 +383,7 @@ def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Pa
     folder = sets.folder_of(tmp_path / "set", 40)
     prepare(str(folder), tmp_path / "store", image_size=8, shard_images=7, workers=1)
     streams = [Stream(open_source(str(tmp_path / n), Crop((8, 8))), 3, flip=True) for n in ("set", "store")]
-    assert isinstance(streams[1].source, Store) and in_memory(streams[1].source) is streams[1].source
+    assert isinstance(streams[1].source, Store) and cache_in_ram(streams[1].source) is streams[1].source
 
     def digest(stream: Stream, workers: int, start: int = 0) -> list[str]:
         read = batches(stream, range(start, 128, 16), 16, workers)
@@ -419,7 +419,7 @@ def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
     code = """
 import json, resource, sys
 from justimage.data import open_source
-from justimage.crew import made
+from justimage.pool import made
 from justimage.data.prepare import prepare
 import multiprocessing.connection  # which imports pickle, lawfully
 seen = []

@@ -14,25 +14,25 @@ import torch
 
 import justimage
 from justimage import checkpoint, cost, data, disk, distributed, log, randomness, run as runs, stopping, training
-from justimage.data import Arrays
+from justimage.data import ArraySource
+from justimage.diffusion import from_uint8
 from justimage.preview import preview as preview_of
-from justimage.process import from_uint8
-from justimage.recipe import Machine, Recipe, Training, Upkeep, preset
+from justimage.recipe import Parallelism, Recipe, Training, Upkeep, preset
 from justimage.training import learning_rate
 
-MACHINE = {f.name for f in fields(Machine)}
+MACHINE = {f.name for f in fields(Parallelism)}
 
 
 def small(images: int = 48 * 8, **changes) -> Recipe:
     """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
     r = preset("digits")
-    network = replace(r.network, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
-    machine = Machine(**{"compile": False, "workers": 0} | {k: changes.pop(k) for k in MACHINE & changes.keys()})
-    options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), schedule="constant", flip=True) | changes
+    network = replace(r.model, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
+    machine = Parallelism(**{"compile": False, "workers": 0} | {k: changes.pop(k) for k in MACHINE & changes.keys()})
+    options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), lr_schedule="constant", flip=True) | changes
     upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6)
     sampling = replace(r.sampling, use_ema=100, steps=2)
     training = replace(r.training, **options)
-    return replace(r, network=network, training=training, machine=machine, upkeep=upkeep, sampling=sampling)
+    return replace(r, model=network, training=training, parallelism=machine, upkeep=upkeep, sampling=sampling)
 
 
 def finish(*open_runs: runs.Run) -> None:
@@ -41,10 +41,10 @@ def finish(*open_runs: runs.Run) -> None:
             pass
 
 
-def digest(state: training.State) -> list[torch.Tensor]:
+def digest(state: training.TrainState) -> list[torch.Tensor]:
     adam = [t for p in state.optimizer.param_groups[0]["params"] for t in state.optimizer.state[p].values()]
     averages = [t for average in state.ema.averages.values() for t in average]
-    return [t.detach().clone() for t in [*state.model.net.parameters(), *adam, *averages]]
+    return [t.detach().clone() for t in [*state.denoiser.net.parameters(), *adam, *averages]]
 
 
 def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -57,7 +57,7 @@ def losses(directory: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path) -> None:
-    recipe = small(accumulate=accumulate)
+    recipe = small(grad_accumulation=accumulate)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=24 * 8))
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
     finish(straight)
@@ -80,7 +80,7 @@ def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path
 
 
 def test_stopping_anywhere_saves_that_step(tmp_path: Path) -> None:
-    recipe = small(images=10 * 8)
+    recipe = small(total_images=10 * 8)
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
     finish(straight)
     for _ in range(10):  # one step at a time
@@ -93,36 +93,36 @@ def test_stopping_anywhere_saves_that_step(tmp_path: Path) -> None:
 
 def final(recipe: Recipe) -> tuple[list[torch.Tensor], float]:
     source = data.digits()
-    recipe = recipe.complete(source)
-    state = training.begin(recipe)
+    recipe = recipe.resolve(source)
+    state = training.init_state(recipe)
     loss = [step.loss for step in training.train(recipe, source, state)][-1]
     return digest(state), loss
 
 
 def test_accumulation_draws_the_same_and_computes_the_same() -> None:
-    whole, parts = (small(images=40, accumulate=n) for n in (1, 4))
-    whole, parts = (replace(r, network=replace(r.network, dropout=0.0)) for r in (whole, parts))
+    whole, parts = (small(total_images=40, grad_accumulation=n) for n in (1, 4))
+    whole, parts = (replace(r, model=replace(r.model, dropout=0.0)) for r in (whole, parts))
     (a, loss_a), (b, loss_b) = final(whole), final(parts)
     assert abs(loss_a / loss_b - 1) < 1e-5
     assert all(torch.allclose(p, q, rtol=1e-3, atol=1e-4) for p, q in zip(a, b, strict=True))
 
 
 def test_the_first_weights_are_the_seeds_and_drawing_them_leaves_the_generator_alone() -> None:
-    recipe = small().complete(data.digits())
+    recipe = small().resolve(data.digits())
     torch.manual_seed(1)
-    a = training.begin(recipe)
+    a = training.init_state(recipe)
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(after, torch.rand(1))
-    assert equal(list(a.model.net.parameters()), list(training.begin(recipe).model.net.parameters()))
+    assert equal(list(a.denoiser.net.parameters()), list(training.init_state(recipe).denoiser.net.parameters()))
     other = replace(recipe, training=replace(recipe.training, seed=1))
-    assert not equal(list(a.model.net.parameters()), list(training.begin(other).model.net.parameters()))
+    assert not equal(list(a.denoiser.net.parameters()), list(training.init_state(other).denoiser.net.parameters()))
 
 
 def test_the_rate_warms_up_and_then_stays_or_falls() -> None:
-    constant = Training(images=1000, batch=10, warmup=100, learning_rate=1.0)
+    constant = Training(total_images=1000, batch=10, warmup=100, learning_rate=1.0)
     assert [learning_rate(constant, n) for n in (0, 40, 90, 500, 990)] == [0.1, 0.5, 1.0, 1.0, 1.0]
-    cosine = replace(constant, schedule="cosine")
+    cosine = replace(constant, lr_schedule="cosine")
     assert learning_rate(cosine, 40) == 0.5
     assert abs(learning_rate(cosine, 540) - 0.5) < 1e-12 and learning_rate(cosine, 990) < 1e-12
 
@@ -131,18 +131,18 @@ def test_the_rate_warms_up_and_then_stays_or_falls() -> None:
 @pytest.mark.parametrize("loss", ["x", "eps", "v"])
 def test_every_formulation_learns(prediction, loss) -> None:
     source = data.digits()
-    recipe = small(images=40 * 8, learning_rate=3e-3, schedule="cosine")
-    process = replace(recipe.process, prediction=prediction, loss=loss)
-    recipe = replace(recipe, process=process).complete(source)
-    state = training.begin(recipe)
+    recipe = small(total_images=40 * 8, learning_rate=3e-3, lr_schedule="cosine")
+    process = replace(recipe.diffusion, prediction=prediction, loss_space=loss)
+    recipe = replace(recipe, diffusion=process).resolve(source)
+    state = training.init_state(recipe)
     x, y = from_uint8(source.images[:256]), source.labels[:256]
-    t, eps = process.time(randomness.normal(9, "t", range(256))).float(), randomness.noise(9, 0, 256, x.shape[1:])
+    t, eps = process.sample_t(randomness.normal(9, "t", range(256))).float(), randomness.noise(9, 0, 256, x.shape[1:])
 
     def validation() -> float:
-        state.model.net.eval()
+        state.denoiser.net.eval()
         with torch.no_grad():
-            value = process.objective(state.model.net, x, y, t, eps, torch.zeros(256, dtype=torch.bool)).mean().item()
-        state.model.net.train()
+            value = process.loss(state.denoiser.net, x, y, t, eps, torch.zeros(256, dtype=torch.bool)).mean().item()
+        state.denoiser.net.train()
         return value
 
     before = validation()
@@ -152,29 +152,29 @@ def test_every_formulation_learns(prediction, loss) -> None:
 
 
 def test_a_classifier_and_no_classes_train_too() -> None:
-    recipe = small(images=24)
+    recipe = small(total_images=24)
     with_head = replace(
-        recipe, network=replace(recipe.network, classifier=True), process=replace(recipe.process, classification=100.0)
+        recipe, model=replace(recipe.model, aux_classifier=True), diffusion=replace(recipe.diffusion, class_loss_weight=100.0)
     )
-    unconditional = replace(recipe, network=replace(recipe.network, classes=0))
+    unconditional = replace(recipe, model=replace(recipe.model, classes=0))
     for r in with_head, unconditional:
         values, loss = final(r)
         assert loss > 0 and all(t.isfinite().all() for t in values)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_path: Path) -> None:
-    recipe = small(images=80)
+    recipe = small(total_images=80)
     run = runs.open_run(recipe, tmp_path / "run", "cpu")
     with pytest.raises(ValueError, match="the loss became nan"):
         for step in runs.steps(run):
             if step.images_seen == 16:
                 with torch.no_grad():
-                    run.state.model.net.head.linear.weight.fill_(float("nan"))  # pyright: ignore
+                    run.state.denoiser.net.head.linear.weight.fill_(float("nan"))  # pyright: ignore
     assert checkpoint.newest(tmp_path / "run") is None
 
 
 def test_a_run_refuses_what_contradicts_it(tmp_path: Path) -> None:
-    recipe = small(images=16)
+    recipe = small(total_images=16)
     for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
         pass
 
@@ -193,14 +193,14 @@ def test_a_run_refuses_what_contradicts_it(tmp_path: Path) -> None:
 
 
 def test_other_data_under_the_same_name_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small(images=16)
+    recipe = small(total_images=16)
     for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
         pass
     real = data.digits()
-    fewer = Arrays(real.images[:-1], real.labels[:-1], real.class_names, "another")
+    fewer = ArraySource(real.images[:-1], real.labels[:-1], real.class_names, "another")
     monkeypatch.setattr(data, "open_source", lambda *_: fewer)
     with pytest.raises(ValueError, match="is not the data"):
-        next(justimage.train(replace(recipe, training=replace(recipe.training, images=32)), tmp_path / "run", "cpu"))
+        next(justimage.train(replace(recipe, training=replace(recipe.training, total_images=32)), tmp_path / "run", "cpu"))
 
 
 def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(data, "open_source", lambda *_: Spoiling())
     monkeypatch.setattr(data, "in_memory", lambda source, _: source)
-    recipe, seen = small(images=800), 0
+    recipe, seen = small(total_images=800), 0
     with pytest.raises(ValueError, match="cannot be read"):
         for step in justimage.train(recipe, tmp_path / "run", "cpu"):
             seen = step.images_seen
@@ -227,7 +227,7 @@ def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
-    recipe = small(images=48)
+    recipe = small(total_images=48)
     with_previews = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=8, preview_count=4))
     a = runs.open_run(recipe, tmp_path / "a", "cpu")
     b = runs.open_run(with_previews, tmp_path / "b", "cpu")
@@ -246,8 +246,8 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
     """With 260 tokens, so that attention's backward pass works in several blocks, whose order only `deterministic` fixes."""
-    recipe = small(images=160, precision=precision, deterministic=True)
-    recipe = replace(recipe, network=replace(recipe.network, patch_size=2))
+    recipe = small(total_images=160, precision=precision, deterministic=True)
+    recipe = replace(recipe, model=replace(recipe.model, patch_size=2))
     for _ in justimage.train(recipe, tmp_path / "stopped", "cuda"):
         break
     resumed = runs.open_run(recipe, tmp_path / "stopped", "cuda")
@@ -258,12 +258,12 @@ def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
-    recipe = small(images=80, precision="fp32").complete(data.digits())
-    recipe = replace(recipe, network=replace(recipe.network, dropout=0.0))
+    recipe = small(total_images=80, precision="fp32").resolve(data.digits())
+    recipe = replace(recipe, model=replace(recipe.model, dropout=0.0))
     ends = []
     for compiled in False, True:
-        r = replace(recipe, machine=replace(recipe.machine, compile=compiled))
-        state = training.begin(r, distributed.join("cuda"))
+        r = replace(recipe, parallelism=replace(recipe.parallelism, compile=compiled))
+        state = training.init_state(r, distributed.init("cuda"))
         ends.append([step.loss for step in training.train(r, data.digits(), state)][-1])
     assert abs(ends[0] / ends[1] - 1) < 1e-3
 
@@ -276,15 +276,15 @@ def test_a_step_makes_no_batch_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(shape)
         return zeros(*shape, **options)
 
-    recipe = small(images=24, accumulate=2).complete(source)
-    state = training.begin(recipe)
+    recipe = small(total_images=24, grad_accumulation=2).resolve(source)
+    state = training.init_state(recipe)
     monkeypatch.setattr(torch, "zeros", noted)
     for _ in training.train(recipe, source, state):
         pass
     assert (4, 1, 32, 32) not in made
     monkeypatch.setattr(data, "batches", lambda *a, **k: iter(lambda: (_ for _ in ()).throw(ValueError("damaged")), None))
     with pytest.raises(ValueError, match="damaged"):
-        next(training.train(replace(recipe, training=replace(recipe.training, images=48)), source, state))
+        next(training.train(replace(recipe, training=replace(recipe.training, total_images=48)), source, state))
     assert made.count((4, 1, 32, 32)) == 1 and state.images_seen == 24
 
 
@@ -294,7 +294,7 @@ def test_the_watchdog_is_armed_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stopping.faulthandler, "dump_traceback_later", lambda seconds, **_: armed.append((now[0], seconds)))
     watchdog = stopping.Watchdog(60)
     for _ in range(1000):
-        watchdog.beat()
+        watchdog.heartbeat()
         now[0] += 0.01
     assert watchdog.beaten == pytest.approx(109.99) and 9 <= len(armed) <= 10 and armed[0] == (100, 90)
 
@@ -313,22 +313,22 @@ def kept_by(recipe: Recipe) -> tuple[list[torch.Tensor], int]:
 
 
 def test_activation_checkpointing_keeps_less_and_computes_the_same_bits() -> None:
-    plain, again = (kept_by(small(images=24, activation_checkpointing=a)) for a in (False, True))
+    plain, again = (kept_by(small(total_images=24, activation_checkpointing=a)) for a in (False, True))
     assert equal(plain[0], again[0]) and again[1] < plain[1] / 4
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_compiled_blocks_compute_the_same(recomputed: bool) -> None:
-    plain = kept_by(small(images=24))
+    plain = kept_by(small(total_images=24))
     torch.compiler.reset()
-    compiled = kept_by(small(images=24, compile=True, activation_checkpointing=recomputed))
+    compiled = kept_by(small(total_images=24, compile=True, activation_checkpointing=recomputed))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # blocks with dropout, and without
     assert compiled[1] < plain[1]
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(plain[0], compiled[0], strict=True))
 
 
 def test_accumulation_and_workers_change_nothing_that_is_dropped() -> None:
-    whole, parts = (final(small(images=40, accumulate=n)) for n in (1, 4))
+    whole, parts = (final(small(total_images=40, grad_accumulation=n)) for n in (1, 4))
     assert abs(whole[1] / parts[1] - 1) < 1e-5
 
 
@@ -338,7 +338,9 @@ def test_each_epoch_shows_every_image_once_however_it_is_divided_and_resumed() -
     for _ in range(2000):
         count, batch = draw.randint(1, 40), draw.choice([8, 12, 24])
         images = torch.arange(count).view(-1, 1, 1, 1)
-        stream = data.Stream(Arrays(images, torch.zeros(count, dtype=torch.int64), [], ""), draw.randint(0, 99), flip=False)
+        stream = data.Stream(
+            ArraySource(images, torch.zeros(count, dtype=torch.int64), [], ""), draw.randint(0, 99), flip=False
+        )
         seen: list[int] = []
         steps = draw.randint(1, 6)
         size, accumulate = draw.choice([(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
@@ -349,7 +351,7 @@ def test_each_epoch_shows_every_image_once_however_it_is_divided_and_resumed() -
             parts = {
                 start: stream.batch(start, share)[0].flatten().tolist()
                 for rank in range(size)
-                for start in training.parts_of(step * batch, batch, accumulate, rank, size)
+                for start in training.microbatch_starts(step * batch, batch, accumulate, rank, size)
             }
             assert len(parts) == size * accumulate
             seen += [i for start in sorted(parts) for i in parts[start]]
@@ -361,16 +363,16 @@ def test_each_epoch_shows_every_image_once_however_it_is_divided_and_resumed() -
 
 def test_a_checkpoint_written_in_the_background_is_of_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on while a slow disk takes it; what is published is what was to be saved."""
-    recipe = small(images=8 * 12)
+    recipe = small(total_images=8 * 12)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, keep=9))
     quick = runs.open_run(recipe, tmp_path / "quick", "cpu")
     for _ in runs.steps(quick):
-        quick.note(quick.saver.finished(wait=True))
+        quick.record_saves(quick.saver.poll(wait=True))
     monkeypatch.setattr(disk, "observe", lambda *_: time.sleep(0.01))
     slow = runs.open_run(recipe, tmp_path / "slow", "cpu")
     during = sum(slow.saver.pending is not None and not slow.saver.pending.done() for _ in runs.steps(slow))
     assert during >= 4
-    for a, b in zip(*(checkpoint.published(tmp_path / name) for name in ("quick", "slow")), strict=True):
+    for a, b in zip(*(checkpoint.list_checkpoints(tmp_path / name) for name in ("quick", "slow")), strict=True):
         assert checkpoint.verify(a)["files"] == checkpoint.verify(b)["files"]
     saves = [e for e in log.records(tmp_path / "slow" / "events.jsonl") if e["event"] == "saved"]
     assert [e["images_seen"] for e in saves] == [32, 64, 96]
@@ -379,7 +381,7 @@ def test_a_checkpoint_written_in_the_background_is_of_its_moment(tmp_path: Path,
 def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = small(images=8 * 100)
+    recipe = small(total_images=8 * 100)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=16))
     run = runs.open_run(recipe, tmp_path / "run", "cpu")
 
@@ -388,9 +390,9 @@ def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(disk, "observe", full)
-    with pytest.raises(checkpoint.NotSaved, match=r"No space left on device.*the last checkpoint is at 32 images"):
+    with pytest.raises(checkpoint.SaveFailed, match=r"No space left on device.*the last checkpoint is at 32 images"):
         for _ in runs.steps(run):
-            run.note(run.saver.finished(wait=True))
+            run.record_saves(run.saver.poll(wait=True))
     assert 80 < run.state.images_seen < 200
     newest = checkpoint.newest(tmp_path / "run")
     assert newest is not None and newest.name == "000000032"
@@ -399,21 +401,21 @@ def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
 
 
 def test_metrics_tell_speed_waiting_memory_and_utilisation(tmp_path: Path) -> None:
-    recipe = small(images=48, peak_tflops=0.001)
+    recipe = small(total_images=48, peak_tflops=0.001)
     run = runs.open_run(recipe, tmp_path / "run", "cpu")
     finish(run)
     (line,) = log.records(tmp_path / "run" / "metrics.jsonl")
     assert line.keys() == {
         "images_seen", "loss", "gradient_norm", "learning_rate", "images_per_second", "data_wait", "memory_gb", "mfu",
     }  # fmt: skip
-    flops = 6 * cost.cost(run.recipe.network).multiply_adds
+    flops = 6 * cost.cost(run.recipe.model).multiply_adds
     assert abs(line["mfu"] / (line["images_per_second"] * flops / 1e9) - 1) < 0.01
     assert 0 <= line["data_wait"] < 1 and 0.05 < line["memory_gb"] < 50
 
 
 def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watched number falls, then rises: the run ends `patience` images after its best, whose checkpoint is kept."""
-    recipe = small(images=8 * 200)
+    recipe = small(total_images=8 * 200)
     upkeep = replace(recipe.upkeep, log_every=1, save_every=16, keep=1, watch="loss", patience=48)
     recipe = replace(recipe, upkeep=upkeep)
     measured = iter([5.0, 4.0, 3.0, 2.0, *[3.0] * 100])
@@ -424,7 +426,7 @@ def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: 
     )  # fmt: skip
     finish(run)
     assert run.ended_early and run.state.images_seen == 32 + 48 + 8  # a step later: all processes agree first
-    assert [int(f.name) for f in checkpoint.published(tmp_path / "run")] == [32, 88]
+    assert [int(f.name) for f in checkpoint.list_checkpoints(tmp_path / "run")] == [32, 88]
     again = runs.open_run(recipe, tmp_path / "run", "cpu")
     assert again.ended_early
     finish(again)
@@ -433,14 +435,14 @@ def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: 
     assert not patient.ended_early
     with pytest.raises(ValueError, match="patience is 48; it must be 1 or more, with --watch"):
         replace(upkeep, watch="")
-    assert log.watched(tmp_path / "run", "-loss")[0] == (8, -5.0)
+    assert log.monitored_values(tmp_path / "run", "-loss")[0] == (8, -5.0)
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
-    run = runs.open_run(small(images=16), tmp_path / "run", "cpu")
+    run = runs.open_run(small(total_images=16), tmp_path / "run", "cpu")
     code = (
         "from pathlib import Path; from tests.test_training import small; from justimage import run\n"
-        f"try: run.open_run(small(images=16), {str(tmp_path / 'run')!r}, 'cpu')\n"
+        f"try: run.open_run(small(total_images=16), {str(tmp_path / 'run')!r}, 'cpu')\n"
         "except BlockingIOError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from justimage import randomness, transformer
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
+from justimage.diffusion import Diffusion
 from justimage.mlp import MLP
-from justimage.process import Process
-from justimage.transformer import Architecture, Dropout, JiT, architecture, dropouts, key_dropout, rotate, rotations
+from justimage.transformer import Architecture, Dropout, JiT, architecture, dropout_layers, rotate, rotations, set_dropout_keys
 from tests.reference import DEVICES, TINY, TINY_ARRAYS, noise, relative_error, tiny
 
 SMALL = Architecture(
@@ -41,8 +41,8 @@ def test_the_forward_pass_is_the_references(device: str) -> None:
 def test_the_loss_and_every_gradient_are_the_references(device: str) -> None:
     model = tiny(device)
     x, eps = noise(3, (4, 3, 32, 32)).tanh(), noise(4, (4, 3, 32, 32))
-    drawn = x, torch.tensor([0, 3, 9, 10]), model.process.time(noise(5, (4,))), eps, torch.zeros(4, dtype=torch.bool)
-    loss = model.process.objective(model.net, *(q.to(device) for q in drawn)).mean()
+    drawn = x, torch.tensor([0, 3, 9, 10]), model.diffusion.sample_t(noise(5, (4,))), eps, torch.zeros(4, dtype=torch.bool)
+    loss = model.diffusion.loss(model.net, *(q.to(device) for q in drawn)).mean()
     loss.backward()
     assert abs(loss.item() / TINY["loss"] - 1) < 1e-5
     gradients = {n: p.grad for n, p in model.net.named_parameters() if p.grad is not None}
@@ -130,12 +130,12 @@ def test_dropout_is_in_the_middle_half_in_attention_and_mlp() -> None:
 
 
 def test_the_classifier_is_not_told_the_class() -> None:
-    net, z, t = awake(classifier=True), noise(0, (2, 3, 16, 16)), torch.tensor([0.2, 0.4])
+    net, z, t = awake(aux_classifier=True), noise(0, (2, 3, 16, 16)), torch.tensor([0.2, 0.4])
     out_0, logits_0 = net(z, t, torch.tensor([0, 0]), classify=True)
     out_1, logits_1 = net(z, t, torch.tensor([1, 2]), classify=True)
     assert logits_0.shape == (2, 5) and torch.equal(logits_0, logits_1) and not torch.equal(out_0, out_1)
     assert torch.equal(net(z, t, torch.tensor([0, 0])), out_0)
-    loss = Process(classification=100.0).objective(net, z, torch.tensor([1, 2]), t, z, torch.zeros(2, dtype=torch.bool))
+    loss = Diffusion(class_loss_weight=100.0).loss(net, z, torch.tensor([1, 2]), t, z, torch.zeros(2, dtype=torch.bool))
     loss.sum().backward()
     assert net.classifier.weight.grad is not None and net.classifier.weight.grad.abs().max() > 0
 
@@ -195,20 +195,20 @@ def test_masks_do_not_depend_on_how_many_are_computed_at_once(monkeypatch: pytes
     """In eager mode some images at a time, compiled all at once; sizes that fill no vector of a processor."""
     keys = torch.from_numpy(randomness.keys(0, "dropout", range(9)).astype(np.int64) & 0xFFFFFFFF)
     for shape in (3, 20), (5, 4, 3), (231,):
-        whole = transformer.kept(keys, shape, 0.3)
+        whole = transformer.keep_mask(keys, shape, 0.3)
         monkeypatch.setattr(transformer, "TOGETHER", 100)
-        assert torch.equal(transformer.kept(keys, shape, 0.3), whole)
+        assert torch.equal(transformer.keep_mask(keys, shape, 0.3), whole)
         monkeypatch.undo()
-        assert torch.equal(torch.compile(transformer.kept, dynamic=False)(keys, shape, 0.3), whole)
+        assert torch.equal(torch.compile(transformer.keep_mask, dynamic=False)(keys, shape, 0.3), whole)
         assert 0.5 < whole.double().mean() < 0.9
 
 
 def test_keys_are_for_every_layer_that_drops() -> None:
     net = JiT("T/8", image_size=16, channels=1, classes=2, dropout=0.5)
-    layers = dropouts(net)
+    layers = dropout_layers(net)
     assert len(layers) == 4  # attention and MLP of the middle two of six blocks
     keys = torch.arange(8).view(4, 2)
-    key_dropout(net, keys)
+    set_dropout_keys(net, keys)
     assert all(layer.keys is not None and torch.equal(layer.keys, k) for layer, k in zip(layers, keys, strict=True))
     with pytest.raises(ValueError):
-        key_dropout(net, torch.zeros(5, 2))
+        set_dropout_keys(net, torch.zeros(5, 2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from justimage import cost, distributed, log, recipe as recipes, run as runs, tuning
-from justimage.cli import outlook
+from justimage.cli import estimate
 from justimage.recipe import Recipe
 from tests.test_training import digest, equal, finish, losses, small
 
@@ -20,9 +20,9 @@ FP32, BF16, COMPILED = ("fp32", False), ("bf16", False), ("bf16", True)
 
 def open_recipe(images: int = 10**9, **machine: Any) -> Recipe:
     """Everything left to the device."""
-    recipe = small(images=images, precision="auto")
+    recipe = small(total_images=images, precision="auto")
     machine = {"compile": True, "accumulate": None} | machine
-    return replace(recipe, network=replace(recipe.network, classes=10), machine=replace(recipe.machine, **machine))
+    return replace(recipe, model=replace(recipe.model, classes=10), parallelism=replace(recipe.parallelism, **machine))
 
 
 def tuned(recipe: Recipe, seconds: dict[tuple[str, bool], float | None]) -> tuning.Tuning:
@@ -53,14 +53,14 @@ def test_the_simplest_of_the_fastest_ways_is_chosen(seconds: dict, chosen: tuple
 
 def test_what_is_stated_is_not_measured_and_a_short_training_is_not_compiled() -> None:
     stated = replace(open_recipe(compile=False), training=replace(open_recipe().training, precision="fp32"))
-    assert tuned(stated, {}).measured == {}
-    assert tuned(open_recipe(images=10), {FP32: 2.0, BF16: 1.0}).measured.keys() == {"fp32", "bf16"}
+    assert tuned(stated, {}).images_per_second == {}
+    assert tuned(open_recipe(images=10), {FP32: 2.0, BF16: 1.0}).images_per_second.keys() == {"fp32", "bf16"}
     with_compiler = replace(open_recipe(), training=replace(open_recipe().training, precision="bf16"))
-    assert tuned(with_compiler, {BF16: 1.0, COMPILED: 2.0}).measured.keys() == {"bf16", "bf16, compiled"}
+    assert tuned(with_compiler, {BF16: 1.0, COMPILED: 2.0}).images_per_second.keys() == {"bf16", "bf16, compiled"}
 
 
 def test_a_block_is_timed_as_it_is_trained() -> None:
-    a = replace(open_recipe().network, dropout=0.5)
+    a = replace(open_recipe().model, dropout=0.5)
     before = torch.random.get_rng_state()
     for bf16 in False, True:
         seconds = tuning.time_block(a, bf16, False, CPU.device)
@@ -73,32 +73,32 @@ def test_a_block_is_timed_as_it_is_trained() -> None:
 
 
 def test_parts_are_the_fewest_that_fit() -> None:
-    recipe = recipes.changed(recipes.preset("jit-b16-256"), classes=1000, batch=256, precision="bf16")
+    recipe = recipes.with_values(recipes.preset("jit-b16-256"), classes=1000, batch=256, precision="bf16")
     gpu = distributed.World(torch.device("cuda"))
     fitting = []
     for gigabytes in (4, 12, 24, 80, 192):
         with mock.patch.object(cost, "memory_of", lambda device, n=gigabytes: n * 10**9):
-            parts = tuning.parts(recipe, gpu)
-            taken = [tuning.memory(recipe, gpu, 256 // n) for n in (parts, max(parts // 2, 1))]
+            parts = tuning.microbatches(recipe, gpu)
+            taken = [tuning.estimate_memory(recipe, gpu, 256 // n) for n in (parts, max(parts // 2, 1))]
             assert parts == 256 or taken[0] <= 0.9e9 * gigabytes
             assert parts == 1 or taken[1] > 0.9e9 * gigabytes
             fitting.append(parts)
             eight = distributed.World(torch.device("cuda"), size=8)
-            assert tuning.parts(recipe, eight) <= parts and 256 // 8 % tuning.parts(recipe, eight) == 0
+            assert tuning.microbatches(recipe, eight) <= parts and 256 // 8 % tuning.microbatches(recipe, eight) == 0
     assert fitting == sorted(fitting, reverse=True) and fitting[0] == 256 and fitting[-1] == 1
     with mock.patch.object(cost, "memory_of", lambda device: 10**13):
-        parts = tuning.parts(recipe, CPU)  # no more at a time than a CPU gains by
-        state = tuning.memory(recipe, CPU, 0)
-        taken = [tuning.memory(recipe, CPU, 256 // n) - state for n in (parts, parts // 2)]
-        assert taken[0] <= tuning.LARGEST_PART["cpu"] < taken[1]
-        assert tuning.parts(small(), CPU) == 1
+        parts = tuning.microbatches(recipe, CPU)  # no more at a time than a CPU gains by
+        state = tuning.estimate_memory(recipe, CPU, 0)
+        taken = [tuning.estimate_memory(recipe, CPU, 256 // n) - state for n in (parts, parts // 2)]
+        assert taken[0] <= tuning.MAX_ACTIVATIONS["cpu"] < taken[1]
+        assert tuning.microbatches(small(), CPU) == 1
 
 
 def test_recomputation_takes_less_memory() -> None:
-    recipe = recipes.changed(recipes.preset("jit-l16-256"), classes=1000, precision="bf16")
-    again = recipes.changed(recipe, activation_checkpointing=True)
-    state = tuning.memory(recipe, CPU, 0)
-    assert 0.05 < (tuning.memory(again, CPU, 8) - state) / (tuning.memory(recipe, CPU, 8) - state) < 0.15
+    recipe = recipes.with_values(recipes.preset("jit-l16-256"), classes=1000, precision="bf16")
+    again = recipes.with_values(recipe, activation_checkpointing=True)
+    state = tuning.estimate_memory(recipe, CPU, 0)
+    assert 0.05 < (tuning.estimate_memory(again, CPU, 8) - state) / (tuning.estimate_memory(recipe, CPU, 8) - state) < 0.15
 
 
 def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
@@ -116,15 +116,19 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
             with mock.patch.object(tuning, "choose", return_value=other):
                 run = runs.open_run(recipe, tmp_path / name, "cpu")
         finish(run)
-        assert (run.recipe.training.precision, run.recipe.machine.accumulate) == ("bf16", 2)
+        assert (run.recipe.training.precision, run.recipe.parallelism.grad_accumulation) == ("bf16", 2)
         ends.append(digest(run.state))
     assert equal(*ends)
-    assert log.last(tmp_path / "stopped", "tuning") == asdict(chosen)
+    assert log.last_value(tmp_path / "stopped", "tuning") == asdict(chosen)
     fourth = distributed.World(torch.device("cpu"), size=4)
-    assert not chosen.suits(recipe, fourth) and chosen.suits(recipe, CPU)
+    assert not chosen.matches(recipe, fourth) and chosen.matches(recipe, CPU)
     elsewhere = tuning.Tuning("another", 1, "bf16", False, 1, {})
     with mock.patch.object(tuning, "choose", side_effect=lambda r, *_: replace(elsewhere, precision=r.training.precision)):
-        recipe = replace(recipe, training=replace(recipe.training, images=104), machine=replace(recipe.machine, accumulate=4))
+        recipe = replace(
+            recipe,
+            training=replace(recipe.training, total_images=104),
+            parallelism=replace(recipe.parallelism, grad_accumulation=4),
+        )
         assert runs.open_run(recipe, tmp_path / "straight", "cpu").recipe.training.precision == "bf16"
 
 
@@ -134,31 +138,31 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
 def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None:
     chosen = tuning.Tuning("cpu", 1, "bf16", False, 2, {"fp32": 1.0})
     recipe = open_recipe()
-    with mock.patch.object(tuning, "choose", return_value=replace(chosen, accumulate=4)):
+    with mock.patch.object(tuning, "choose", return_value=replace(chosen, grad_accumulation=4)):
         assert tuning.tune(recipe, CPU, asdict(chosen))[1] == chosen
-        assert tuning.tune(recipe, CPU, asdict(chosen) | spoilt)[1].accumulate == 4
+        assert tuning.tune(recipe, CPU, asdict(chosen) | spoilt)[1].grad_accumulation == 4
 
 
 def test_a_tuning_that_no_longer_fits_is_chosen_anew() -> None:
     """A run that was sharded over the GPUs and goes on with a whole copy in each."""
     gpus = distributed.World(torch.device("cuda"), size=8)
-    recipe = recipes.changed(recipes.preset("jit-h16-256"), classes=1000, parallel="fsdp")
+    recipe = recipes.with_values(recipes.preset("jit-h16-256"), classes=1000, parallel="fsdp")
     with (
         mock.patch.object(cost, "memory_of", lambda device: 60e9),
         mock.patch.object(distributed.World, "device_name", "gpu"),
         mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="4"),
     ):
-        modes = [recipes.changed(recipe, parallel=mode) for mode in ("fsdp", "hsdp", "ddp")]
-        taken, parts = [tuning.memory(r, gpus, 16) for r in modes], [tuning.parts(r, gpus) for r in modes]
+        modes = [recipes.with_values(recipe, parallel=mode) for mode in ("fsdp", "hsdp", "ddp")]
+        taken, parts = [tuning.estimate_memory(r, gpus, 16) for r in modes], [tuning.microbatches(r, gpus) for r in modes]
         assert taken[0] < taken[1] < taken[2] and parts[0] <= parts[1] <= parts[2] and parts[0] < parts[2]
         kept = tuning.Tuning("gpu", 8, "bf16", True, parts[0], {})
-        assert kept.suits(recipe, gpus) and not kept.suits(recipes.changed(recipe, parallel="ddp"), gpus)
-        assert kept.suits(recipes.changed(recipe, parallel="ddp", accumulate=parts[0]), gpus)  # as was asked for
+        assert kept.matches(recipe, gpus) and not kept.matches(recipes.with_values(recipe, parallel="ddp"), gpus)
+        assert kept.matches(recipes.with_values(recipe, parallel="ddp", grad_accumulation=parts[0]), gpus)  # as was asked for
 
 
 def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Path) -> None:
     """Windows of six steps, saves every four, a stop after each third step: the same lines, with the same digits."""
-    recipe = small(images=24 * 8)
+    recipe = small(total_images=24 * 8)
     recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, preview_every=40, preview_count=2))
     finish(runs.open_run(recipe, tmp_path / "straight", "cpu"))
     for _ in range(8):
@@ -174,9 +178,9 @@ def said(recipe: Recipe, tmp_path: Path, parts: int, seconds: float) -> list[str
     with mock.patch.object(
         tuning, "choose", return_value=tuning.Tuning("cpu", 1, "fp32", False, 1, {"fp32": 0.5, "bf16": 0.4})
     ):
-        told = outlook.Outlook(runs.open_run(recipe, tmp_path / "run", "cpu"))
+        told = estimate.Estimate(runs.open_run(recipe, tmp_path / "run", "cpu"))
     lines = list(told.before())
-    with mock.patch.object(outlook.time, "perf_counter", side_effect=[100 + seconds * i + (i > 0) * 50 for i in range(parts)]):
+    with mock.patch.object(estimate.time, "perf_counter", side_effect=[100 + seconds * i + (i > 0) * 50 for i in range(parts)]):
         for i in range(parts):
             lines += told.moved(8 * i)
     return lines
@@ -192,7 +196,7 @@ def test_a_training_tells_its_time_and_what_would_fit(tmp_path: Path) -> None:
 
 
 def test_a_short_training_tells_no_more_than_its_bar(tmp_path: Path) -> None:
-    lines = said(small(images=160), tmp_path, 9, 4.0)
+    lines = said(small(total_images=160), tmp_path, 9, 4.0)
     assert [line for line in lines if "warning" in line] == []
     assert any("so 160 images take about 80 seconds" in line for line in lines)
 
@@ -202,4 +206,4 @@ def test_a_short_training_tells_no_more_than_its_bar(tmp_path: Path) -> None:
     [(40, "40 seconds"), (119, "119 seconds"), (150, "2.5 minutes"), (8 * 3600, "8 hours"), (3e6, "35 days")],
 )
 def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
-    assert outlook.spoken(seconds) == text
+    assert estimate.format_time(seconds) == text

@@ -23,18 +23,18 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from justimage import checkpoint, data, distributed, log, run as runs, training
-from justimage.evaluation import watching
+from justimage.diffusion import Diffusion, Normalization
+from justimage.evaluation import online
 from justimage.evaluation.scores import gaussian
 from justimage.features import Extractor
-from justimage.process import Process, Units
 from justimage.recipe import Recipe
-from justimage.transformer import dropouts
+from justimage.transformer import dropout_layers
 from tests.test_training import digest, small
 
 STEPS = 50
 
 
-def source() -> data.Arrays:
+def source() -> data.ArraySource:
     digits = data.digits()
     return replace(digits, images=digits.images[:100], labels=digits.labels[:100])
 
@@ -45,29 +45,29 @@ def sha(*tensors: Tensor) -> str:
 
 def draws(out: Path) -> dict[str, str]:
     """Of each position in ten steps: a hash of its image, label, t, noise, drop and dropout keys."""
-    recipe, found, at = small(images=80).complete(source()), {}, []
-    recipe = replace(recipe, process=replace(recipe.process, label_drop=0.5))
-    draw, objective = training.draw, Process.objective
+    recipe, found, at = small(total_images=80).resolve(source()), {}, []
+    recipe = replace(recipe, diffusion=replace(recipe.diffusion, label_drop=0.5))
+    draw, objective = training.draw, Diffusion.loss
 
-    def noted(process: Process, seed: int, position: int, x: Tensor) -> Any:
+    def noted(process: Diffusion, seed: int, position: int, x: Tensor) -> Any:
         at.append(position)
         return draw(process, seed, position, x)
 
-    def hashed(self: Process, net: Any, x: Tensor, y: Tensor, t: Tensor, eps: Tensor, drop: Tensor) -> Tensor:
-        keys = torch.stack([layer.keys for layer in dropouts(state.model.net)])  # pyright: ignore[reportArgumentType]
+    def hashed(self: Diffusion, net: Any, x: Tensor, y: Tensor, t: Tensor, eps: Tensor, drop: Tensor) -> Tensor:
+        keys = torch.stack([layer.keys for layer in dropout_layers(state.denoiser.net)])  # pyright: ignore[reportArgumentType]
         for i in range(len(x)):
             found[str(at[-1] + i)] = sha(x[i], y[i], t[i], eps[i], drop[i], keys[:, i])
         return objective(self, net, x, y, t, eps, drop)
 
-    state = training.begin(recipe)
-    with mock.patch.object(training, "draw", noted), mock.patch.object(Process, "objective", hashed):
+    state = training.init_state(recipe)
+    with mock.patch.object(training, "draw", noted), mock.patch.object(Diffusion, "objective", hashed):
         for _ in training.train(recipe, source(), state):
             pass
     return found
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    return replace(recipe, machine=replace(recipe.machine, **changes))
+    return replace(recipe, parallelism=replace(recipe.parallelism, **changes))
 
 
 def losses(out: Path) -> dict[str, list[list[float]]]:
@@ -138,13 +138,13 @@ def first_weights(out: Path) -> dict[str, Any]:
     for mode in "ddp", "fsdp", "hsdp":
         recipe = changed(small(), parallel=mode)
         sampling, averages = replace(recipe.sampling, use_ema=0), replace(recipe.training, ema=())
-        recipe = replace(recipe, sampling=sampling, training=averages).complete(source())
+        recipe = replace(recipe, sampling=sampling, training=averages).resolve(source())
         with nodes_of(2), Held() as held:
-            state = training.begin(recipe)
-        weights = [p.full_tensor() if isinstance(p, DTensor) else p for p in state.model.net.parameters()]
-        buffers = [b for _, b in state.model.net.named_buffers()]
+            state = training.init_state(recipe)
+        weights = [p.full_tensor() if isinstance(p, DTensor) else p for p in state.denoiser.net.parameters()]
+        buffers = [b for _, b in state.denoiser.net.named_buffers()]
         total = sum(w.numel() * w.element_size() for w in weights)
-        kept = [distributed.local(p) for p in state.model.net.parameters() if isinstance(p, DTensor)]  # made out of sight
+        kept = [distributed.to_local(p) for p in state.denoiser.net.parameters() if isinstance(p, DTensor)]  # made out of sight
         most = held.most + sum(q.numel() * q.element_size() for q in kept)
         found[mode] = {"hashes": [sha(w) for w in [*weights, *buffers]], "held": most / total}
     return found
@@ -153,8 +153,8 @@ def first_weights(out: Path) -> dict[str, Any]:
 def losses_of(cases: dict[str, dict[str, Any]], steps: int = STEPS) -> dict[str, list[list[float]]]:
     found = {}
     for name, changes in cases.items():
-        recipe = changed(small(images=8 * steps, precision=changes.pop("precision", "fp32")), **changes).complete(source())
-        state = training.begin(recipe)
+        recipe = changed(small(total_images=8 * steps, precision=changes.pop("precision", "fp32")), **changes).resolve(source())
+        state = training.init_state(recipe)
         found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, source(), state)]
     return found
 
@@ -166,11 +166,11 @@ def watched(out: Path) -> dict[str, dict[str, float]]:
         return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1), None
 
     extractor, found = Extractor("means", "means", 4, means), {}
-    judge = watching.Judge(extractor, gaussian([means(source().images)[0]]))
+    judge = online.OnlineFID(extractor, gaussian([means(source().images)[0]]))
     for mode in "ddp", "fsdp":
-        recipe = changed(small(images=80), parallel=mode).complete(source())
+        recipe = changed(small(total_images=80), parallel=mode).resolve(source())
         recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=150))
-        found[mode] = watching.scores(recipe, training.begin(recipe), judge, lambda: None)
+        found[mode] = online.online_scores(recipe, training.init_state(recipe), judge, lambda: None)
     return found
 
 
@@ -180,7 +180,7 @@ def resumes(out: Path) -> int:
 
     How many weights, divided over the processes, are those of the model that a person loads from their checkpoint.
     """
-    same, world = 0, distributed.join("cpu")
+    same, world = 0, distributed.init("cpu")
     for images, mode in zip(
         (256, 384, 512), ("ddp", "fsdp", "ddp") if world.size == 2 else ("hsdp", "fsdp", "hsdp"), strict=True
     ):
@@ -192,29 +192,29 @@ def resumes(out: Path) -> int:
             pass
         if mode == "fsdp":
             loaded = checkpoint.load(out / "run", ema=0).net.parameters()
-            pairs = zip(run.state.model.net.parameters(), loaded, strict=True)
+            pairs = zip(run.state.denoiser.net.parameters(), loaded, strict=True)
             same = sum(torch.equal(p.full_tensor(), q) for p, q in pairs)  # pyright: ignore[reportAttributeAccessIssue]
     return same
 
 
 def logged(images: int) -> Recipe:
-    recipe = small(images=images)
+    recipe = small(total_images=images)
     return replace(recipe, upkeep=replace(recipe.upkeep, log_every=1, save_every=64))
 
 
 @contextmanager
-def spoilt(what: str, state: training.State, number: float, when: Callable[[], bool]) -> Iterator[None]:
+def spoilt(what: str, state: training.TrainState, number: float, when: Callable[[], bool]) -> Iterator[None]:
     """Within the block some number of the step is not finite, wherever `when` says so."""
 
     def spoil(x: Tensor) -> Tensor:
         return torch.full_like(x, number) if when() else x
 
-    objective, inside = Process.objective, Units.inside
+    objective, inside = Diffusion.loss, Normalization.normalize
     if what == "image":
-        with mock.patch.object(Units, "inside", lambda self, images: spoil(inside(self, images))):
+        with mock.patch.object(Normalization, "inside", lambda self, images: spoil(inside(self, images))):
             yield
     elif what == "loss":
-        with mock.patch.object(Process, "objective", lambda *a, **k: objective(*a, **k) + spoil(torch.zeros(()))):
+        with mock.patch.object(Diffusion, "objective", lambda *a, **k: objective(*a, **k) + spoil(torch.zeros(()))):
             yield
     else:
 
@@ -224,7 +224,7 @@ def spoilt(what: str, state: training.State, number: float, when: Callable[[], b
             output.register_hook(lambda gradient: gradient * spoil(torch.ones(())))
             return output
 
-        handle = state.model.net.blocks[1].register_forward_hook(hook)  # pyright: ignore
+        handle = state.denoiser.net.blocks[1].register_forward_hook(hook)  # pyright: ignore
         try:
             yield
         finally:
@@ -235,10 +235,10 @@ def not_finite(out: Path) -> list[dict[str, Any]]:
     """Every kind of number that is not finite, in one process or all: where each process ended, how fast, and in what state."""
     found = []
     for mode in "ddp", "fsdp":
-        recipe = changed(small(images=80), parallel=mode).complete(source())
+        recipe = changed(small(total_images=80), parallel=mode).resolve(source())
         for what in "image", "activation", "gradient", "loss":
             for who in (0, -1) if what == "image" else (1, -1):
-                state = training.begin(recipe)
+                state = training.init_state(recipe)
                 world, before, began = state.world, [], 0.0
                 mine = who in (world.rank, -1) or world.size == 1
                 number = float("inf") if what == "loss" else float("nan")
@@ -247,7 +247,7 @@ def not_finite(out: Path) -> list[dict[str, Any]]:
                         for _ in training.train(recipe, source(), state):
                             before, began = digest(state), time.perf_counter()
                         ended = "never"
-                    except training.NotFinite as error:
+                    except training.NonFiniteError as error:
                         ended = str(error)
                 same = all(torch.equal(a, b) for a, b in zip(before, digest(state), strict=True))
                 found.append({
@@ -268,19 +268,19 @@ def policies(out: Path) -> dict[str, Any]:
             for _ in runs.steps(run):
                 pass
         lines = [(line["images_seen"], line["loss"]) for line in log.records(out / policy / "metrics.jsonl")]
-        found[policy] = {"passed over": run.state.passed_over, "lines": lines, "weights": sha(*digest(run.state))}
+        found[policy] = {"passed over": run.state.skipped_steps, "lines": lines, "weights": sha(*digest(run.state))}
     return found
 
 
 def gathered(out: Path) -> list[str]:
     """Names and hashes of the weights in the newest checkpoint of OUT/run, whole."""
-    tensors = checkpoint.read(checkpoint.published(out / "run")[-1], "model")
+    tensors = checkpoint.load_group(checkpoint.list_checkpoints(out / "run")[-1], "model")
     return [f"{n} {list(t.shape)}" for n, t in tensors.items()]
 
 
 def main() -> None:
     out, parts = Path(sys.argv[1]), sys.argv[2:]
-    world = distributed.join("cpu")
+    world = distributed.init("cpu")
     found = {part: globals()[part](out) for part in parts}
     (out / f"{world.rank}.json").write_text(json.dumps(found))
 

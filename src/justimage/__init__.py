@@ -1,7 +1,7 @@
 """justimage: pixel-space diffusion with plain Transformers ("Back to Basics: Let Denoising Generative Models Denoise").
 
 model = justimage.load("runs/digits")
-images = justimage.sample(model, classes=[3, 7], seeds=[0, 1], guidance=2.2, interval=(0.1, 1.0), steps=50)
+images = justimage.sample(model, [3, 7], seeds=[0, 1], sampling=justimage.Sampling(guidance=2.2, steps=50))
 """
 
 from importlib import import_module
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from justimage.checkpoint import load as load
+    from justimage.diffusion import Diffusion as Diffusion
     from justimage.mlp import MLP as MLP
-    from justimage.process import Model as Model, Process as Process
     from justimage.recipe import Recipe as Recipe, preset as preset
     from justimage.run import train as train
-    from justimage.sampling import sample as sample, trajectory as trajectory
+    from justimage.sampling import Denoiser as Denoiser, Sampling as Sampling, sample as sample, trajectory as trajectory
     from justimage.transformer import Architecture as Architecture, JiT as JiT, architecture as architecture
 
 __version__ = "0.1.0"
 
 PUBLIC = {
     "JiT": "transformer", "Architecture": "transformer", "architecture": "transformer", "MLP": "mlp",
-    "Process": "process", "Model": "process", "Recipe": "recipe", "preset": "recipe", "train": "run",
+    "Diffusion": "diffusion", "Denoiser": "sampling", "Sampling": "sampling", "Recipe": "recipe", "preset": "recipe", "train": "run",
     "load": "checkpoint", "sample": "sampling", "trajectory": "sampling",
 }  # fmt: skip
 """Each public name and its room; imported when first used, so that `justimage --help` need not wait for PyTorch."""

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from justimage import checkpoint, disk, recipe as recipes
-from justimage.checkpoint.model import refuse_misfits
-from justimage.ema import REFERENCE_BATCH, name
-from justimage.process import Process
-from justimage.recipe import Recipe, Sampling, Training
-from justimage.sampling import SolverName
+from justimage.checkpoint.model import check_shapes
+from justimage.diffusion import Diffusion
+from justimage.ema import REFERENCE_BATCH, ema_name
+from justimage.recipe import Recipe, Training
+from justimage.sampling import Sampling
 from justimage.transformer import SIZES, Architecture, JiT, sincos_positions
 
-EMAS = {"model_ema1": ("ema_decay1", 0.9999), "model_ema2": ("ema_decay2", 0.9996)}
+EMA_ENTRIES = {"model_ema1": ("ema_decay1", 0.9999), "model_ema2": ("ema_decay2", 0.9996)}
 """The averages in an official checkpoint, where its settings say their decays, and what they are otherwise."""
-RENAMED = [  # the authors' names, ours; the special before the general, in both directions
+KEY_MAP = [  # the authors' names, ours; the special before the general, in both directions
     ("x_embedder.proj1.", "embed.reduce."),
     ("x_embedder.proj2.", "embed.expand."),
     ("t_embedder.mlp.0.", "time.hidden."),
@@ -46,7 +46,7 @@ RENAMED = [  # the authors' names, ours; the special before the general, in both
 
 def to_ours(tensors: Mapping[str, Tensor], a: Architecture, where: str = "official weights") -> dict[str, Tensor]:
     """An official state dict in our names and layouts, without the position table, which is checked. Strict."""
-    refuse_misfits({n: t.shape for n, t in expected_official(a).items()}, {n: t.shape for n, t in tensors.items()}, Path(where))
+    check_shapes({n: t.shape for n, t in expected_official(a).items()}, {n: t.shape for n, t in tensors.items()}, Path(where))
     ours = {}
     for official, tensor in tensors.items():
         n = official.removeprefix("net.")
@@ -54,7 +54,7 @@ def to_ours(tensors: Mapping[str, Tensor], a: Architecture, where: str = "offici
             if not torch.allclose(tensor, sincos_positions(*a.grid, a.width), atol=1e-5):
                 raise ValueError(f"{where}: net.pos_embed is not the fixed table of sines and cosines")
             continue
-        for theirs, new in RENAMED:
+        for theirs, new in KEY_MAP:
             n = n.replace(theirs, new)
         if n.startswith("embed.") and n.endswith("weight"):
             tensor = tensor.flatten(1)  # a convolution (out, c, p, q) is a linear map of (c p q)
@@ -80,13 +80,13 @@ def to_official(tensors: Mapping[str, Tensor], a: Architecture) -> dict[str, Ten
             tensor = tensor[:, :, None, None]
         elif n.startswith("head.linear."):
             tensor = tensor.unflatten(0, (a.channels, a.patch_size, a.patch_size)).movedim(0, 2).flatten(0, 2)
-        for theirs, ours in RENAMED:
+        for theirs, ours in KEY_MAP:
             n = n.replace(ours, theirs)
         official[f"net.{n}"] = tensor.contiguous()
     return official
 
 
-def described(
+def infer_architecture(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Any], context_start: int | None, where: str
 ) -> Architecture:
     """The architecture, read off an official state dict's shapes. Where the class tokens enter is known by the size."""
@@ -114,20 +114,20 @@ def described(
     )  # fmt: skip
 
 
-def refuse_pretenders(tensors: Any, where: str) -> None:
+def check_plain_tensors(tensors: Any, where: str) -> None:
     """ValueError unless these are tensors by name whose every number is stored: a view can pretend to any size."""
     if not isinstance(tensors, dict) or not all(isinstance(n, str) for n in tensors):
         raise ValueError(f"{where} is not tensors by their names")
     for n, t in tensors.items():
         if not isinstance(t, Tensor):
-            raise ValueError(f"{where}: {disk.shown(n)} is {type(t).__name__}, not a tensor")
+            raise ValueError(f"{where}: {disk.printable(n)} is {type(t).__name__}, not a tensor")
         if t.layout != torch.strided or t.device.type != "cpu" or not t.is_floating_point():
-            raise ValueError(f"{where}: {disk.shown(n)} is {t.dtype} {t.layout} on {t.device}, not plain numbers")
+            raise ValueError(f"{where}: {disk.printable(n)} is {t.dtype} {t.layout} on {t.device}, not plain numbers")
         if t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise ValueError(f"{where}: {disk.shown(n)} is {list(t.shape)}, more numbers than are stored of it")
+            raise ValueError(f"{where}: {disk.printable(n)} is {list(t.shape)}, more numbers than are stored of it")
 
 
-def refuse_compressed(source: Path) -> None:
+def check_uncompressed(source: Path) -> None:
     """ValueError for members that PyTorch would unpack into memory, however large; it writes none such."""
     if zipfile.is_zipfile(source):
         try:
@@ -136,10 +136,10 @@ def refuse_compressed(source: Path) -> None:
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError, struct.error):
             return  # PyTorch says what is wrong with it
         if packed:
-            raise ValueError(f"{source} is not an official checkpoint: {disk.shown(packed[0].filename)} is compressed")
+            raise ValueError(f"{source} is not an official checkpoint: {disk.printable(packed[0].filename)} is compressed")
 
 
-def from_official(source: Path, target: Path, context_start: int | None = None) -> Path:
+def import_official(source: Path, target: Path, context_start: int | None = None) -> Path:
     """An official checkpoint file as a folder that `justimage.load` and `--from` take, with all its averages.
 
     Raises ValueError or OSError, in one line, for a file that is something else or whose tensors do not fit; then nothing
@@ -149,7 +149,7 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
         raise FileExistsError(f"{target} exists; give a new folder")
     if source.is_dir():
         raise ValueError(f"{source} is a folder, not an official checkpoint file; to write one from it, add: --to official")
-    refuse_compressed(source)
+    check_uncompressed(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             file = torch.load(source, map_location="cpu", weights_only=True)
@@ -161,75 +161,75 @@ def from_official(source: Path, target: Path, context_start: int | None = None) 
         ) from error
     if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
         keys = ", ".join(k for k in file if isinstance(k, str)) if isinstance(file, dict) else type(file).__name__
-        raise ValueError(f"{source} has no entry 'model' with weights; it holds {disk.shown(keys, 100)}")
-    for part in ("model", *EMAS):
+        raise ValueError(f"{source} has no entry 'model' with weights; it holds {disk.printable(keys, 100)}")
+    for part in ("model", *EMA_ENTRIES):
         if part in file:
-            refuse_pretenders(file[part], f"{source} ({part})")
+            check_plain_tensors(file[part], f"{source} ({part})")
     settings = vars(file["args"]) if isinstance(file.get("args"), argparse.Namespace) else {}
     try:
-        network, recipe, emas = read_off(file, settings, context_start, f"{source} (model)")
+        network, recipe, emas = infer_recipe(file, settings, context_start, f"{source} (model)")
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        reason = disk.shown(str(error).split("\n")[0])
+        reason = disk.printable(str(error).split("\n")[0])
         raise ValueError(reason if str(source) in reason else f"{source} has settings of no training: {reason}") from error
     groups = {"model": to_ours(file["model"], network, f"{source} (model)")}
     for part, value in emas.items():
-        groups[f"ema-{name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
-    return checkpoint.publish(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
+        groups[f"ema-{ema_name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
+    return checkpoint.write_checkpoint(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
 
 
-def read_off(
+def infer_recipe(
     file: Mapping[str, Any], settings: Mapping[str, Any], context_start: int | None, where: str
 ) -> tuple[Architecture, Recipe, dict[str, float]]:
     """The network, the recipe, and the decay of each average, from an official checkpoint's shapes and settings."""
-    network = described(file["model"], settings, context_start, where)
-    emas = {part: float(settings.get(key, decay)) for part, (key, decay) in EMAS.items() if part in file}
+    network = infer_architecture(file["model"], settings, context_start, where)
+    emas = {part: float(settings.get(key, decay)) for part, (key, decay) in EMA_ENTRIES.items() if part in file}
     clip = float(settings.get("t_eps", 0.05))
     recipe = Recipe(
-        network=network,
-        process=Process(
-            mu=float(settings.get("P_mean", -0.8)), sigma=float(settings.get("P_std", 0.8)), clip=clip, sampling_clip=clip,
+        model=network,
+        diffusion=Diffusion(
+            mu=float(settings.get("P_mean", -0.8)), sigma=float(settings.get("P_std", 0.8)), t_clip=clip,
             noise_scale=float(settings.get("noise_scale", network.size[0] / 256)),
             label_drop=float(settings.get("label_drop_prob", 0.1)),
         ),
-        training=Training(ema=tuple(emas.values()), decode="torchvision"),
+        training=Training(ema=tuple(emas.values()), sample_ema=max(emas.values(), default=0.0), decode="torchvision"),
         sampling=Sampling(
-            solver=recipes.from_json(settings.get("sampling_method", "heun"), SolverName, "sampling_method"),
+            solver=recipes.parse(settings.get("sampling_method", "heun"), str, "sampling_method"),
             steps=int(settings.get("num_sampling_steps", 50)),
-            guidance=float(settings.get("cfg", 2.2)) if network.classes else 1.0, use_ema=max(emas.values(), default=0.0),
+            guidance=float(settings.get("cfg", 2.2)) if network.classes else 1.0, t_clip=clip,
             interval=(float(settings.get("interval_min", 0.1)), float(settings.get("interval_max", 1.0))),
         ),
     )  # fmt: skip
     return network, recipe, emas
 
 
-def into_official(source: Path, target: Path) -> Path:
+def export_official(source: Path, target: Path) -> Path:
     """A run or converted folder as one official checkpoint file.
 
     model_ema1 becomes the average that the recipe samples with, model_ema2 the shortest. Errors as in `from_official`.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new file")
-    place = checkpoint.find(source)
+    place = checkpoint.resolve(source)
     if place.is_file():
         raise ValueError(f"{source} is one set of weights; an official checkpoint is made from a run or a converted folder")
-    recipe = checkpoint.stored_recipe(place)
-    a, p = recipe.network, recipe.process
-    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", classifier=False)
+    recipe = checkpoint.read_recipe(place)
+    a, p = recipe.model, recipe.diffusion
+    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
-    if p != replace(p, prediction="x", path="linear", sampling_clip=p.clip):
+    if p != replace(p, prediction="x", interpolant="linear") or recipe.sampling.t_clip != p.t_clip:
         raise ValueError(f"{source} is read otherwise than the authors' code would: it knows x-prediction, linear, one clip")
     checkpoint.verify(place)
     emas = sorted(recipe.training.ema)
-    averages = {"model_ema1": recipe.sampling.use_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
-    file: dict[str, Any] = {"model": to_official(checkpoint.read(place, "model"), a)}
+    averages = {"model_ema1": recipe.training.sample_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
+    file: dict[str, Any] = {"model": to_official(checkpoint.load_group(place, "model"), a)}
     for part, value in averages.items():
-        file[part] = to_official(checkpoint.read(place, f"ema-{name(value)}" if value else "model"), a)
+        file[part] = to_official(checkpoint.load_group(place, f"ema-{ema_name(value)}" if value else "model"), a)
     size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
     s = recipe.sampling
     file["args"] = argparse.Namespace(
         model=f"JiT-{size}/{a.patch_size}", img_size=a.image_size, class_num=a.classes, proj_dropout=a.dropout,
-        attn_dropout=0.0, P_mean=p.mu, P_std=p.sigma, noise_scale=p.noise_scale, t_eps=p.clip, label_drop_prob=p.label_drop,
+        attn_dropout=0.0, P_mean=p.mu, P_std=p.sigma, noise_scale=p.noise_scale, t_eps=p.t_clip, label_drop_prob=p.label_drop,
         ema_decay1=decay(averages["model_ema1"]), ema_decay2=decay(averages["model_ema2"]), sampling_method=s.solver,
         num_sampling_steps=s.steps, cfg=s.guidance, interval_min=s.interval[0], interval_max=s.interval[1],
     )  # fmt: skip

@@ -36,11 +36,11 @@ def cost(a: Architecture) -> Cost:
         if name.startswith(("embed", "head.linear")):
             positions = patches
         elif name.startswith("blocks") and "modulation" not in name:
-            positions = tokens(a, int(name.split(".")[1]))
+            positions = sequence_length(a, int(name.split(".")[1]))
         else:
             positions = 1  # of the condition, or of the mean of all tokens
         multiply_adds += positions * module.weight.numel()
-    multiply_adds += sum(2 * tokens(a, block) ** 2 * a.width for block in range(a.depth))  # q k and p v
+    multiply_adds += sum(2 * sequence_length(a, block) ** 2 * a.width for block in range(a.depth))  # q k and p v
     return Cost(sum(p.numel() for p in net.parameters()), multiply_adds, patches, a.patch_dimension)
 
 
@@ -57,7 +57,7 @@ def memory_used(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_of(device: torch.device) -> int:
+def memory_available(device: torch.device) -> int:
     """Bytes that a GPU has; elsewhere, that this process may use of the machine's."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -67,7 +67,7 @@ def memory_of(device: torch.device) -> int:
     return there
 
 
-def tokens(a: Architecture, block: int) -> int:
+def sequence_length(a: Architecture, block: int) -> int:
     """Length of the sequence in a block: the patches, and from the start block on the class tokens."""
     return a.grid[0] * a.grid[1] + (a.context_tokens if block >= a.context_start else 0)
 
@@ -83,4 +83,4 @@ def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -
     state = 4 * c.parameters * (4 + emas)
     hidden = int(4 * a.width * 2 / 3) if a.mlp == "swiglu" else 4 * a.width
     a_token = 68 * a.width + 6 * hidden if bf16 else 88 * a.width + 12 * hidden
-    return state, batch * sum(tokens(a, block) for block in range(a.depth)) * a_token
+    return state, batch * sum(sequence_length(a, block) for block in range(a.depth)) * a_token

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from justimage import checkpoint, data, disk, pictures, randomness, sampling
-from justimage.process import Model, to_uint8
+from justimage import checkpoint, data, disk, figures, randomness, sampling
+from justimage.normalization import to_uint8
 from justimage.recipe import Recipe
+from justimage.sampling import Denoiser
 
 COUNT = 1000
 BATCH = 100
-MOMENTS = 9
+DENOISING_COLUMNS = 9
 
 
-def require() -> None:
+def check_installed() -> None:
     """ValueError, before any work, where the demo's extra packages are missing."""
     try:
         import sklearn  # noqa: F401
@@ -32,7 +34,7 @@ def features(images: Tensor) -> Any:
     return (F.adaptive_avg_pool2d(images.float(), 8) / 255 * 16).flatten(1).numpy()
 
 
-def readers(seed: int = 0) -> tuple[Any, float]:
+def train_classifier(seed: int = 0) -> tuple[Any, float]:
     """A classifier trained on two thirds of the real digits, and how many of the held-out third it reads correctly."""
     from sklearn.svm import SVC
 
@@ -44,32 +46,30 @@ def readers(seed: int = 0) -> tuple[Any, float]:
     return classifier, float(classifier.score(x[split:], y[split:]))
 
 
-def trained(out: Path) -> tuple[Recipe, Model]:
+def load_run(out: Path) -> tuple[Recipe, Denoiser]:
     """The recipe and the model of the run in out/run."""
     run = out / "run"
-    return checkpoint.stored_recipe(checkpoint.find(run)), checkpoint.load(run, device="cpu")
+    return checkpoint.read_recipe(checkpoint.resolve(run)), checkpoint.load(run, device="cpu")
 
 
-def report(out: Path, recipe: Recipe, model: Model, progress: Callable[[str, int, int], object]) -> dict[str, Any]:
+def report(out: Path, recipe: Recipe, model: Denoiser, progress: Callable[[str, int, int], object]) -> dict[str, Any]:
     """Draw COUNT digits, write the pictures and report.json into `out`, and return the report. progress: told what is being
     done, how much of it is, and of how much, 0 for not known."""
-    s = recipe.sampling
-    settings: dict[str, Any] = dict(guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver)
     labels = [i % 10 for i in range(COUNT)]
     parts = []
     progress("drawing digits", 0, COUNT)
-    for part in sampling.draw(model, labels, 0, **settings, batch=BATCH):
+    for part in sampling.sample_batches(model, labels, 0, recipe.sampling, batch=BATCH):
         parts.append(part)
         progress("drawing digits", BATCH * len(parts), COUNT)
     progress("reading them, and drawing the way from noise to digits", 0, 0)
     images = torch.cat(parts)
-    classifier, held_out = readers()
+    classifier, held_out = train_classifier()
     agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
-    disk.write(out / "samples.png", pictures.png(pictures.grid(images[:100], 10, top=names)))
-    disk.write(out / "denoising.png", pictures.png(denoising(model, settings)))
+    disk.write(out / "samples.png", figures.encode_png(figures.image_grid(images[:100], 10, top=names)))
+    disk.write(out / "denoising.png", figures.encode_png(denoising_figure(model)))
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    if course := pictures.course(metrics, previews(out / "run" / "samples")):
+    if course := figures.loss_curve(metrics, pick_previews(out / "run" / "samples")):
         disk.write(out / "training.png", course)
     facts = {
         "digits_drawn": COUNT,
@@ -77,25 +77,27 @@ def report(out: Path, recipe: Recipe, model: Model, progress: Callable[[str, int
         "held_out_real_digits_read_correctly": held_out,
         "images_seen": metrics[-1]["images_seen"],
         "final_loss": metrics[-1]["loss"],
-        "sampling": settings | {"ema": s.use_ema, "seeds": [0, COUNT - 1]},
+        "sampling": asdict(recipe.sampling) | {"ema": recipe.training.sample_ema, "seeds": [0, COUNT - 1]},
         "torch": torch.__version__,
     }
     disk.write(out / "report.json", json.dumps(facts, indent=1).encode())
     return facts
 
 
-def denoising(model: Model, settings: dict[str, Any]) -> Image.Image:
+def denoising_figure(model: Denoiser) -> Image.Image:
     """Four digits on their way from noise: the sample above, and below it the clean image predicted from it."""
     digits = [2, 3, 5, 8]
-    noise = torch.stack([randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.process.noise_scale
-    points = list(sampling.trajectory(model, noise, torch.tensor(digits), **settings))
-    shown = [points[round(i * (len(points) - 1) / (MOMENTS - 1))] for i in range(MOMENTS)]
+    noise = torch.stack([randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.diffusion.noise_scale
+    points = list(sampling.trajectory(model, noise, torch.tensor(digits)))
+    shown = [points[round(i * (len(points) - 1) / (DENOISING_COLUMNS - 1))] for i in range(DENOISING_COLUMNS)]
     rows = [row for i in range(len(digits)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]
     images = to_uint8(torch.stack([image for row in rows for image in row]))
-    return pictures.grid(images, MOMENTS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(digits))
+    return figures.image_grid(
+        images, DENOISING_COLUMNS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(digits)
+    )
 
 
-def previews(folder: Path) -> list[tuple[str, Image.Image]]:
+def pick_previews(folder: Path) -> list[tuple[str, Image.Image]]:
     """Up to four of a run's previews, evenly spaced."""
     files = sorted(folder.glob("*-grid.png"))
     chosen = files if len(files) <= 4 else [files[round(i * (len(files) - 1) / 3)] for i in range(4)]

@@ -22,26 +22,26 @@ def observe(operation: str, path: Path, content: bytes | memoryview = b"") -> No
     """Called before each change: make, write (with the content), sync, rename, remove."""
 
 
-def make(folder: Path) -> None:
+def mkdir(folder: Path) -> None:
     """A folder, with those above it, where there is none."""
     if not folder.is_dir():
         observe("make", folder)
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def put(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+def write_durable(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """Write a file in parts and flush it to the disk; its size and SHA-256, of what was in memory."""
     size, digest = 0, hashlib.sha256()
     with open(path, "wb", buffering=0) as file:
         for part in parts:
             size += len(part)
             digest.update(part)
-            add(file, path, part)
+            write_all(file, path, part)
     sync(path)
     return size, digest.hexdigest()
 
 
-def add(file: BinaryIO, path: Path, content: bytes | memoryview) -> None:
+def write_all(file: BinaryIO, path: Path, content: bytes | memoryview) -> None:
     """Write to an unbuffered file all of the content; a disk that takes only a part of it is asked again, and then says why."""
     observe("write", path, content)
     rest = memoryview(content)
@@ -86,7 +86,7 @@ def replacing(path: Path, by: str = "") -> Iterator[Path]:
 
     by: who writes, where several may write the same file.
     """
-    make(path.parent)
+    mkdir(path.parent)
     aside = path.with_name(f".tmp-{by}{path.name}")
     remove(aside)  # by a crash, or a link that somebody else put there
     try:
@@ -101,7 +101,7 @@ def replacing(path: Path, by: str = "") -> Iterator[Path]:
 def write(path: Path, content: bytes, by: str = "") -> None:
     """Replace a file whole: readers see the old one or the new one, after a crash too."""
     with replacing(path, by) as aside:
-        put(aside, [content])
+        write_durable(aside, [content])
 
 
 def append(path: Path, content: bytes) -> None:
@@ -111,10 +111,10 @@ def append(path: Path, content: bytes) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 content = b"\n" + content
-        add(file, path, content)
+        write_all(file, path, content)
 
 
-def writable(place: Path) -> None:
+def check_writable(place: Path) -> None:
     """OSError in one line now, rather than after the work, where a file or folder could not be written at `place`."""
     parent = next(p for p in place.absolute().parents if p.exists())
     if not parent.is_dir():
@@ -123,7 +123,7 @@ def writable(place: Path) -> None:
         raise PermissionError(f"{place} cannot be written: no permission in {parent}")
 
 
-def claimed(path: Path) -> BinaryIO:
+def file_lock(path: Path) -> BinaryIO:
     """A lock file, held until the process ends; BlockingIOError where another process holds it."""
     file = open(path, "ab")  # noqa: SIM115
     try:
@@ -141,7 +141,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def own_hash(entries: dict[str, Any]) -> str:
+def self_checksum(entries: dict[str, Any]) -> str:
     """The SHA-256 of a JSON object without its entry "sha256", which is where this is kept."""
     body = {k: v for k, v in entries.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -171,7 +171,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def shown(name: object, most: int = 500) -> str:
+def printable(name: object, most: int = 500) -> str:
     """A name that comes from a file, for a message: in one line, without commands to a terminal, and not endless."""
     text = str(name)
     text = text if len(text) <= most else f"{text[:most]}..."

@@ -34,11 +34,11 @@ from torch.utils.checkpoint import checkpoint
 Parallel = Literal["ddp", "fsdp", "hsdp"]
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
-GRACE = 2.0
+PEER_GRACE = 2.0
 """Seconds in which a process may notice by itself that another one is gone, and say more about it."""
 
 
-class Elsewhere(RuntimeError):
+class RemoteError(RuntimeError):
     """Another process of this world met an error; `kind` is what it was there."""
 
     def __init__(self, message: str, kind: str = "") -> None:
@@ -53,15 +53,15 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
-    talk: Any = None
+    control_group: Any = None
     """group for short messages between hosts"""
-    saving: Any = None
+    checkpoint_group: Any = None
     """group for the threads that write checkpoints; with the training's own collectives they would wait for each other"""
-    ring: Any = None
+    heartbeat_group: Any = None
     """group in which each process notices when the next one is gone"""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
@@ -69,12 +69,12 @@ class World:
     def device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
-    def shards(self, mode: Parallel) -> int:
+    def shard_count(self, mode: Parallel) -> int:
         """Into how many parts weights are divided: over all processes (fsdp), or those of a node (hsdp)."""
         node = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         return {"ddp": 1, "fsdp": self.size, "hsdp": node}[mode]
 
-    def sum(self, numbers: Tensor) -> Tensor:
+    def all_reduce(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of a tensor on the device."""
         if self.size > 1:
             dist.all_reduce(numbers)
@@ -85,13 +85,13 @@ class World:
         if self.size == 1:
             return [value]
         texts: list[Any] = [None] * self.size
-        dist.all_gather_object(texts, json.dumps(value), group=group or self.talk)
+        dist.all_gather_object(texts, json.dumps(value), group=group or self.control_group)
         return [json.loads(text) for text in texts]
 
-    def first(self, action: Callable[[], T]) -> T:
+    def on_main(self, action: Callable[[], T]) -> T:
         """What the action returns in the first process (JSON), for all; where it fails, all fail alike."""
         result, failure = None, None
-        if self.leads:
+        if self.is_main:
             try:
                 result = action()
             except (ValueError, OSError) as error:
@@ -100,21 +100,21 @@ class World:
         if failure:
             raise failure
         if message:
-            raise Elsewhere(message, kind)
+            raise RemoteError(message, kind)
         return result_there if result is None else result
 
-    def once(self, action: Callable[[], T]) -> T:
+    def broadcast_from_main(self, action: Callable[[], T]) -> T:
         """What the action returns in the first process, for all, as pickle hands it on; where that or this fails, all fail."""
         made: list[Any] = []
-        self.first(lambda: made.append(action()))
+        self.on_main(lambda: made.append(action()))
         if self.size > 1:
             made = made or [None]
-            with self.together():
-                dist.broadcast_object_list(made, group=self.talk)
+            with self.all_or_none():
+                dist.broadcast_object_list(made, group=self.control_group)
         return made[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def all_or_none(self) -> Iterator[None]:
         """A block in which no process goes on alone: where it fails in one, the others raise `Elsewhere` at its end."""
         failure = None
         try:
@@ -126,10 +126,10 @@ class World:
             raise failure
         for message, kind in told:
             if message:
-                raise Elsewhere(message, kind)
+                raise RemoteError(message, kind)
 
     @contextmanager
-    def in_company(self, lost: Callable[[], object]) -> Iterator[None]:
+    def watch_peers(self, lost: Callable[[], object]) -> Iterator[None]:
         """A block in which `lost` is called in every process, from a thread, when one is gone and this one does not notice.
 
         Among GPUs a collective whose partner has died may never return, and the process that waits in it hears no signal.
@@ -142,15 +142,15 @@ class World:
         def tell(gone: float) -> None:
             if told.acquire(blocking=False):  # once: nobody listens to more
                 with suppress(RuntimeError):
-                    dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.ring)
+                    dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.heartbeat_group)
 
         def listen() -> None:
             gone = torch.ones(1)
             with suppress(RuntimeError):
-                dist.recv(gone, (self.rank + 1) % self.size, self.ring)
+                dist.recv(gone, (self.rank + 1) % self.size, self.heartbeat_group)
             if gone.item():
                 tell(1.0)
-                if not over.wait(GRACE):
+                if not over.wait(PEER_GRACE):
                     lost()
 
         listener = threading.Thread(target=listen, daemon=True)
@@ -160,16 +160,16 @@ class World:
         finally:
             over.set()
             tell(0.0)
-            listener.join(5 * GRACE)  # until the next one leaves, too: connections must not end under a thread that waits
+            listener.join(5 * PEER_GRACE)  # until the next one leaves, too: connections must not end under a thread that waits
 
-    def agree(self, what: str, value: Any) -> None:
+    def assert_same(self, what: str, value: Any) -> None:
         """ValueError where the processes differ in a value."""
         values = self.gather(value)
         if odd := next((i for i, v in enumerate(values) if v != values[0]), 0):
             raise ValueError(f"{what} differs between processes: {values[0]} in the first, {values[odd]} in number {odd}")
 
 
-def device_named(name: torch.device | str | None = None) -> torch.device:
+def find_device(name: torch.device | str | None = None) -> torch.device:
     """The device of that name, or the best there is; under torchrun each process takes the one of its local rank."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and device.index is None:
@@ -177,33 +177,33 @@ def device_named(name: torch.device | str | None = None) -> torch.device:
     return device
 
 
-def share() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """This process's number among those that were started together, and theirs; it need not speak to them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def join(name: torch.device | str | None = None) -> World:
+def init(name: torch.device | str | None = None) -> World:
     """The world that torchrun's environment tells of, or a world of one. The first call connects the processes."""
-    device = device_named(name)
+    device = find_device(name)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World(device)
-    return connected(device)
+    return init_once(device)
 
 
 @lru_cache(maxsize=1)
-def connected(device: torch.device) -> World:
+def init_once(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        store, rank, size = meet()
+        store, rank, size = rendezvous_store()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        atexit.register(leave)
+        atexit.register(shutdown)
     talk, saving, ring = (dist.new_group(backend="gloo", timeout=t) for t in (TIMEOUT, TIMEOUT, timedelta(days=3650)))
     return World(device, dist.get_rank(), dist.get_world_size(), talk, saving, ring)
 
 
-def meet() -> tuple[PrefixStore, int, int]:
+def rendezvous_store() -> tuple[PrefixStore, int, int]:
     """A store that only these processes write to, the rank, and how many they are.
 
     torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of processes that are dead. The number of
@@ -220,7 +220,7 @@ def meet() -> tuple[PrefixStore, int, int]:
         deadline = time.monotonic() + TIMEOUT.total_seconds()
         while store.add(f"justimage/heard/{me}", 0) < size - 1:
             if time.monotonic() > deadline:
-                raise Elsewhere(f"not all of {size} processes came within {TIMEOUT}")
+                raise RemoteError(f"not all of {size} processes came within {TIMEOUT}")
             for other in range(1, size):
                 if store.check([f"justimage/name/{other}"]):
                     store.set(f"justimage/answer/{store.get(f'justimage/name/{other}').decode()}", me)
@@ -228,7 +228,7 @@ def meet() -> tuple[PrefixStore, int, int]:
     return PrefixStore(f"justimage/{first}", store), rank, size
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -239,12 +239,12 @@ def restarts_left() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def started_again() -> bool:
+def is_restart() -> bool:
     """Whether a launcher (torchrun, SLURM) has started the same command before."""
     return any(int(os.environ.get(n) or 0) > 0 for n in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-def build(
+def build_network(
     make: Callable[[], nn.Module], world: World, mode: Parallel = "ddp", **how: Any
 ) -> tuple[nn.Module, Callable[..., Any]]:
     """The network that `make` makes, on this process's device, and what to call in training in place of it.
@@ -255,19 +255,19 @@ def build(
     """
     if mode == "ddp" or world.size == 1:
         net = make().to(world.device).train()
-        return net, parallel(net, world, mode, **how)
-    with torch.device("meta"), DrawWhole():
+        return net, parallelize(net, world, mode, **how)
+    with torch.device("meta"), InitShards():
         net = make().train()
     if not hasattr(net, "initialise"):
         raise ValueError(f"a {type(net).__name__} cannot be sharded: it has no method initialise, to draw its weights in place")
-    called = parallel(net, world, mode, **how)
+    called = parallelize(net, world, mode, **how)
     net.to_empty(device=world.device)
-    with DrawWhole():
+    with InitShards():
         net.initialise()  # pyright: ignore[reportCallIssue]
     return net, called
 
 
-class DrawWhole(TorchDispatchMode):
+class InitShards(TorchDispatchMode):
     """Within the block a random fill of a tensor draws all of it on the CPU, as in one process; of a sharded one the rows of
     this process are kept, of one on the meta device nothing is but the generator's progress."""
 
@@ -285,7 +285,7 @@ class DrawWhole(TorchDispatchMode):
 RANDOM = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
 
 
-def parallel(
+def parallelize(
     net: nn.Module,
     world: World,
     mode: Parallel = "ddp",
@@ -339,7 +339,7 @@ def prepare_compiler() -> None:
 
 def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
     """All processes in a row, or, for hsdp on several nodes, a row a node."""
-    shards = world.shards(mode)
+    shards = world.shard_count(mode)
     if world.size % shards:
         raise ValueError(f"hsdp needs as many processes on every node; there are {world.size} in all and {shards} on this one")
     if shards == world.size:
@@ -347,7 +347,7 @@ def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
     return init_device_mesh(world.device.type, (world.size // shards, shards), mesh_dim_names=("replicate", "shard"))
 
 
-def deterministic(device: torch.device) -> None:
+def use_deterministic(device: torch.device) -> None:
     """From now on compute on a GPU by algorithms whose result does not depend on which thread comes first: slower."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -355,7 +355,7 @@ def deterministic(device: torch.device) -> None:
         torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass adds in any order, whatever is asked for
 
 
-def accumulating(net: Callable[..., Any], last: bool) -> Any:
+def no_sync_until(net: Callable[..., Any], last: bool) -> Any:
     """A block whose backward pass leaves gradients unreduced until the last part of a batch."""
     if isinstance(net, FSDPModule):
         net.set_requires_gradient_sync(last)
@@ -365,37 +365,37 @@ def accumulating(net: Callable[..., Any], last: bool) -> Any:
     return nullcontext()
 
 
-class Rows(NamedTuple):
+class Shard(NamedTuple):
     """A tensor, or the rows of one that this process holds."""
 
     tensor: Tensor
     start: int
     shape: list[int]
     """of the whole tensor"""
-    mine: bool
+    is_writer: bool
     """whether this process is the one to write it"""
 
 
 @torch.no_grad()
-def local(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor; it shares its memory."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def rows(tensor: Tensor, world: World) -> Rows:
+def local_shard(tensor: Tensor, world: World) -> Shard:
     """This process's part of a tensor, and where it lies in the whole."""
-    return shard_of(tensor) if isinstance(tensor, DTensor) else Rows(local(tensor), 0, list(tensor.shape), world.leads)
+    return shard_of(tensor) if isinstance(tensor, DTensor) else Shard(to_local(tensor), 0, list(tensor.shape), world.is_main)
 
 
-def shard_of(tensor: DTensor) -> Rows:
+def shard_of(tensor: DTensor) -> Shard:
     """FSDP2 divides the first dimension, rounding up, along the mesh's last one; what lies across the first are copies."""
     mesh = tensor.device_mesh
     height = -(-tensor.shape[0] // mesh.size(mesh.ndim - 1))
     start = min(mesh.get_local_rank(mesh.ndim - 1) * height, tensor.shape[0])
-    return Rows(local(tensor), start, list(tensor.shape), mesh.ndim == 1 or mesh.get_local_rank(0) == 0)
+    return Shard(to_local(tensor), start, list(tensor.shape), mesh.ndim == 1 or mesh.get_local_rank(0) == 0)
 
 
-def shards(net: nn.Module) -> int:
+def shard_count(net: nn.Module) -> int:
     """Into how many parts, each in another process, the network's tensors are divided; the first so many processes have all."""
     mesh = next((p.device_mesh for p in net.parameters() if isinstance(p, DTensor)), None)
     return mesh.size(mesh.ndim - 1) if mesh else 1

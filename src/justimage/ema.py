@@ -28,7 +28,7 @@ class EMA:
 
     def __init__(self, weights: Sequence[Tensor], values: Sequence[float], ramp: float = 0.0) -> None:
         self.weights, self.ramp = [w.detach() for w in weights], ramp
-        self.half_lives = {name(v): half_life(v) for v in values}
+        self.half_lives = {ema_name(v): half_life(v) for v in values}
         self.averages = {n: [w.clone() for w in self.weights] for n in self.half_lives}
 
     @torch.no_grad()
@@ -41,27 +41,27 @@ class EMA:
     @contextmanager
     def lend(self, value: float) -> Iterator[None]:
         """Within the block the weights are an average's (0: themselves); afterwards their own again, whatever happens."""
-        average = self.averages[self.known(value)] if value else []
-        exchange(self.weights, average)
+        average = self.averages[self.find(value)] if value else []
+        swap(self.weights, average)
         try:
             yield
         finally:
-            exchange(self.weights, average)
+            swap(self.weights, average)
 
-    def known(self, value: float) -> str:
+    def find(self, value: float) -> str:
         """The name of an average; ValueError with the existing ones where there is none."""
-        if name(value) not in self.averages:
-            raise ValueError(f"there is no ema {name(value)}; this run has {', '.join(self.averages) or 'none'}")
-        return name(value)
+        if ema_name(value) not in self.averages:
+            raise ValueError(f"there is no ema {ema_name(value)}; this run has {', '.join(self.averages) or 'none'}")
+        return ema_name(value)
 
 
-def name(value: float) -> str:
+def ema_name(value: float) -> str:
     """How an average is called in files and options: 0.9999, 20000."""
     return f"{value:.12g}"
 
 
 @torch.no_grad()
-def exchange(weights: Sequence[Tensor], average: Sequence[Tensor]) -> None:
+def swap(weights: Sequence[Tensor], average: Sequence[Tensor]) -> None:
     """Exchange the numbers in two lists of tensors, one tensor at a time; an empty average is no exchange."""
     for w, a in zip(weights, average, strict=bool(average)):
         kept = w.clone()

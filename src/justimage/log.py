@@ -10,7 +10,7 @@ from typing import Any
 
 from justimage import disk
 
-LARGEST, LONGEST = 2**28, 2**20
+MAX_LOG_BYTES, MAX_LINE_BYTES = 2**28, 2**20
 """Bytes of a log, and of a line in it, beyond which it was not written here."""
 
 
@@ -37,12 +37,12 @@ def lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The lines of a log, as they stand there and as objects; what a crash tore, or is no object, is passed over."""
     if not file.exists():
         return
-    if not file.is_file() or file.stat().st_size > LARGEST:
-        raise ValueError(f"{file} is not a log; remove it, or put it back (a log is a file of at most {LARGEST} bytes)")
+    if not file.is_file() or file.stat().st_size > MAX_LOG_BYTES:
+        raise ValueError(f"{file} is not a log; remove it, or put it back (a log is a file of at most {MAX_LOG_BYTES} bytes)")
     with open(file, "rb") as opened:
-        while line := opened.readline(LONGEST):
-            if not line.endswith(b"\n") and len(line) == LONGEST:
-                while (rest := opened.readline(LONGEST)) and not rest.endswith(b"\n"):
+        while line := opened.readline(MAX_LINE_BYTES):
+            if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+                while (rest := opened.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                     pass
                 continue
             with suppress(ValueError, RecursionError):
@@ -62,7 +62,7 @@ def images_of(line: dict[str, Any]) -> int | None:
     return seen if type(seen) is int and 0 <= seen < 2**53 else None
 
 
-def number(value: Any) -> float:
+def finite_number(value: Any) -> float:
     """A measured number; not a number for what is none."""
     return float(value) if type(value) in (int, float) and abs(value) < 1e300 else math.nan
 
@@ -76,7 +76,7 @@ def last_saved(directory: Path) -> int | None:
     return last
 
 
-def last(directory: Path, key: str) -> dict[str, Any] | None:
+def last_value(directory: Path, key: str) -> dict[str, Any] | None:
     """What a run's events say last under a key; None where they say nothing, or are no log."""
     found = None
     with suppress(ValueError):
@@ -86,7 +86,7 @@ def last(directory: Path, key: str) -> dict[str, Any] | None:
     return found
 
 
-def forget_after(file: Path, images_seen: int) -> None:
+def truncate_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
     kept, dropped = bytearray(), False
     for line, found in lines(file):
@@ -99,19 +99,19 @@ def forget_after(file: Path, images_seen: int) -> None:
         disk.write(file, bytes(kept))
 
 
-def watched(directory: Path, watch: str) -> list[tuple[int, float]]:
+def monitored_values(directory: Path, name: str, mode: str) -> list[tuple[int, float]]:
     """Images seen and the value of a watched number, wherever metrics.jsonl has it."""
-    return [found for line in records(directory / "metrics.jsonl") for found in value_in(line, watch)]
+    return [found for line in records(directory / "metrics.jsonl") for found in monitored_value(line, name, mode)]
 
 
-def value_in(line: dict[str, Any], watch: str) -> list[tuple[int, float]]:
-    """The watched number in one line, if it is there; of "-name" its negative, so that less is always better."""
-    name, sign = watch.removeprefix("-"), -1 if watch.startswith("-") else 1
-    seen, value = images_of(line), sign * number(line.get(name))
+def monitored_value(line: dict[str, Any], name: str, mode: str) -> list[tuple[int, float]]:
+    """Images seen and a number in one line, if it is there; its negative where larger is better (mode "max")."""
+    sign = -1 if mode == "max" else 1
+    seen, value = images_of(line), sign * finite_number(line.get(name))
     return [(seen, value)] if seen is not None and math.isfinite(value) else []
 
 
-def without_progress(values: Sequence[tuple[int, float]]) -> int:
+def images_since_best(values: Sequence[tuple[int, float]]) -> int:
     """Images since the best value; 0 where there is none."""
     if not values:
         return 0

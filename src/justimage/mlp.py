@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """`net(z, t, y)`: (b, dimension) vectors and (b,) times -> a tensor like z; the class y is ignored (Sec. 3.3).
+    """`net(z, t, condition)`: (b, dimension, ...) vectors and (b,) times -> a tensor like z; the condition is ignored (Sec. 3.3).
 
     depth linear layers of hidden size width; the time enters as one more input.
     """
@@ -20,9 +20,9 @@ class MLP(nn.Module):
         sizes = [dimension + 1, *[width] * (depth - 1), dimension]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
-    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         *hidden, last = self.layers
-        x = torch.cat([z, t[:, None]], dim=-1)
+        x = torch.cat([z.flatten(1), t[:, None]], dim=-1)
         for layer in hidden:
             x = layer(x).relu()
-        return last(x)
+        return last(x).view_as(z)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from justimage.cost import cost, tokens, training_memory
+from justimage.cost import cost, sequence_length, training_memory
 from justimage.distributed import Parallel
 from justimage.recipe import Recipe
 from justimage.transformer import Architecture, JiT
@@ -22,7 +22,7 @@ Mode = Parallel | Literal["auto"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class GPU:
     """A GPU, as its data sheet has it."""
 
     peak: float
@@ -39,42 +39,42 @@ class Kind:
     """GPUs a node"""
 
 
-KINDS = {
+GPUS = {
     # NVIDIA's H100 data sheet, SXM: 989.4 TFLOPS dense (1,979 "with sparsity"), 3.35 TB/s, NVLink 900 GB/s both ways
-    "h100": Kind(989.4e12, 80e9, 3.35e12, 450e9),
+    "h100": GPU(989.4e12, 80e9, 3.35e12, 450e9),
     # H200 data sheet, SXM: the same chip with 141 GB at 4.8 TB/s
-    "h200": Kind(989.4e12, 141e9, 4.8e12, 450e9),
+    "h200": GPU(989.4e12, 141e9, 4.8e12, 450e9),
     # DGX and HGX B200 data sheets: 2.25 PFLOPS dense; 1,440 GB, 64 TB/s and 14.4 TB/s of NVLink for eight
-    "b200": Kind(2.25e15, 180e9, 8e12, 900e9),
+    "b200": GPU(2.25e15, 180e9, 8e12, 900e9),
     # A100 data sheet, SXM: 312 TFLOPS, 2,039 or 1,555 GB/s, NVLink 600 GB/s both ways; DGX A100: eight adapters of 200 Gb/s
-    "a100": Kind(312e12, 80e9, 2.039e12, 300e9, network=25e9),
-    "a100-40": Kind(312e12, 40e9, 1.555e12, 300e9, network=25e9),
+    "a100": GPU(312e12, 80e9, 2.039e12, 300e9, network=25e9),
+    "a100-40": GPU(312e12, 40e9, 1.555e12, 300e9, network=25e9),
     # MI300X and MI325X data sheets: 1,307.4 TFLOPS, 5.3 and 6 TB/s, seven links of 128 GB/s both ways
-    "mi300x": Kind(1307.4e12, 192e9, 5.3e12, 448e9),
-    "mi325x": Kind(1307.4e12, 256e9, 6e12, 448e9),
+    "mi300x": GPU(1307.4e12, 192e9, 5.3e12, 448e9),
+    "mi325x": GPU(1307.4e12, 256e9, 6e12, 448e9),
     # Cards for PCIe: a ring of eight crosses that, 128 GB/s both ways for PCIe 5 x16 and 64 for PCIe 4, as their bridges of
     # NVLink join two or four; one 400 Gb/s adapter a node is our assumption. H100 data sheet: PCIe 1,513 TFLOPS with
     # sparsity, 2 TB/s; NVL 1,671, 94 GB at 3.9 TB/s. H200 data sheet: NVL 1,671. A100 data sheet: PCIe 1,935 or 1,555 GB/s
-    "h100-pcie": Kind(756e12, 80e9, 2e12, 64e9, network=6.25e9),
-    "h100-nvl": Kind(835e12, 94e9, 3.9e12, 64e9, network=6.25e9),
-    "h200-nvl": Kind(835e12, 141e9, 4.8e12, 64e9, network=6.25e9),
-    "a100-pcie": Kind(312e12, 80e9, 1.935e12, 32e9, network=6.25e9),
-    "a100-pcie-40": Kind(312e12, 40e9, 1.555e12, 32e9, network=6.25e9),
+    "h100-pcie": GPU(756e12, 80e9, 2e12, 64e9, network=6.25e9),
+    "h100-nvl": GPU(835e12, 94e9, 3.9e12, 64e9, network=6.25e9),
+    "h200-nvl": GPU(835e12, 141e9, 4.8e12, 64e9, network=6.25e9),
+    "a100-pcie": GPU(312e12, 80e9, 1.935e12, 32e9, network=6.25e9),
+    "a100-pcie-40": GPU(312e12, 40e9, 1.555e12, 32e9, network=6.25e9),
     # data sheets of L40S, L40, L4 (242 TFLOPS "with sparsity"), A40, A30 and A10; all PCIe 4
-    "l40s": Kind(362.05e12, 48e9, 864e9, 32e9, network=6.25e9),
-    "l40": Kind(181.05e12, 48e9, 864e9, 32e9, network=6.25e9),
-    "l4": Kind(121e12, 24e9, 300e9, 32e9, network=6.25e9),
-    "a40": Kind(149.7e12, 48e9, 696e9, 32e9, network=6.25e9),
-    "a30": Kind(165e12, 24e9, 933e9, 32e9, network=6.25e9),
-    "a10": Kind(125e12, 24e9, 600e9, 32e9, network=6.25e9),
+    "l40s": GPU(362.05e12, 48e9, 864e9, 32e9, network=6.25e9),
+    "l40": GPU(181.05e12, 48e9, 864e9, 32e9, network=6.25e9),
+    "l4": GPU(121e12, 24e9, 300e9, 32e9, network=6.25e9),
+    "a40": GPU(149.7e12, 48e9, 696e9, 32e9, network=6.25e9),
+    "a30": GPU(165e12, 24e9, 933e9, 32e9, network=6.25e9),
+    "a10": GPU(125e12, 24e9, 600e9, 32e9, network=6.25e9),
     # Ampere GA102 and Ada (professional) architecture papers, fp32 accumulation; PCIe 4
-    "rtx-a6000": Kind(154.8e12, 48e9, 768e9, 32e9, network=6.25e9),
-    "rtx6000-ada": Kind(364.2e12, 48e9, 960e9, 32e9, network=6.25e9),
+    "rtx-a6000": GPU(154.8e12, 48e9, 768e9, 32e9, network=6.25e9),
+    "rtx6000-ada": GPU(364.2e12, 48e9, 960e9, 32e9, network=6.25e9),
     # Ampere GA102, Ada and RTX Blackwell architecture papers, fp32 accumulation; GeForce cards do not read each other's memory,
     # so PCIe (4; 5 for the 5090) is crossed twice, by way of the host
-    "rtx3090": Kind(71e12, 24e9, 936e9, 16e9, network=6.25e9),
-    "rtx4090": Kind(165.2e12, 24e9, 1.008e12, 16e9, network=6.25e9),
-    "rtx5090": Kind(209.5e12, 32e9, 1.792e12, 32e9, network=6.25e9),
+    "rtx3090": GPU(71e12, 24e9, 936e9, 16e9, network=6.25e9),
+    "rtx4090": GPU(165.2e12, 24e9, 1.008e12, 16e9, network=6.25e9),
+    "rtx5090": GPU(209.5e12, 32e9, 1.792e12, 32e9, network=6.25e9),
 }
 
 MFU = 0.4
@@ -87,13 +87,13 @@ OVERLAP = 0.8
 """Of the communication, at most this hides behind computing: the first gather and the last reduction cannot; ours."""
 RESERVE = 0.08
 """Of the memory, kept for the CUDA context, NCCL's buffers, cuBLAS' workspaces and the allocator's fragments; ours."""
-FEW = 8
+MIN_MICROBATCH = 8
 """Images at a time below which matrices are too small to keep a GPU busy; ours."""
-WITHIN = 1.1
+TOLERANCE = 1.1
 """A simpler arrangement is preferred while its step takes at most this times the fastest one's."""
 
 
-BESIDE = r"nvidia|geforce|amd|instinct|generation|sxm4|oam|hbm\d?e?|\d+gb"
+EXTRA_ROOM = r"nvidia|geforce|amd|instinct|generation|sxm4|oam|hbm\d?e?|\d+gb"
 """Words of a device's name that do not tell one chip from another."""
 
 
@@ -103,8 +103,8 @@ def peak_of(device_name: str) -> float | None:
     Every word counts: "H100 PCIe" is another chip than "H100", "RTX 4090 Laptop GPU" than "RTX 4090"; "MIG" is a part of one.
     """
     words = re.findall(r"[a-z0-9]+", device_name.lower())
-    name = "".join(word for word in words if not re.fullmatch(BESIDE, word))
-    return next((kind.peak for key, kind in KINDS.items() if key.replace("-", "") == name), None)
+    name = "".join(word for word in words if not re.fullmatch(EXTRA_ROOM, word))
+    return next((kind.peak for key, kind in GPUS.items() if key.replace("-", "") == name), None)
 
 
 @dataclass(frozen=True)
@@ -146,20 +146,20 @@ class Seconds:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """One arrangement of a training on GPUs, and what it takes."""
 
     gpus: int
     nodes: int
-    kind: str
+    gpu_type: str
     parallel: Parallel
-    accumulate: int
+    grad_accumulation: int
     activation_checkpointing: bool
     parameters: int
     batch: int
     images: int
     """of the whole training"""
-    part: int
+    microbatch: int
     """images at a time on a GPU"""
     memory: Memory
     capacity: float
@@ -188,7 +188,7 @@ class Plan:
     @property
     def flags(self) -> str:
         """Options of `justimage train` that arrange it so."""
-        parts = f" --accumulate {self.accumulate}" if self.accumulate > 1 else ""
+        parts = f" --accumulate {self.grad_accumulation}" if self.grad_accumulation > 1 else ""
         return f"--parallel {self.parallel}{parts}{' --activation-checkpointing' if self.activation_checkpointing else ''}"
 
 
@@ -201,7 +201,7 @@ def plan(
     activation_checkpointing: bool | None = None,
     mfu: float = MFU,
     gpu_memory: float | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """The recipe on that many GPUs. What is left open ("auto", None) is chosen: the simplest that fits and is fast.
 
     Simple is ddp before hsdp (on several nodes) before fsdp, no recomputation before recomputation, fewer parts before more.
@@ -209,15 +209,13 @@ def plan(
     8 images are tried only where nothing else fits. The precision "auto" is bf16, as on a GPU. gpu_memory, in bytes, stands in
     for the data sheet's. ValueError where numbers do not go together.
     """
-    card = known(kind) if gpu_memory is None else replace(known(kind), memory=gpu_memory)
+    card = gpu_named(kind) if gpu_memory is None else replace(gpu_named(kind), memory=gpu_memory)
     check(recipe, gpus, accumulate, mfu, card)
     tried = arrangements(recipe, gpus, kind, card, parallel, accumulate, activation_checkpointing, mfu)
-    chosen = choice(tried)
+    chosen = choose(tried)
     if chosen is None:
         smallest = min(tried, key=lambda p: p.memory.total)
-        return replace(
-            smallest, advice=least_change(recipe, gpus, kind, card, parallel, accumulate, activation_checkpointing, mfu)
-        )
+        return replace(smallest, advice=suggest(recipe, gpus, kind, card, parallel, accumulate, activation_checkpointing, mfu))
     simplest, why = tried[0], ""
     if not simplest.fits:
         why = f"{simplest.flags} needs {simplest.memory.total / 1e9:.1f} of {card.memory / 1e9:.0f} GB"
@@ -226,7 +224,7 @@ def plan(
     return replace(chosen, why=why)
 
 
-def check(recipe: Recipe, gpus: int, accumulate: int | None, mfu: float, card: Kind) -> None:
+def check(recipe: Recipe, gpus: int, accumulate: int | None, mfu: float, card: GPU) -> None:
     """ValueError, with what would be allowed, where the numbers do not go together."""
     batch = recipe.training.batch
     if gpus < 1 or batch % gpus:
@@ -250,18 +248,18 @@ def check(recipe: Recipe, gpus: int, accumulate: int | None, mfu: float, card: K
 
 
 def arrangements(
-    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
-) -> list[Plan]:
+    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
+) -> list[TrainingPlan]:
     """Everything that is left open tried, the simplest first."""
     return [
         estimate(recipe, gpus, kind, card, how, parts, recompute, mfu)
         for recompute in ((False, True) if again is None else (again,))
-        for how in offered(parallel, gpus, card)
+        for how in options(parallel, gpus, card)
         for parts in (divisors(recipe.training.batch // gpus) if accumulate is None else (accumulate,))
     ]
 
 
-def offered(parallel: Mode, gpus: int, card: Kind) -> tuple[Parallel, ...]:
+def options(parallel: Mode, gpus: int, card: GPU) -> tuple[Parallel, ...]:
     """The forced one, or those to choose from, the simplest first: hsdp is fsdp on one node, and ddp with one GPU a node."""
     if parallel != "auto":
         return (parallel,)
@@ -270,21 +268,21 @@ def offered(parallel: Mode, gpus: int, card: Kind) -> tuple[Parallel, ...]:
     return ("ddp", "hsdp", "fsdp") if 1 < nodes_of(gpus, card) < gpus else ("ddp", "fsdp")
 
 
-def nodes_of(gpus: int, card: Kind) -> int:
+def nodes_of(gpus: int, card: GPU) -> int:
     """The fewest nodes of equally many GPUs."""
     return next(n for n in range(-(-gpus // card.node), gpus + 1) if gpus % n == 0)
 
 
-def choice(tried: list[Plan]) -> Plan | None:
+def choose(tried: list[TrainingPlan]) -> TrainingPlan | None:
     """The first that is about as fast as the fastest which fits; None where none does."""
     fitting = [p for p in tried if p.fits]
-    fitting = [p for p in fitting if p.part >= min(FEW, p.batch // p.gpus)] or fitting
+    fitting = [p for p in fitting if p.microbatch >= min(MIN_MICROBATCH, p.batch // p.gpus)] or fitting
     fastest = min((p.seconds.total for p in fitting), default=0)
-    return next((p for p in fitting if p.seconds.total <= WITHIN * fastest), None)
+    return next((p for p in fitting if p.seconds.total <= TOLERANCE * fastest), None)
 
 
-def least_change(
-    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
+def suggest(
+    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
 ) -> str:
     """What to change to make it fit: one option that was forced, or all; else more GPUs; else a larger kind. Empty for none."""
     freed: list[list[tuple[Mode, int | None, bool | None]]] = [
@@ -292,25 +290,25 @@ def least_change(
         [("auto", None, None)],
     ]
     for options in freed:
-        if found := [p for o in options if (p := choice(arrangements(recipe, gpus, kind, card, *o, mfu)))]:
+        if found := [p for o in options if (p := choose(arrangements(recipe, gpus, kind, card, *o, mfu)))]:
             return f"it fits with {min(found, key=lambda p: p.seconds.total).flags}"
     for more in divisors(recipe.training.batch):
-        if more > gpus and (found := choice(arrangements(recipe, more, kind, card, "auto", None, None, mfu))):
+        if more > gpus and (found := choose(arrangements(recipe, more, kind, card, "auto", None, None, mfu))):
             return f"it fits on {more} of them with {found.flags}"
-    for other, larger in sorted(KINDS.items(), key=lambda item: item[1].memory):
+    for other, larger in sorted(GPUS.items(), key=lambda item: item[1].memory):
         if larger.memory > card.memory and (
-            found := choice(arrangements(recipe, gpus, other, larger, "auto", None, None, mfu))
+            found := choose(arrangements(recipe, gpus, other, larger, "auto", None, None, mfu))
         ):
             return f"it fits on {gpus} of {other} with {found.flags}"
     return ""
 
 
 def estimate(
-    recipe: Recipe, gpus: int, kind: str, card: Kind, parallel: Parallel, accumulate: int, again: bool, mfu: float
-) -> Plan:
+    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Parallel, accumulate: int, again: bool, mfu: float
+) -> TrainingPlan:
     """One arrangement, `again` saying whether blocks are computed again in the backward pass (activation checkpointing)."""
-    r, network = recipe.training, recipe.network
-    parameters, multiply_adds, block, largest, whole, inside, inputs = counted(network)
+    r, network = recipe.training, recipe.model
+    parameters, multiply_adds, block, largest, whole, inside, inputs = count(network)
     share = r.batch // gpus
     part = share // accumulate
     emas = len(r.ema)
@@ -342,12 +340,12 @@ def estimate(
     sharded = (2 * 2 * accumulate + 4) * parameters  # two all-gathers of bf16 a part, one reduce-scatter of fp32 a step
     match parallel:  # what is transferred, in seconds, and the computing that it may hide behind
         case "ddp":  # an all-reduce of fp32 is a reduce-scatter and an all-gather
-            transfers = [(ring(2 * 4 * parameters, gpus, everywhere), behind)]
+            transfers = [(ring_seconds(2 * 4 * parameters, gpus, everywhere), behind)]
         case "fsdp":
-            transfers = [(ring(sharded, gpus, everywhere), compute)]
+            transfers = [(ring_seconds(sharded, gpus, everywhere), compute)]
         case "hsdp":  # each GPU of a node reduces its shard with its like on the other nodes, by its own adapter
-            across = ring(2 * 4 * parameters / node, nodes, min(card.link, card.network))
-            transfers = [(ring(sharded, node, card.link), compute), (across, behind)]
+            across = ring_seconds(2 * 4 * parameters / node, nodes, min(card.link, card.network))
+            transfers = [(ring_seconds(sharded, node, card.link), compute), (across, behind)]
     hidden = sum(min(OVERLAP * transfer, window) for transfer, window in transfers)
     stream = parameters / shards / (MEMORY_SHARE * card.bandwidth)
     seconds = Seconds(
@@ -359,15 +357,15 @@ def estimate(
     )
     speed = r.batch / seconds.total
     notes = []
-    if share < FEW:
+    if share < MIN_MICROBATCH:
         notes.append(f"{share} images a GPU: the batch, not the network, is used up, and the assumed MFU will not be reached")
-    elif part < FEW:
+    elif part < MIN_MICROBATCH:
         notes.append(f"{part} images at a time keep no GPU busy; the assumed MFU will not be reached")
     pixels = network.channels * network.size[0] * network.size[1]
-    return Plan(
-        gpus, nodes, kind, parallel, accumulate, again, parameters, r.batch, r.images, part, memory, card.memory, seconds,
+    return TrainingPlan(
+        gpus, nodes, kind, parallel, accumulate, again, parameters, r.batch, r.total_images, part, memory, card.memory, seconds,
         images_per_second=speed,
-        days=r.images / speed / 86400,
+        days=r.total_images / speed / 86400,
         mfu=6 * multiply_adds * speed / (gpus * card.peak),
         data_rate=pixels * speed,
         checkpoint=4 * parameters * (3 + emas),
@@ -376,39 +374,47 @@ def estimate(
     )  # fmt: skip
 
 
-def ring(amount: float, n: int, rate: float) -> float:
+def ring_seconds(amount: float, n: int, rate: float) -> float:
     """Seconds in which each of n passes all of `amount` bytes but its own part on to the next, at a rate of a data sheet."""
     return amount * (n - 1) / n / (LINK_SHARE * rate)
 
 
 @cache
-def counted(a: Architecture) -> tuple[int, int, int, int, int, int, int]:
+def count(a: Architecture) -> tuple[int, int, int, int, int, int, int]:
     """Parameters, multiply-adds, parameters of a block and of the largest tensor; bytes that autograd keeps in bf16 of an
     image: in all blocks, in the longest one, and of nothing but the blocks' inputs, which the residual stream holds in fp32."""
     c = cost(a)
-    one = replace(a, depth=1, context_start=0, classifier=False)  # a block that sees the class tokens
+    one = replace(a, depth=1, context_start=0, aux_classifier=False)  # a block that sees the class tokens
     block = cost(replace(one, depth=2)).parameters - cost(one).parameters
     with torch.device("meta"):
         largest = max(p.numel() for p in JiT(replace(one, classes=1000 if a.classes is None else a.classes)).parameters())
     inside = training_memory(one, 1, 0)[1]
-    length = sum(tokens(a, i) for i in range(a.depth))
-    return c.parameters, c.multiply_adds, block, largest, inside * length // tokens(one, 0), inside, 4 * a.width * length
+    length = sum(sequence_length(a, i) for i in range(a.depth))
+    return (
+        c.parameters,
+        c.multiply_adds,
+        block,
+        largest,
+        inside * length // sequence_length(one, 0),
+        inside,
+        4 * a.width * length,
+    )
 
 
-def known(kind: str) -> Kind:
+def gpu_named(kind: str) -> GPU:
     """The GPU of that name; ValueError with the nearest name and the list where there is none."""
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind.lower(), KINDS, n=1)
+    if kind not in GPUS:
+        near = difflib.get_close_matches(kind.lower(), GPUS, n=1)
         hint = f"perhaps {near[0]}; " if near else ""
-        raise ValueError(f"no GPU is called {kind!r}; {hint}there are {', '.join(KINDS)}")
-    return KINDS[kind]
+        raise ValueError(f"no GPU is called {kind!r}; {hint}there are {', '.join(GPUS)}")
+    return GPUS[kind]
 
 
 def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def launch(p: Plan, train: str, job: str = "RUN") -> str:
+def launch_command(p: TrainingPlan, train: str, job: str = "RUN") -> str:
     """The command that runs it; with several nodes the same one on each, HEAD being any of them."""
     if p.gpus == 1:
         return f"justimage train {train} {p.flags}"

@@ -6,54 +6,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from justimage import pictures, randomness, sampling
-from justimage.data import Source
-from justimage.process import Model, to_uint8
+from justimage import figures, randomness, sampling
+from justimage.conditions import null_like
+from justimage.data import Source, conditions_of
+from justimage.normalization import to_uint8
 from justimage.recipe import Recipe
-from justimage.training import State
+from justimage.sampling import Denoiser, Sampling
+from justimage.training import TrainState
 
-TOGETHER = {"cpu": 8}
-"""Images drawn at a time, where a batch takes long."""
+BATCH = {"cpu": 8}
+"""Images sampled at a time, where a batch takes long."""
 PREVIEW_TIME = 0.3
 """The fixed t at which previews show a denoised picture."""
 
 
 def preview(
-    recipe: Recipe, source: Source, state: State, drawn: Callable[[int], object] = lambda done: None
+    recipe: Recipe, source: Source, state: TrainState, progress: Callable[[int], object] = lambda done: None
 ) -> tuple[Any, Any]:
     """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME.
 
-    `drawn` is called with the number of samples so far.
+    `progress` receives the number of samples so far.
     """
-    model, s = state.model, recipe.sampling
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-    count, classes = recipe.upkeep.preview_count, model.classes
+    denoiser, r = state.denoiser, recipe.training
+    dtype = torch.bfloat16 if r.precision == "bf16" else torch.float32
+    count, classes = recipe.logging.preview_count, denoiser.classes
     columns = min(count, classes or 8, 10)
-    shown = [i * (classes // columns) for i in range(columns)] if classes else [-1] * columns
-    labels = [shown[i % columns] for i in range(count)]
-    clean = torch.stack([source[i * len(source) // 8][0] for i in range(8)])
-    with state.ema.lend(s.use_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
+    shown = [i * (classes // columns) for i in range(columns)]
+    condition = conditions_of(source, 0, range(count))
+    if classes and source.has_class_numbers:
+        condition = torch.tensor([shown[i % columns] for i in range(count)])
+    chosen = [i * len(source) // 8 for i in range(8)]
+    clean = torch.stack([source[i][0] for i in chosen])
+    with state.ema.lend(r.sample_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
         batches = []
-        for batch in sampling.draw(
-            model, labels, 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver, dtype=dtype,
-            batch=TOGETHER.get(state.world.device.type, 64),
-        ):  # fmt: skip
+        size = BATCH.get(state.world.device.type, 64)
+        for batch in sampling.sample_batches(denoiser, condition, 0, recipe.sampling, batch=size, dtype=dtype):
             batches.append(batch)
-            drawn(sum(map(len, batches)))
-        noisy, predicted = denoise(model, clean.to(state.world.device), PREVIEW_TIME, dtype)
-    images, clean = model.units.visible(torch.cat(batches)), model.units.visible(clean)
-    by = recipe.process.prediction
+            progress(sum(map(len, batches)))
+        noisy, predicted = denoise_once(denoiser, clean.to(state.world.device), source, chosen, dtype)
+    to_show = denoiser.normalization.to_uint8
+    images, clean = to_show(torch.cat(batches)), to_show(clean)
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
-    return pictures.grid(images, columns, top=names), pictures.denoising(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, by)
+    denoised = figures.denoising_grid(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, recipe.diffusion.prediction)
+    return figures.image_grid(images, columns, top=names), denoised
 
 
 @torch.no_grad()
-def denoise(model: Model, clean: Tensor, t: float, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Images with noise at t, and what the network, told no class, takes them for; both to be shown."""
-    x = model.units.inside(clean)
-    eps = torch.stack([randomness.image_noise(i, model.shape) for i in range(len(x))]).to(x.device) * model.process.noise_scale
-    z = model.process.noisy(x, eps, t)
-    nobody = torch.full(z.shape[:1], -1, device=z.device)
-    with sampling.evaluating(model.net):
-        v = sampling.velocity(model, nobody, dtype=dtype)(z, t)
-    return to_uint8(z), to_uint8(model.process.behind(v, z, t))
+def denoise_once(
+    denoiser: Denoiser, clean: Tensor, source: Source, indices: list[int], dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Images with noise at PREVIEW_TIME, and the network's prediction of them, told nothing of their classes; both uint8."""
+    x = denoiser.normalization.normalize(clean)
+    noise = torch.stack([randomness.image_noise(i, denoiser.shape) for i in range(len(x))]).to(x.device)
+    z = denoiser.diffusion.add_noise(x, noise * denoiser.diffusion.noise_scale, PREVIEW_TIME)
+    condition = conditions_of(source, 0, indices)
+    condition = null_like(condition) if isinstance(condition, Tensor) else condition
+    with sampling.eval_mode(denoiser.net):
+        condition = sampling.map_tensors(lambda tensor: tensor.to(x.device), condition)
+        _, predicted = sampling.velocity(denoiser, condition, Sampling(), dtype)(z, PREVIEW_TIME)
+    return to_uint8(z), to_uint8(predicted)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-UNIT = 8
+NOISE_BLOCK = 8
 """Images whose noise is drawn together; any batch is cut from whole units."""
 
 
@@ -72,14 +72,14 @@ def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise (count, *shape) of the images at positions start, start + 1, ..., drawn on the device."""
-    first, last = start // UNIT, (start + count - 1) // UNIT
+    first, last = start // NOISE_BLOCK, (start + count - 1) // NOISE_BLOCK
     generator = torch.Generator(device)
     units = []
     for unit in range(first, last + 1):
         generator.manual_seed(key(seed, "noise", unit))
-        units.append(torch.randn(UNIT, *shape, generator=generator, device=device))
+        units.append(torch.randn(NOISE_BLOCK, *shape, generator=generator, device=device))
     whole = torch.cat(units) if len(units) > 1 else units[0]
-    return whole[start - first * UNIT :][:count]
+    return whole[start - first * NOISE_BLOCK :][:count]
 
 
 def image_noise(seed: int, shape: Sequence[int]) -> Tensor:

@@ -1,171 +1,149 @@
 """From noise to images: solvers of dz/dt = v (Eq. 4), classifier-free guidance, and images from seeds.
 
-A solver is a generator of states; whoever iterates it may watch, keep or stop. The state stays float32 whatever the
-network computes in.
+A solver is a generator of points on the way from noise to data; whoever iterates it may watch, keep or stop. The sample stays
+float32 whatever the network computes in. To add a solver, write a function like `euler` and enter it in SOLVERS.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from math import cos, inf, pi
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from justimage import randomness
-from justimage.process import Model
+from justimage.checks import check_choice, check_finite, check_range
+from justimage.conditions import Condition, join, map_tensors, null_like
+from justimage.diffusion import Diffusion, with_extras
+from justimage.normalization import Normalization
+from justimage.sample_arguments import Integers, check_condition, check_noise, complete
 
-Velocity = Callable[[Tensor, float], Tensor]
-"""velocity(z, t) -> dz/dt, like z; t is a Python float."""
-SolverName = Literal["heun", "euler"]
+Velocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""velocity(z, t) -> (dz/dt, x): where z moves, and the clean image predicted from it, from one pass; t is a Python float."""
 
 
-class State(NamedTuple):
-    """Time, the sample there, and its velocity there (after the last step: the velocity that led to it)."""
+class Point(NamedTuple):
+    """A point of a trajectory: time, the noisy sample there, its velocity, and the clean image predicted from it.
+
+    The last point has the velocity and the prediction that led to it.
+    """
 
     t: float
     z: Tensor
     v: Tensor
+    x: Tensor
 
 
-def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[State]:
-    """First order (Algorithm 2): one evaluation a step. Yields the state at every one of `times`."""
-    v = torch.zeros_like(z)
+Solver = Callable[[Velocity, Tensor, Sequence[float]], Iterator[Point]]
+
+
+def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
+    """First order (Algorithm 2): one evaluation a step. Yields the point at every one of `times`."""
+    v = x = torch.zeros_like(z)
     for t, s in pairwise(times):
-        v = velocity(z, t)
-        yield State(t, z, v)
+        v, x = velocity(z, t)
+        yield Point(t, z, v, x)
         z = z + (s - t) * v
-    yield State(times[-1], z, v)
+    yield Point(times[-1], z, v, x)
 
 
-def heun(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[State]:
-    """Second order: the mean of the velocities at both ends of a step. Yields the state at every one of `times`."""
-    v = torch.zeros_like(z)
+def heun(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
+    """Second order: the mean of the velocities at both ends of a step. Yields the point at every one of `times`."""
+    v = x = torch.zeros_like(z)
     for t, s in pairwise(times):
-        v = velocity(z, t)
-        yield State(t, z, v)
+        v, x = velocity(z, t)
+        yield Point(t, z, v, x)
         if s < times[-1]:  # the last step is Euler: at t = 1 there is nothing to average with
-            v = (v + velocity(z + (s - t) * v, s)) / 2
+            v = (v + velocity(z + (s - t) * v, s)[0]) / 2
         z = z + (s - t) * v
-    yield State(times[-1], z, v)
+    yield Point(times[-1], z, v, x)
 
 
-SOLVERS: dict[str, Callable[[Velocity, Tensor, Sequence[float]], Iterator[State]]] = {"heun": heun, "euler": euler}
+SOLVERS: dict[str, Solver] = {"heun": heun, "euler": euler}
+
+GRIDS: dict[str, Callable[[float], float]] = {"linear": lambda u: u, "cosine": lambda u: (1 - cos(pi * u)) / 2}
+"""t of the share u of the steps: equal steps, or short ones at both ends."""
 
 
-def computing_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
-    """A block in which networks compute in `dtype` (autocast); float32 or None: in what their weights are.
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled (Table 9, "sampling"). Raises ValueError for a value outside its range."""
 
-    Within one block the weights are cast once, so that blocks within it cast none.
+    solver: str = "heun"
+    """a name in SOLVERS: heun (second order) or euler"""
+    steps: int = 50
+    """steps of the solver"""
+    times: str | tuple[float, ...] = "linear"
+    """the grid of times: linear, cosine, or the times themselves, rising, 0 for noise and 1 for the image"""
+    guidance: float = 1.0
+    """scale of classifier-free guidance; 1 for none"""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """times between which guidance applies"""
+    t_clip: float = 0.05
+    """lower bound of denominators while sampling"""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if isinstance(self.times, tuple):
+            if len(self.times) < 2 or not all(0 <= t < s <= 1 for t, s in pairwise(self.times)):
+                raise ValueError(f"times are {self.times}; allowed: two or more rising numbers from 0 to 1")
+            object.__setattr__(self, "steps", len(self.times) - 1)
+        else:
+            check_choice(self, times=GRIDS)
+        check_choice(self, solver=SOLVERS)
+        check_range(self, steps=(1, 100_000), t_clip=(0, 1), guidance=(-inf, inf))
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"interval is {low:g} {high:g}; allowed: 0 <= low <= high <= 1")
+
+    @property
+    def grid(self) -> list[float]:
+        """The times of the steps, steps + 1 of them."""
+        if isinstance(self.times, tuple):
+            return list(self.times)
+        return [GRIDS[self.times](i / self.steps) for i in range(self.steps + 1)]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network and everything that is needed to sample from it.
+
+    shape: of one image, (channels, height, width). classes: number of classes, 0 for none. Both default to the network's.
+    """
+
+    net: torch.nn.Module
+    """net(z, t, condition) -> tensor like z"""
+    diffusion: Diffusion = Diffusion()
+    """how its output is interpreted"""
+    normalization: Normalization = Normalization()
+    """of its data"""
+    sampling: Sampling = Sampling()
+    """how images are sampled unless one says otherwise"""
+    shape: tuple[int, ...] = ()
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape or getattr(self.net, "shape", ())))
+        object.__setattr__(self, "classes", self.classes or getattr(self.net, "classes", 0))
+        if not self.shape:
+            raise ValueError("the shape of an image is not known: Denoiser(net, shape=(channels, height, width))")
+
+
+def autocast_to(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """A block in which networks compute in `dtype` (autocast); float32 or None: in the type of their weights.
+
+    Within one block the weights are cast once: blocks nested in it cast none.
     """
     plain = dtype in (None, torch.float32)
     return torch.autocast(device.type, torch.bfloat16 if plain else dtype, enabled=not plain)
 
 
-def velocity(
-    model: Model,
-    y: Tensor,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, 1.0),
-    dtype: torch.dtype | None = None,
-) -> Velocity:
-    """The model's velocity for classes y (b,), with classifier-free guidance where low < t < high (low = 0 includes t = 0).
-
-    Guided: v = v_none + guidance (v_class - v_none), both from one batch of twice the size. Elsewhere, and with guidance 1,
-    the network sees only the classes. dtype: what the network computes in (autocast), by default what its weights are.
-    """
-    low, high = interval
-    nobody = torch.full_like(y, -1)
-
-    def evaluate(z: Tensor, t: float, y: Tensor) -> Tensor:
-        with computing_in(dtype, z.device):
-            output = model.net(z, torch.full(z.shape[:1], t, device=z.device), y)
-        return model.process.velocity(output.to(z.dtype), z, t)
-
-    def at(z: Tensor, t: float) -> Tensor:
-        if guidance == 1 or not (low < t < high or t == low == 0):
-            return evaluate(z, t, y)
-        v, v_none = evaluate(torch.cat([z, z]), t, torch.cat([y, nobody])).chunk(2)
-        return v_none + guidance * (v - v_none)
-
-    return at
-
-
-class Point(NamedTuple):
-    """A moment of generation: time, the noisy sample, and the clean image predicted from it."""
-
-    t: float
-    z: Tensor
-    x: Tensor
-
-
-@torch.no_grad()
-def trajectory(
-    model: Model,
-    noise: Tensor,
-    y: Tensor,
-    *,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, 1.0),
-    steps: int = 50,
-    solver: SolverName = "heun",
-    dtype: torch.dtype | None = None,
-) -> Iterator[Point]:
-    """Every moment of generation, at linear times 0 to 1.
-
-    noise: (b, *shape), of standard deviation `model.process.noise_scale` (z at t = 0; `sample` scales its noise itself).
-    y: (b,) classes, -1 for none. The last point's x is the image, a float around [-1, 1].
-    """
-    check_settings(guidance, interval, steps, solver)
-    check(model, y, guidance)
-    times = [i / steps for i in range(steps + 1)]
-    for t, z, v in SOLVERS[solver](velocity(model, y, guidance, interval, dtype), noise, times):
-        yield Point(t, z, model.process.behind(v, z, t) if t < 1 else z)
-
-
-def check_settings(guidance: float, interval: tuple[float, float], steps: int, solver: str) -> None:
-    """ValueError for settings with which no model can sample."""
-    if solver not in SOLVERS:
-        raise ValueError(f"no solver is called {solver!r}; allowed: {', '.join(SOLVERS)}")
-    if not 1 <= steps <= 100_000:
-        raise ValueError(f"steps is {steps}; allowed: 1 to 100000")
-    if not 0 <= interval[0] <= interval[1] <= 1:
-        raise ValueError(f"interval is {interval[0]:g} {interval[1]:g}; allowed: 0 <= low <= high <= 1")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance is {guidance}; it must be a number")
-
-
-def check(model: Model, y: Tensor, guidance: float) -> None:
-    """ValueError for classes or guidance that this model does not have."""
-    if y.is_floating_point() or y.ndim != 1:
-        raise ValueError(f"classes must be whole numbers in a row; they are {y.dtype} of shape {tuple(y.shape)}")
-    wrong = [c for c in y.tolist() if not -1 <= c < model.classes]
-    if wrong:
-        allowed = f"0 to {model.classes - 1}, or -1 for no class" if model.classes else "none (it has no classes)"
-        raise ValueError(f"class {wrong[0]} is not one of this model's; allowed: {allowed}")
-    if guidance != 1 and not model.classes:
-        raise ValueError(f"guidance is {guidance:g}, but this model has no classes to guide towards; leave it at 1")
-
-
-Numbers = int | Sequence[int] | Tensor | np.ndarray | None
-
-
-def listed(numbers: Numbers, what: str) -> list[int] | int | None:
-    """Whole numbers from a list, an array or a tensor; one number stays one."""
-    try:
-        plain = None if numbers is None else torch.as_tensor(numbers)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{what} must be whole numbers; they are {numbers!r}") from error
-    if plain is not None and (plain.is_floating_point() or plain.ndim > 1 or not plain.numel()):
-        raise ValueError(f"{what} must be one or more whole numbers; they are {numbers!r}")
-    return None if plain is None else plain.tolist()
-
-
 @contextmanager
-def evaluating(net: torch.nn.Module) -> Iterator[None]:
-    """Within the block the network is in evaluation mode; afterwards in the mode in which it was."""
+def eval_mode(net: torch.nn.Module) -> Iterator[None]:
+    """Within the block the network is in evaluation mode; afterwards in the mode it was in."""
     training = net.training
     net.eval()
     try:
@@ -174,37 +152,65 @@ def evaluating(net: torch.nn.Module) -> Iterator[None]:
         net.train(training)
 
 
-def draw(
-    model: Model,
-    classes: Numbers = None,
-    seeds: Numbers = None,
+def velocity(denoiser: Denoiser, condition: Condition, sampling: Sampling, dtype: torch.dtype | None = None) -> Velocity:
+    """The denoiser's velocity, with classifier-free guidance where low < t < high (low = 0 includes t = 0).
+
+    Guided: v = v_null + guidance (v_condition - v_null), both from one batch of twice the size; x likewise. Elsewhere, and with
+    guidance 1, the network sees only the condition. dtype: what the network computes in, by default the type of its weights.
+    """
+    guidance, (low, high) = sampling.guidance, sampling.interval
+
+    def evaluate(z: Tensor, t: float, condition: Condition) -> tuple[Tensor, Tensor]:
+        with autocast_to(dtype, z.device):
+            output, _ = with_extras(denoiser.net(z, torch.full(z.shape[:1], t, device=z.device), condition))
+        return denoiser.diffusion.velocity(output.to(z.dtype), z, t, sampling.t_clip)
+
+    def guided(z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        if guidance == 1 or not (low < t < high or t == low == 0):
+            return evaluate(z, t, condition)
+        v, x = evaluate(torch.cat([z, z]), t, join(condition, null_like(condition)))
+        (v, v_null), (x, x_null) = v.chunk(2), x.chunk(2)
+        return v_null + guidance * (v - v_null), x_null + guidance * (x - x_null)
+
+    return guided
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser,
+    noise: Tensor,
+    condition: Condition = None,
+    sampling: Sampling | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Point]:
+    """Every point on the way from noise to images.
+
+    noise: (b, *shape), z at the first time, of standard deviation `denoiser.diffusion.noise_scale` (`sample` scales its noise
+    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. At t = 1 a point's x is its z,
+    the image: floats around [-1, 1].
+    """
+    sampling = sampling or denoiser.sampling
+    check_condition(condition, len(noise), denoiser.classes, sampling.guidance)
+    for point in SOLVERS[sampling.solver](velocity(denoiser, condition, sampling, dtype), noise, sampling.grid):
+        yield point if point.t < 1 else point._replace(x=point.z)
+
+
+def sample_batches(
+    denoiser: Denoiser,
+    condition: Integers | Condition = None,
+    seeds: Integers = None,
+    sampling: Sampling | None = None,
     *,
     noise: Tensor | None = None,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, 1.0),
-    steps: int = 50,
-    solver: SolverName = "heun",
     batch: int = 64,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
     """`sample`, a batch at a time."""
-    each_class, each_seed = listed(classes, "classes"), listed(seeds, "seeds")
-    lengths = [len(q) for q in (each_class, each_seed, noise) if q is not None and not isinstance(q, int)]
-    n = max(lengths, default=1)
-    if any(length not in (1, n) for length in lengths) or n < 1:
-        raise ValueError(f"classes, seeds and noise give {', '.join(map(str, lengths))} images; they must agree")
-    if isinstance(each_seed, int) or each_seed is None:
-        each_seed = range(each_seed or 0, (each_seed or 0) + n)
-    if noise is None and len(each_seed) != n:
-        raise ValueError(f"there is one seed for {n} images; give one each, or an integer to count from")
-    if noise is not None and tuple(noise.shape) != (n, *model.shape):
-        raise ValueError(f"noise is {tuple(noise.shape)}; it must be {(n, *model.shape)}")
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be 1 or more")
-    y = torch.as_tensor(-1 if each_class is None else each_class).reshape(-1).expand(n)
-    check_settings(guidance, interval, steps, solver)
-    check(model, y, guidance)
-    device = next(model.net.parameters()).device
+    net, sampling = denoiser.net, sampling or denoiser.sampling
+    condition, seeds, n = complete(condition, seeds, noise, batch)
+    check_condition(condition, n, denoiser.classes, sampling.guidance)
+    check_noise(noise, (n, *denoiser.shape))
+    device = next(net.parameters()).device
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     for start in range(0, n, batch):
@@ -212,23 +218,32 @@ def draw(
         if noise is not None:
             z = noise[part].to(device, torch.promote_types(noise.dtype, torch.float32))
         else:
-            z = torch.stack([randomness.image_noise(seed, model.shape) for seed in each_seed[part]]).to(device)
-        z = z * model.process.noise_scale
-        settings: dict[str, Any] = dict(guidance=guidance, interval=interval, steps=steps, solver=solver, dtype=dtype)
-        with evaluating(model.net), computing_in(dtype, device):
-            for point in trajectory(model, z, y[part].to(device), **settings):
+            z = torch.stack([randomness.image_noise(seed, denoiser.shape) for seed in seeds[part]]).to(device)
+        z = z * denoiser.diffusion.noise_scale
+        told = map_tensors(lambda tensor, part=part: tensor[part].to(device), condition)
+        with eval_mode(net), autocast_to(dtype, device):
+            for point in trajectory(denoiser, z, told, sampling, dtype):
                 z = point.z
-        yield model.units.outside(z).cpu()
+        yield denoiser.normalization.denormalize(z).cpu()
 
 
-def sample(model: Model, classes: Numbers = None, seeds: Numbers = None, **settings: Any) -> Tensor:
+def sample(
+    denoiser: Denoiser,
+    condition: Integers | Condition = None,
+    seeds: Integers = None,
+    sampling: Sampling | None = None,
+    *,
+    noise: Tensor | None = None,
+    batch: int = 64,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Images (n, channels, height, width), on the CPU: uint8, or float32 in the units of the data where it was floats.
 
-    classes: one for all, one an image, or None for "no class". seeds: image i is drawn from seeds[i], whatever the others
-    and their order (another batch size may round a pixel in some ten thousand differently); an integer s counts on from s.
-    Further settings: noise=(n, *shape) standard normal numbers instead of seeds, guidance=1.0, interval=(0.0, 1.0),
-    steps=50, solver="heun" or "euler", batch=64 images at a time, dtype=torch.bfloat16 or torch.float32 for the network to
-    compute in (by default bfloat16 on a GPU, float32 elsewhere).
-    n is the longest of classes, seeds and noise. Raises ValueError for settings that do not fit.
+    condition: class numbers, one for all or one an image; a tensor or a dict of tensors for a network that takes them; None for
+    "no class". seeds: image i is drawn from seeds[i], whatever the others and their order (another batch size may round a pixel
+    in some ten thousand differently); an integer s counts on from s. sampling: by default the denoiser's own. noise: standard
+    normal numbers (n, *shape) instead of seeds. batch: images at a time. dtype: what the network computes in, torch.bfloat16 or
+    torch.float32; by default bfloat16 on a GPU, float32 elsewhere. n is the longest of condition, seeds and noise. Raises
+    ValueError for arguments that do not fit.
     """
-    return torch.cat(list(draw(model, classes, seeds, **settings)))
+    return torch.cat(list(sample_batches(denoiser, condition, seeds, sampling, noise=noise, batch=batch, dtype=dtype)))

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-HUNG = 70
+EXIT_HUNG = 70
 """Exit code of a run that hangs."""
 STDERR = 2
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(ValueError):
@@ -24,6 +24,21 @@ class Stopped(ValueError):
 
 class Requests(list[str]):
     """Why to stop, in order of arrival; empty until somebody asks."""
+
+
+CURRENT: list[Requests] = []
+"""What is being listened to: signals are the process's, so that whoever works in it may ask `requested`."""
+
+
+def requested() -> bool:
+    """Whether a person asked this process to stop."""
+    return any(CURRENT)
+
+
+def check() -> None:
+    """`Stopped` where a person asked this process to stop."""
+    if requested():
+        raise Stopped("stopped as asked; the same command resumes where it was")
 
 
 @contextmanager
@@ -41,9 +56,11 @@ def requests(after: str = "this step, saved") -> Iterator[Requests]:
         asked.append(signal.Signals(number).name)
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
+    CURRENT.append(asked)
     try:
         yield asked
     finally:
+        CURRENT.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -54,7 +71,7 @@ class StopFile:
     def __init__(self, directory: Path) -> None:
         self.path, self.looked, self.found = directory / "STOP", 0.0, False
 
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """Whether it is there, as of at most a second ago."""
         now = time.monotonic()
         if now - self.looked > 1:
@@ -62,10 +79,10 @@ class StopFile:
         return self.found
 
 
-def alone() -> None:
+def exit_peer_lost() -> None:
     """End the process, whatever its main thread waits for: another process is gone."""
     print("justimage: error: another process is gone", file=sys.__stderr__, flush=True)
-    os._exit(HUNG)
+    os._exit(EXIT_HUNG)
 
 
 class Watchdog:
@@ -75,7 +92,7 @@ class Watchdog:
         self.seconds, self.beaten, self.over = seconds, time.monotonic(), threading.Event()
         self.armed = -math.inf
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self.beaten = time.monotonic()
         if self.seconds and self.beaten - self.armed > 1:  # to arm it takes milliseconds where all cores are busy
             self.armed = self.beaten  # should Python itself be stuck, the thread below is, too
@@ -88,11 +105,11 @@ class Watchdog:
                 print(f"justimage: error: no step for {self.seconds:g} s; it hangs here:", file=sys.__stderr__, flush=True)
                 with suppress(ValueError, OSError):
                     faulthandler.dump_traceback(file=STDERR, all_threads=True)
-                os._exit(HUNG)
+                os._exit(EXIT_HUNG)
 
     @contextmanager
-    def watching(self) -> Iterator["Watchdog"]:
-        self.beat()
+    def run(self) -> Iterator["Watchdog"]:
+        self.heartbeat()
         if self.seconds:
             threading.Thread(target=self.watch, daemon=True).start()
         try:

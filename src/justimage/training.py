@@ -1,9 +1,8 @@
 """Training (Algorithm 1): a generator of steps. Progress, pictures, files and stopping are the affair of whoever iterates.
 
-What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the
-number of images seen. So the state, saved and restored, goes on exactly; and however many processes share a batch, they draw
-what one would have drawn. Of each step they exchange one row of numbers - loss, gradient norm, who wants to stop, who
-failed - so that all decide the same in the same step.
+What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the number of
+images seen. So the state, saved and restored, resumes exactly; and processes that share a batch draw what one process would draw.
+After each step they exchange one row of numbers - loss, gradient norm, who wants to stop, who failed - so that all decide alike.
 """
 
 import math
@@ -16,67 +15,89 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Adam, Optimizer
 
 from justimage import data, distributed, randomness
+from justimage.conditions import Condition, map_tensors, null_like
 from justimage.data import Source
-from justimage.distributed import Elsewhere, World, local
+from justimage.diffusion import Batch, Diffusion, Net
+from justimage.distributed import RemoteError, World, to_local
 from justimage.ema import EMA
-from justimage.process import Model, Process
 from justimage.recipe import Recipe, Training
-from justimage.transformer import dropouts, key_dropout
+from justimage.sampling import Denoiser
+from justimage.transformer import JiT, dropout_layers, set_dropout_keys
+
+Loss = Callable[[Diffusion, Net, Batch], Tensor]
+"""loss(diffusion, net, batch) -> one number an image, (b,); `Diffusion.loss` is one."""
+MakeNet = Callable[[], torch.nn.Module] | torch.nn.Module
+"""A network, or a function that makes one: its first weights then follow from the recipe's seed in every process alike."""
+MakeOptimizer = Callable[[list[Tensor]], Optimizer]
+"""From the network's parameters (under FSDP2 DTensors) to an optimizer of them all; its learning rate follows the recipe's."""
+OPTIMIZERS: dict[str, Callable[[list[Tensor], Training], Optimizer]] = {
+    "adam": lambda parameters, r: Adam(parameters, lr=r.learning_rate, betas=r.betas, fused=True),
+}
+"""The optimizers that a recipe names, from the parameters and its section `training`."""
 
 
-class NotFinite(ValueError):
+class NonFiniteError(ValueError):
     """A loss or gradient that is infinite or not a number. The state is as it was before the step."""
 
 
 @dataclass
-class State:
-    """All that a training changes. Of a divided network, optimizer and averages hold this process's rows."""
+class TrainState:
+    """Everything that training changes. Of a sharded network, optimizer and averages hold this process's rows."""
 
-    model: Model
-    net: Callable[..., Any]
-    """what to call in training: the model's network, or that network shared with other processes"""
-    optimizer: torch.optim.Adam
+    denoiser: Denoiser
+    forward: Net
+    """what to call in training: the denoiser's network, or its wrapper that shares it with other processes"""
+    optimizer: Optimizer
     ema: EMA
     world: World
     images_seen: int = 0
-    passed_over: list[int] = field(default_factory=list)
+    skipped_steps: list[int] = field(default_factory=list)
     """steps, by the images seen before them, that are left out: something in them was not finite"""
 
 
 class Step(NamedTuple):
-    """One update, done, by all processes: images seen after it, the batch's mean loss, the gradient's norm."""
+    """One completed update of all processes: images seen after it, the batch's mean loss, the gradient's norm."""
 
     images_seen: int
     loss: float
     gradient_norm: float
     learning_rate: float
-    waited: float = 0.0
+    data_seconds: float = 0.0
     """seconds that this process waited for data"""
     stop: bool = False
     """whether some process was asked to stop: all see it at the same step"""
 
 
-def begin(recipe: Recipe, world: World | None = None) -> State:
+def init_state(
+    recipe: Recipe, world: World | None = None, net: MakeNet | None = None, optimizer: MakeOptimizer | None = None
+) -> TrainState:
     """The state before the first step: weights from the recipe's seed, averages equal to them."""
-    world = world or distributed.join()
-    r, m = recipe.training, recipe.machine
-    if r.batch % ((m.accumulate or 1) * world.size):
-        parts = f"{m.accumulate} parts" if world.size == 1 else f"{world.size} processes, each in {m.accumulate or 1} parts"
-        raise ValueError(f"a batch of {r.batch} cannot be divided evenly over {parts}; change --accumulate or their number")
+    world = world or distributed.init()
+    r, m = recipe.training, recipe.parallelism
+    parts = m.grad_accumulation or 1
+    if r.batch % (parts * world.size):
+        shared = f"{parts} parts" if world.size == 1 else f"{world.size} processes, each in {parts} parts"
+        raise ValueError(
+            f"a batch of {r.batch} cannot be divided evenly over {shared}; change --grad-accumulation or their number"
+        )
+    if r.optimizer not in OPTIMIZERS and not optimizer:
+        raise ValueError(f"no optimizer is called {r.optimizer!r}; allowed: {', '.join(OPTIMIZERS)}")
     if m.deterministic:
-        distributed.deterministic(world.device)
-    bf16, unused = r.precision == "bf16", recipe.network.classifier and not recipe.process.classification
+        distributed.use_deterministic(world.device)
+    make = (lambda: JiT(recipe.model)) if net is None else (lambda: net) if isinstance(net, torch.nn.Module) else net
+    unused = net is not None or (recipe.model.aux_classifier and not recipe.diffusion.class_loss_weight)
     with seeded(randomness.key(r.seed, "weights")):
-        net, called = distributed.build(
-            lambda: recipe.model().net, world, m.parallel, compile=m.compile, bf16=bf16, unused=unused,
+        made, forward = distributed.build_network(
+            make, world, m.parallel, compile=m.compile, bf16=r.precision == "bf16", unused=unused,
             activation_checkpointing=m.activation_checkpointing,
         )  # fmt: skip
-    model = Model(net, recipe.process, recipe.units)
-    weights = [local(p) for p in net.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=r.learning_rate, betas=r.betas, fused=True)
-    return State(model, called, optimizer, EMA(weights, r.ema, r.ema_ramp), world)
+    parameters: list[Tensor] = [p for p in made.parameters() if p.requires_grad]
+    optim = optimizer(parameters) if optimizer else OPTIMIZERS[r.optimizer](parameters, r)
+    ema = EMA([to_local(p) for p in made.parameters()], r.ema, r.ema_ramp)
+    return TrainState(recipe.denoiser(made), forward, optim, ema, world)
 
 
 def learning_rate(training: Training, images_seen: int) -> float:
@@ -84,25 +105,19 @@ def learning_rate(training: Training, images_seen: int) -> float:
     after = images_seen + training.batch
     if after < training.warmup:
         return training.learning_rate * after / training.warmup
-    if training.schedule == "constant":
+    if training.lr_schedule == "constant":
         return training.learning_rate
-    done = (after - training.warmup) / max(training.images - training.warmup, training.batch)
+    done = (after - training.warmup) / max(training.total_images - training.warmup, training.batch)
     return training.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def draw(process: Process, seed: int, position: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Times (b,), noise like x, and which labels are dropped (b,), for the images x at position, position + 1, ..."""
+def draw(diffusion: Diffusion, seed: int, position: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times (b,), noise like x, and which conditions are dropped (b,), for the images x at position, position + 1, ..."""
     positions = range(position, position + len(x))
-    t = process.time(randomness.normal(seed, "t", positions)).float()
-    eps = randomness.noise(seed, position, len(x), x.shape[1:], x.device) * process.noise_scale
-    drop = torch.from_numpy(randomness.uniform(seed, "drop", positions) < process.label_drop)
-    return t.to(x.device, non_blocking=True), eps, drop.to(x.device, non_blocking=True)
-
-
-def parts_of(begin: int, batch: int, accumulate: int, rank: int, size: int) -> range:
-    """Where in the sequence of images the parts begin that one of `size` processes computes of the batch at `begin`."""
-    share = batch // (accumulate * size)
-    return range(begin + rank * share, begin + batch, size * share)
+    t = diffusion.sample_t(randomness.normal(seed, "t", positions)).float()
+    eps = randomness.noise(seed, position, len(x), x.shape[1:], x.device) * diffusion.noise_scale
+    dropped = torch.from_numpy(randomness.uniform(seed, "drop", positions) < diffusion.label_drop)
+    return t.to(x.device, non_blocking=True), eps, dropped.to(x.device, non_blocking=True)
 
 
 @contextmanager
@@ -113,68 +128,138 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train(recipe: Recipe, source: Source, state: State, asked: Callable[[], bool] = lambda: False) -> Iterator[Step]:
-    """Train from state.images_seen up to recipe.training.images, a whole batch a step; `state` is up to date at each yield.
+def microbatch_starts(begin: int, batch: int, accumulate: int, rank: int, size: int) -> range:
+    """Where in the sequence of images the microbatches begin that one of `size` processes computes of the batch at `begin`."""
+    share = batch // (accumulate * size)
+    return range(begin + rank * share, begin + batch, size * share)
 
-    asked: whether this process was asked to stop; a step says whether any was. Raises NotFinite, and ValueError or OSError for
-    data that cannot be read, in all processes at the same step and with the state as it was before it.
+
+def schedule(recipe: Recipe, state: TrainState) -> Iterator[tuple[int, range]]:
+    """The remaining steps: images seen before each, and the positions of its microbatches in this process."""
+    r, world = recipe.training, state.world
+    for begin in range(state.images_seen, r.total_images, r.batch):
+        if begin not in state.skipped_steps:
+            yield begin, microbatch_starts(begin, r.batch, recipe.parallelism.grad_accumulation or 1, world.rank, world.size)
+
+
+def train(
+    recipe: Recipe,
+    source: Source,
+    state: TrainState,
+    stop_requested: Callable[[], bool] = lambda: False,
+    loss: Loss = Diffusion.loss,
+) -> Iterator[Step]:
+    """Train from state.images_seen up to the recipe's total_images, a whole batch a step; `state` is up to date at each yield.
+
+    stop_requested: whether this process was asked to stop; a step says whether any was. Raises NonFiniteError, and ValueError or
+    OSError for data that cannot be read, in all processes at the same step and with the state as it was before it.
     """
-    r, m, world, net, process = recipe.training, recipe.machine, state.world, state.model.net, state.model.process
-    weights: list[Tensor] = state.optimizer.param_groups[0]["params"]
-    accumulate = m.accumulate or 1
-    share = r.batch // (accumulate * world.size)  # images that one process computes at a time
-    stop = state.images_seen + math.ceil((r.images - state.images_seen) / r.batch) * r.batch
-    begins = (begin for begin in range(state.images_seen, stop, r.batch) if begin not in state.passed_over)
-    starts = (start for begin in begins for start in parts_of(begin, r.batch, accumulate, world.rank, world.size))
-    stream = data.Stream(source, r.seed, r.flip)
-    batches = data.batches(stream, starts, share, m.workers, pinned=world.device.type == "cuda")
-    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
-    layers, shards = np.arange(len(dropouts(net)))[:, None], distributed.shards(net)
+    r, step = recipe.training, TrainStep(recipe, source, state, loss)
+    for begin, starts in schedule(recipe, state):
+        state.images_seen = begin
+        step.begin()
+        for start in starts:
+            images, condition = step.fetch()
+            step.backward(images, condition, start, last=start == starts[-1])
+        mean_loss, gradient_norm, stop = step.reduce(stop_requested())
+        rate = learning_rate(r, begin)
+        step.update(rate, gradient_norm)
+        yield Step(state.images_seen, mean_loss, gradient_norm, rate, step.data_seconds, stop)
+    state.images_seen += math.ceil(max(r.total_images - state.images_seen, 0) / r.batch) * r.batch  # skipped ones at the end
 
-    while state.images_seen < stop:
-        if state.images_seen in state.passed_over:
-            state.images_seen += r.batch
-            continue
-        loss, waited, failure = torch.zeros((), device=world.device), 0.0, None
-        images = labels = torch.empty(0)
-        positions = parts_of(state.images_seen, r.batch, accumulate, world.rank, world.size)
-        for position in positions:
-            if failure is None:
-                began = time.perf_counter()
-                try:
-                    images, labels = next(batches)
-                except (ValueError, OSError) as error:  # go through the step with the others, then say so
-                    failure, images, labels = error, torch.zeros(share, *state.model.shape), torch.zeros(share).long()
-                waited += time.perf_counter() - began
-            images, y = (q.to(world.device, non_blocking=True) for q in (images, labels))
-            x, y = state.model.units.inside(images), y if recipe.network.classes else torch.full_like(y, -1)
-            t, eps, drop = draw(process, r.seed, position, x)
-            keys = randomness.keys(r.seed, "dropout", layers, np.arange(position, position + share)) >> np.uint64(32)
-            key_dropout(net, torch.from_numpy(keys.astype(np.int64)).to(world.device, non_blocking=True))
-            with distributed.accumulating(state.net, last=position == positions[-1]):
-                with autocast:
-                    part_loss = process.objective(state.net, x, y, t, eps, drop).mean() / accumulate
-                part_loss.backward()
-            loss += part_loss.detach()
-        for w, p in zip(weights, net.parameters(), strict=True):
-            w.grad = None if p.grad is None else local(p.grad)
-        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        flags = (torch.full((), float(flag), device=world.device) for flag in (asked(), failure is not None))
-        told = torch.stack([loss / world.size, norm**2 * shards / world.size if shards > 1 else norm / world.size, *flags])
-        mean, total, stops, failures = world.sum(told).tolist()  # here the device is waited for, once a step
+
+class TrainStep:
+    """The parts of a step: fetch and backward for each microbatch, then reduce, then update."""
+
+    def __init__(self, recipe: Recipe, source: Source, state: TrainState, loss: Loss) -> None:
+        r, world = recipe.training, state.world
+        self.recipe, self.state, self.loss_of = recipe, state, loss
+        self.accumulate = recipe.parallelism.grad_accumulation or 1
+        self.size = r.batch // (self.accumulate * world.size)
+        """images of a microbatch"""
+        self.net = state.denoiser.net
+        self.parameters = [p for p in self.net.parameters() if p.requires_grad]
+        self.shards, self.layers = distributed.shard_count(self.net), np.arange(len(dropout_layers(self.net)))[:, None]
+        self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
+        starts = (start for _, starts in schedule(recipe, state) for start in starts)
+        stream, pinned = data.Stream(source, r.seed, r.flip), world.device.type == "cuda"
+        self.batches = data.batches(stream, starts, self.size, recipe.parallelism.workers, pinned)
+        self.ignores_classes = source.has_class_numbers and not recipe.model.classes
+        self.zeros = torch.zeros(self.size, *source.shape), source[0][1]
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing summed yet, nothing failed."""
+        self.loss, self.data_seconds = torch.zeros((), device=self.state.world.device), 0.0
+        self.failure: Exception | None = None
+
+    def fetch(self) -> tuple[Tensor, Condition]:
+        """The next microbatch, on the device. Where it cannot be read, zeros stand in: the step is finished with the other
+        processes, whose collectives wait for this one, and then refused by all."""
+        images, condition = torch.empty(0), None
+        if self.failure is None:
+            began = time.perf_counter()
+            try:
+                images, condition = next(self.batches)
+            except (ValueError, OSError) as error:
+                self.failure = error
+            self.data_seconds += time.perf_counter() - began
+        if self.failure is not None:
+            images, condition = self.zeros[0], repeat(self.zeros[1], self.size)
+        device = self.state.world.device
+        images = images.to(device, non_blocking=True)
+        condition = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), condition)
+        return images, null_like(condition) if self.ignores_classes else condition
+
+    def backward(self, images: Tensor, condition: Condition, position: int, last: bool) -> None:
+        """Add the gradient of a microbatch: the mean loss of its images (Algorithm 1)."""
+        denoiser, seed, device = self.state.denoiser, self.recipe.training.seed, self.state.world.device
+        x = denoiser.normalization.normalize(images)
+        t, eps, dropped = draw(denoiser.diffusion, seed, position, x)
+        keys = randomness.keys(seed, "dropout", self.layers, np.arange(position, position + len(x))) >> np.uint64(32)
+        set_dropout_keys(self.net, torch.from_numpy(keys.astype(np.int64)).to(device, non_blocking=True))
+        with distributed.no_sync_until(self.state.forward, last=last):
+            with self.autocast:
+                each = self.loss_of(denoiser.diffusion, self.state.forward, Batch(x, condition, t, eps, dropped))
+                loss = each.mean() / self.accumulate
+            loss.backward()
+        self.loss += loss.detach()
+
+    def gradients(self) -> list[Tensor]:
+        """This process's gradients, or its rows of them."""
+        return [to_local(p.grad) for p in self.parameters if p.grad is not None]
+
+    def reduce(self, stop_requested: bool) -> tuple[float, float, bool]:
+        """The batch's mean loss, its gradient's norm, and whether any process was asked to stop, equal in all processes.
+
+        Raises what prevented the step, in all of them, with gradients cleared and the state as it was before.
+        """
+        world, shards, failure = self.state.world, self.shards, self.failure
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        flags = (torch.full((), float(flag), device=world.device) for flag in (stop_requested, failure is not None))
+        share = [self.loss / world.size, norm**2 * shards / world.size if shards > 1 else norm / world.size, *flags]
+        loss, total, stops, failures = world.all_reduce(torch.stack(share)).tolist()  # the one wait for the device in a step
         total = math.sqrt(total) if shards > 1 else total
-        net.zero_grad()
-        if failures:
-            raise failure or Elsewhere("another process could not read its data")
-        if not (math.isfinite(mean) and math.isfinite(total)):
-            raise NotFinite(f"the loss became {mean:g} (gradient norm {total:g}) after {state.images_seen} images")
-        if r.gradient_clip and total > r.gradient_clip:
-            torch._foreach_mul_([w.grad for w in weights if w.grad is not None], r.gradient_clip / total)  # pyright: ignore
-        rate = learning_rate(r, state.images_seen)
+        if failures or not (math.isfinite(loss) and math.isfinite(total)):
+            self.net.zero_grad()
+            if failures:
+                raise failure or RemoteError("another process could not read its data")
+            raise NonFiniteError(f"the loss became {loss:g} (gradient norm {total:g}) after {self.state.images_seen} images")
+        return loss, total, stops > 0
+
+    def update(self, rate: float, gradient_norm: float) -> None:
+        """Clip the gradient, step the optimizer and the averages, count the images."""
+        r, state = self.recipe.training, self.state
+        if r.gradient_clip and gradient_norm > r.gradient_clip:
+            torch._foreach_mul_(self.gradients(), r.gradient_clip / gradient_norm)  # pyright: ignore[reportPrivateImportUsage]
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.step()
-        state.optimizer.zero_grad()
+        self.net.zero_grad()
         state.images_seen += r.batch
         state.ema.update(r.batch, state.images_seen)
-        yield Step(state.images_seen, mean, total, rate, waited, stop=stops > 0)
+
+
+def repeat(condition: Any, size: int) -> Condition:
+    """A batch of `size` times the same condition."""
+    return map_tensors(lambda tensor: torch.as_tensor(tensor).expand(size, *torch.as_tensor(tensor).shape), condition)

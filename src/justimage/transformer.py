@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from justimage.checks import check_range
+from justimage.conditions import NULL_CLASS
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes a JiT's weights (Table 9, "architecture"). The defaults are JiT-B/16 at 256 x 256.
+    """Everything that determines a JiT's weights (Table 9, "architecture"). The defaults are JiT-B/16 at 256 x 256.
 
     Raises ValueError where the numbers do not fit together.
     """
@@ -52,13 +55,11 @@ class Architecture:
     """the block's MLP (footnote 5)"""
     norm: Literal["rms", "layer"] = "rms"
     """the norm everywhere (footnote 5)"""
-    classifier: bool = False
+    aux_classifier: bool = False
     """a classification head where the class tokens would enter, no class known before it (App. B.3)"""
 
     def __post_init__(self) -> None:
-        for name in "patch_size", "channels", "width", "depth", "heads":
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_range(self, **dict.fromkeys(("patch_size", "channels", "width", "depth", "heads"), (1, math.inf)))
         height, width = self.size
         if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -67,30 +68,12 @@ class Architecture:
             )
         if self.width % self.heads or self.width // self.heads % 4:
             raise ValueError(f"width {self.width} over {self.heads} heads: each head's size must be a multiple of 4")
-        if self.classes is not None and self.classes < 0:
-            raise ValueError(f"classes is {self.classes}; it must be 0 or more")
-        if self.bottleneck is not None and self.bottleneck < 1:
-            raise ValueError(f"bottleneck is {self.bottleneck}; it must be 1 or more, or None")
-        if self.context_tokens < 0:
-            raise ValueError(f"context_tokens is {self.context_tokens}; it must be 0 or more")
+        check_range(self, classes=(0, math.inf), bottleneck=(1, math.inf), context_tokens=(0, math.inf))
         if not 0 <= self.context_start < self.depth:
             raise ValueError(f"context_start is {self.context_start}; allowed: 0 to {self.depth - 1}, the blocks")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; allowed: 0 up to, not including, 1")
-        limits = dict(width=65_536, depth=1_000, context_tokens=65_536, bottleneck=65_536, classes=10**8)
-        for name, most in limits.items():
-            if (getattr(self, name) or 0) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {most} or less")
-        if self.grid[0] * self.grid[1] > 2**18:
-            raise ValueError(f"an image of {height} x {width} is {self.grid[0] * self.grid[1]} patches; allowed: up to {2**18}")
-        if self.patch_dimension > 2**24:
-            raise ValueError(f"a patch is {self.patch_dimension} numbers; allowed: up to {2**24}")
-        if self.grid[0] * self.grid[1] * self.width > 2**26:
-            raise ValueError(
-                f"{self.grid[0] * self.grid[1]} patches of width {self.width} need tables of positions that are too large; "
-                f"allowed: up to {2**26 // self.width} patches"
-            )
-        if self.classifier and (self.classes == 0 or self.context_start == 0):
+        if self.aux_classifier and (self.classes == 0 or self.context_start == 0):
             raise ValueError("a classifier needs classes, and a context_start of 1 or more: it stands before that block")
 
     @property
@@ -133,8 +116,8 @@ def architecture(name: str, **changes: Any) -> Architecture:
 class JiT(nn.Module):
     """`net(z, t, y)`: (b, channels, height, width) images, (b,) times in [0, 1] and (b,) classes -> a tensor like z.
 
-    Class -1, like the class numbered `classes`, is "no class"; y = None is "no class" for all. `classify=True` returns
-    the classifier's logits (b, classes) as well (App. B.3). Made from an `Architecture`, or a name and what to change:
+    Class -1, like the class numbered `classes`, is "no class"; y = None is "no class" for all. With an auxiliary classifier
+    (App. B.3) it returns (tensor like z, {"logits": (b, classes)}). Made from an `Architecture`, or a name and what to change:
     `JiT("B/16", classes=10)`.
     """
 
@@ -153,7 +136,7 @@ class JiT(nn.Module):
         self.head = Head(a)
         if a.context_tokens:
             self.context_positions = nn.Parameter(torch.empty(1, a.context_tokens, a.width))
-        if a.classifier:
+        if a.aux_classifier:
             self.classifier = nn.Linear(a.width, a.classes)
         self.positions: Tensor
         self.cos: Tensor
@@ -163,10 +146,10 @@ class JiT(nn.Module):
         self.register_buffer("cos", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
         self.register_buffer("sin", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
         if not self.class_table.weight.is_meta:  # there, whoever gives it memory does
-            self.initialise()
+            self.init_weights()
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def init_weights(self) -> None:
         """All weights and tables, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for
         adaLN and the head."""
         a = self.architecture
@@ -189,19 +172,19 @@ class JiT(nn.Module):
         for linear in [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]:
             nn.init.zeros_(linear.weight)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None, classify: bool = False) -> Any:
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         a = self.architecture
         if y is None:
-            y = torch.full(z.shape[:1], -1, device=z.device)
+            y = torch.full(z.shape[:1], NULL_CLASS, device=z.device)
         dtype = self.embed.expand.weight.dtype
         label = self.class_table(torch.where(y < 0, self.classes, y))
         time = self.time(t, dtype)
         condition = F.silu(time + label)
-        if a.classifier:
+        if a.aux_classifier:
             condition, final_condition = F.silu(time), condition
         else:
             final_condition = condition
-        logits = None
+        extras = {}
 
         x = F.pixel_unshuffle(z.to(dtype), a.patch_size).flatten(2).transpose(1, 2)  # (b, patches, c p q)
         x = self.embed(x) + self.positions.to(dtype)
@@ -209,17 +192,15 @@ class JiT(nn.Module):
         for i, block in enumerate(self.blocks):
             if i == a.context_start:
                 condition = final_condition
-                if a.classifier:
-                    logits = self.classifier(x.mean(1))
+                if a.aux_classifier:
+                    extras["logits"] = self.classifier(x.mean(1))
                 if a.context_tokens:
                     x = torch.cat([label[:, None] + self.context_positions.to(dtype), x], dim=1)
                     cos, sin = self.cos.to(dtype), self.sin.to(dtype)
             x = block(x, condition, cos, sin)
         x = self.head(x[:, a.context_tokens :], condition)
         output = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, a.grid), a.patch_size)
-        if classify and logits is None:
-            raise ValueError("this network has no classifier; make it with classifier=True")
-        return (output, logits) if classify else output
+        return (output, extras) if extras else output
 
 
 class PatchEmbedding(nn.Module):
@@ -317,7 +298,7 @@ class GELU(nn.Module):
         return self.down(self.dropout(F.gelu(self.up(x), approximate="tanh")))
 
 
-TOGETHER = 2**23
+MASK_BLOCK = 2**23
 """Numbers whose masks dropout computes at a time in eager mode."""
 
 
@@ -338,10 +319,10 @@ class Dropout(nn.Module):
             return x
         if self.keys is None:
             return F.dropout(x, self.rate)
-        return torch.where(kept(self.keys, x.shape[1:], self.rate), x / (1 - self.rate), 0.0)
+        return torch.where(keep_mask(self.keys, x.shape[1:], self.rate), x / (1 - self.rate), 0.0)
 
 
-def kept(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
+def keep_mask(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
     """The mask (b, *shape) of what dropout keeps: where a hash of an image's key (b,) and the place, below 2^32, is at least
     rate * 2^32.
 
@@ -349,12 +330,12 @@ def kept(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
     many times as large as the activations.
     """
     places = torch.arange(math.prod(shape), device=keys.device).view(*shape) * 0x9E3779B1 & 0xFFFFFFFF
-    some = len(keys) if torch.compiler.is_compiling() else max(1, TOGETHER // places.numel())
-    masks = [scramble(k.view(-1, *[1] * len(shape)) ^ places) >= round(rate * 2**32) for k in keys.split(some)]
+    some = len(keys) if torch.compiler.is_compiling() else max(1, MASK_BLOCK // places.numel())
+    masks = [hash32(k.view(-1, *[1] * len(shape)) ^ places) >= round(rate * 2**32) for k in keys.split(some)]
     return torch.cat(masks) if len(masks) > 1 else masks[0]
 
 
-def scramble(h: Tensor) -> Tensor:
+def hash32(h: Tensor) -> Tensor:
     """A hash of 32 bits in int64 arithmetic that never overflows (two rounds of multiply and xor-shift). In int32, where it
     would wrap, the C++ that torch.compile writes for a CPU computes something else."""
     for _ in range(2):
@@ -362,14 +343,14 @@ def scramble(h: Tensor) -> Tensor:
     return h >> 16 ^ h
 
 
-def dropouts(net: nn.Module) -> list[Dropout]:
+def dropout_layers(net: nn.Module) -> list[Dropout]:
     """The layers of a network that drop, in their order."""
     return [m for m in net.modules() if isinstance(m, Dropout) and m.rate]
 
 
-def key_dropout(net: nn.Module, keys: Tensor) -> None:
+def set_dropout_keys(net: nn.Module, keys: Tensor) -> None:
     """Fix the masks of the next pass: keys (layers, b), whole numbers below 2^32, for the layers that `dropouts` lists."""
-    for layer, its in zip(dropouts(net), keys, strict=True):
+    for layer, its in zip(dropout_layers(net), keys, strict=True):
         layer.keys = its
 
 

@@ -17,17 +17,17 @@ import torch
 from justimage import cost
 from justimage.distributed import World
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, Block, dropouts, key_dropout
+from justimage.transformer import Architecture, Block, dropout_layers, set_dropout_keys
 
-SIMPLER = 1.05
+SIMPLER_TOLERANCE = 1.05
 """A simpler way to compute is preferred while it takes at most this times as long as the fastest."""
-WORTH_COMPILING = 600
+MIN_SECONDS_TO_COMPILE = 600
 """Seconds of training below which a CPU's compiler, which takes half a minute, is not tried."""
 PROBE_FLOPS = 3e10
 """Floating-point operations of one timed pass through a block: a fraction of a second."""
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Of a device's memory, what a training may take; a CPU's is for other programs, too."""
-LARGEST_PART = {"cpu": 4e9}
+MAX_ACTIVATIONS = {"cpu": 4e9}
 """Bytes of activations: a CPU, which is busy with a few images, gains nothing by more at a time, and its bar stands still."""
 
 
@@ -39,26 +39,26 @@ class Tuning:
     processes: int
     precision: str
     compile: bool
-    accumulate: int
-    measured: dict[str, float]
+    grad_accumulation: int
+    images_per_second: dict[str, float]
     """images/s by way of computing, as a block's time tells; empty where nothing had to be measured"""
 
-    def applied(self, recipe: Recipe) -> Recipe:
+    def apply(self, recipe: Recipe) -> Recipe:
         """The recipe with everything chosen."""
-        machine = replace(recipe.machine, compile=self.compile, accumulate=self.accumulate)
-        return replace(recipe, training=replace(recipe.training, precision=self.precision), machine=machine)
+        machine = replace(recipe.parallelism, compile=self.compile, grad_accumulation=self.grad_accumulation)
+        return replace(recipe, training=replace(recipe.training, precision=self.precision), parallelism=machine)
 
-    def suits(self, recipe: Recipe, world: World) -> bool:
+    def matches(self, recipe: Recipe, world: World) -> bool:
         """Whether it was made for such a device, leaves everything that the recipe says as it is, and fits into memory."""
-        r, m = recipe.training, recipe.machine
-        fits = m.accumulate == self.accumulate or (
-            m.accumulate is None and self.accumulate >= parts(self.applied(recipe), world)
+        r, m = recipe.training, recipe.parallelism
+        fits = m.grad_accumulation == self.grad_accumulation or (
+            m.grad_accumulation is None and self.grad_accumulation >= microbatches(self.apply(recipe), world)
         )
         return (
             (self.device, self.processes) == (world.device_name, world.size)
             and r.precision in ("auto", self.precision)
             and m.compile >= self.compile
-            and r.batch % (self.accumulate * world.size) == 0
+            and r.batch % (self.grad_accumulation * world.size) == 0
             and fits
         )
 
@@ -70,24 +70,24 @@ def tune(
 
     All processes get what the first one chooses. `tell` is called with what is being measured.
     """
-    found = read(kept or {})
-    if found is None or not found.suits(recipe, world):
-        found = Tuning(**world.first(lambda: asdict(choose(recipe, world, tell))))
-    return found.applied(recipe), found
+    found = from_event(kept or {})
+    if found is None or not found.matches(recipe, world):
+        found = Tuning(**world.on_main(lambda: asdict(choose(recipe, world, tell))))
+    return found.apply(recipe), found
 
 
-def read(kept: dict[str, Any]) -> Tuning | None:
+def from_event(kept: dict[str, Any]) -> Tuning | None:
     """What a run's events say; None for what was not written here."""
-    kinds = dict(device=str, processes=int, precision=str, compile=bool, accumulate=int, measured=dict)
+    kinds = dict(device=str, processes=int, precision=str, compile=bool, grad_accumulation=int, images_per_second=dict)
     if kept.keys() != kinds.keys() or any(type(kept[name]) is not kind for name, kind in kinds.items()):
         return None
-    well_measured = all(type(speed) is float and math.isfinite(speed) for speed in kept["measured"].values())
-    return Tuning(**kept) if well_measured and kept["accumulate"] > 0 and kept["precision"] in ("fp32", "bf16") else None
+    well_measured = all(type(speed) is float and math.isfinite(speed) for speed in kept["images_per_second"].values())
+    return Tuning(**kept) if well_measured and kept["grad_accumulation"] > 0 and kept["precision"] in ("fp32", "bf16") else None
 
 
 def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
     """What is left open, chosen."""
-    r, m = recipe.training, recipe.machine
+    r, m = recipe.training, recipe.parallelism
     precision, compiled, measured = r.precision, m.compile, {}
     if world.device.type == "cuda":
         if precision == "auto":
@@ -95,50 +95,52 @@ def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tunin
     elif precision == "auto" or compiled:
         measured = measure(recipe, world, tell)
         fastest = max(measured.values())
-        precision, compiled = next(way for way in ways(recipe) if measured.get(spoken(*way), 0) >= fastest / SIMPLER)
-    accumulate = m.accumulate or parts(replace(recipe, training=replace(r, precision=precision)), world)
+        precision, compiled = next(
+            way for way in variants(recipe) if measured.get(variant_name(*way), 0) >= fastest / SIMPLER_TOLERANCE
+        )
+    accumulate = m.grad_accumulation or microbatches(replace(recipe, training=replace(r, precision=precision)), world)
     return Tuning(world.device_name, world.size, precision, compiled, accumulate, measured)
 
 
-def ways(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+def variants(recipe: Recipe) -> Iterator[tuple[str, bool]]:
     """Precisions, and whether blocks are compiled, that the recipe leaves open; the simplest first."""
     precisions = ("fp32", "bf16") if recipe.training.precision == "auto" else (recipe.training.precision,)
-    for compiled in (False, True) if recipe.machine.compile else (False,):
+    for compiled in (False, True) if recipe.parallelism.compile else (False,):
         for precision in precisions:
             yield precision, compiled
 
 
-def spoken(precision: str, compiled: bool) -> str:
+def variant_name(precision: str, compiled: bool) -> str:
     return f"{precision}, compiled" if compiled else precision
 
 
 def measure(recipe: Recipe, world: World, tell: Callable[[str], object]) -> dict[str, float]:
     """Images/s of each way to compute, as one block's time tells. Where training takes long enough, the faster precision is
     tried with compiled blocks, too."""
-    a, found = recipe.network, {}
-    blocks = sum(cost.tokens(a, i) for i in range(a.depth)) / cost.tokens(a, a.depth - 1)
-    for precision, compiled in ways(recipe):
+    a, found = recipe.model, {}
+    blocks = sum(cost.sequence_length(a, i) for i in range(a.depth)) / cost.sequence_length(a, a.depth - 1)
+    for precision, compiled in variants(recipe):
         if compiled:
             fastest = max(found, key=lambda way: found[way])
-            if precision != fastest or recipe.training.images / found[fastest] < WORTH_COMPILING:
+            if precision != fastest or recipe.training.total_images / found[fastest] < MIN_SECONDS_TO_COMPILE:
                 continue
-            tell(f"{spoken(precision, False)} makes {found[fastest]:.3g} images/s; now compiled, for some seconds")
+            tell(f"{variant_name(precision, False)} makes {found[fastest]:.3g} images/s; now compiled, for some seconds")
         else:
             tell(precision)
         if seconds := time_block(a, precision == "bf16", compiled, world.device):
-            found[spoken(precision, compiled)] = round(1 / (seconds * blocks), 3)
+            found[variant_name(precision, compiled)] = round(1 / (seconds * blocks), 3)
     return found
 
 
 def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device, passes: int = 3) -> float | None:
     """Seconds for one image to go through a block and back, the shortest of some passes; None where no compiler works."""
-    tokens = cost.tokens(a, a.depth - 1)
+    tokens = cost.sequence_length(a, a.depth - 1)
     flops = 6 * tokens * (12 * a.width**2 + 2 * tokens * a.width)
     images = max(1, min(32, round(PROBE_FLOPS / flops)))
     with torch.random.fork_rng(devices=[]):
         block = Block(a, a.depth // 2).to(device)
         x = torch.randn(images, tokens, a.width, device=device, requires_grad=True)
-    key_dropout(block, torch.zeros(len(dropouts(block)), images, dtype=torch.int64, device=device))
+    set_dropout_keys(block, torch.zeros(len(dropout_layers(block)), images, dtype=torch.int64, device=device))
     condition, angles = torch.ones(images, a.width, device=device), torch.ones(tokens, a.width // a.heads, device=device)
     call = torch.compile(block.forward, dynamic=False) if compiled else block.forward
     taken = []
@@ -156,22 +158,24 @@ def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device
     return min(taken[1:]) / images
 
 
-def parts(recipe: Recipe, world: World) -> int:
+def microbatches(recipe: Recipe, world: World) -> int:
     """The fewest equal parts of a process's images of which one fits into its device; as many as there are, if none does."""
     share, kind = max(recipe.training.batch // world.size, 1), world.device.type
-    room = MEMORY_SHARE.get(kind, 0.5) * cost.memory_of(world.device) / (world.size if kind == "cpu" else 1)
-    state = memory(recipe, world, 0)
-    room = state + min(room - state, LARGEST_PART.get(kind, math.inf))
+    room = MEMORY_SHARE.get(kind, 0.5) * cost.memory_available(world.device) / (world.size if kind == "cpu" else 1)
+    state = estimate_memory(recipe, world, 0)
+    room = state + min(room - state, MAX_ACTIVATIONS.get(kind, math.inf))
     allowed = [n for n in range(1, share + 1) if share % n == 0]
-    return next((n for n in allowed if memory(recipe, world, share // n) <= room), share)
+    return next((n for n in allowed if estimate_memory(recipe, world, share // n) <= room), share)
 
 
-def memory(recipe: Recipe, world: World, images: int) -> float:
+def estimate_memory(recipe: Recipe, world: World, images: int) -> float:
     """Bytes that a training takes on a process's device, with so many images at a time."""
-    a, bf16 = recipe.network, recipe.training.precision == "bf16"
+    a, bf16 = recipe.model, recipe.training.precision == "bf16"
     state, activations = cost.training_memory(a, images, len(recipe.training.ema), bf16)
-    if recipe.machine.activation_checkpointing:  # one block, and the inputs of all
-        inputs = 4 * a.width * images * sum(cost.tokens(a, i) for i in range(a.depth))
-        activations = inputs + cost.training_memory(replace(a, depth=1, context_start=0, classifier=False), images, 0, bf16)[1]
+    if recipe.parallelism.activation_checkpointing:  # one block, and the inputs of all
+        inputs = 4 * a.width * images * sum(cost.sequence_length(a, i) for i in range(a.depth))
+        activations = (
+            inputs + cost.training_memory(replace(a, depth=1, context_start=0, aux_classifier=False), images, 0, bf16)[1]
+        )
     state += cost.cost(a).parameters * (2 * bf16 + 4 * (world.size > 1))  # weights cast; DDP's buckets
-    return state / world.shards(recipe.machine.parallel) + activations
+    return state / world.shard_count(recipe.parallelism.parallel) + activations

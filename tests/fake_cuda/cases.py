@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from justimage import checkpoint, data, demo, pictures, preview, sampling, training
+from justimage import checkpoint, data, demo, preview, sampling, training
 from justimage.checkpoint import Saver
-from justimage.checkpoint.saver import Outcome, contents
+from justimage.checkpoint.saver import SaveResult, sharded_state_dict
+from justimage.diffusion import INTERPOLANTS, Denoiser, Diffusion, Normalization, Prediction
 from justimage.distributed import World
-from justimage.evaluation import watching
+from justimage.evaluation import online
 from justimage.evaluation.scores import Gaussian
 from justimage.features import Extractor, classifier, inception, open_features
-from justimage.process import PATHS, Model, Prediction, Process, Units
-from justimage.recipe import Recipe, changed
+from justimage.recipe import Recipe, with_values
 from justimage.sampling import SOLVERS
 from justimage.transformer import Dropout, JiT
 from tests.fake_cuda.watch import CUDA, aten, fake_cuda
@@ -32,13 +32,13 @@ from tests.test_training import small
 Found = dict[str, Any]
 BATCH = 16
 IMAGES = torch.randint(0, 256, (64, 1, 32, 32), dtype=torch.uint8)
-PIXELS, FLOATS = (data.Arrays(images, torch.arange(64) % 4, list("abcd"), "noise") for images in (IMAGES, IMAGES.float()))
+PIXELS, FLOATS = (data.ArraySource(images, torch.arange(64) % 4, list("abcd"), "noise") for images in (IMAGES, IMAGES.float()))
 
 
 def recipe(**changes: Any) -> Recipe:
     """Two blocks, one before and one after the class tokens, in bf16; an average, and a gradient that is clipped."""
     usual = dict(depth=2, precision="bf16", batch=BATCH, images=4 * BATCH, gradient_clip=0.1, ema=(100,), classes=4)
-    return changed(small(), **usual | changes)
+    return with_values(small(), **usual | changes)
 
 
 def described(tensors: Iterable[Tensor]) -> list[str]:
@@ -81,20 +81,20 @@ def drawn_elsewhere() -> Found:
 # training
 
 
-def step(recipe: Recipe, source: data.Arrays = PIXELS, before: int = 0) -> Found:
+def step(recipe: Recipe, source: data.ArraySource = PIXELS, before: int = 0) -> Found:
     """A step after some: copies, waits, casts of weights, and fills of as many numbers as a part's images have."""
     with fake_cuda() as watch:
-        state = training.begin(recipe, World(CUDA))
+        state = training.init_state(recipe, World(CUDA))
         steps = training.train(recipe, source, state)
         for _ in range(before):
             next(steps)
         watch.clear()
         assert next(steps).images_seen == (before + 1) * BATCH
-        tensors = [*state.model.net.parameters(), *(t for its in state.optimizer.state.values() for t in its.values())]
-        part = BATCH // (recipe.machine.accumulate or 1) * 32 * 32
+        tensors = [*state.denoiser.net.parameters(), *(t for its in state.optimizer.state.values() for t in its.values())]
+        part = BATCH // (recipe.parallelism.grad_accumulation or 1) * 32 * 32
         return watch.counts() | {
             "state": described(tensors),
-            "casts": watch.weights_cast(state.model.net),
+            "casts": watch.weights_cast(state.denoiser.net),
             "fills": [list(fill) for fill in watch.filled if fill[0].startswith("training.py") and fill[-1] >= part],
         }
 
@@ -104,25 +104,25 @@ STEPS = {
     "bf16": recipe(),
     "fp32": recipe(precision="fp32"),
     "dropout": recipe(**DROPPING),
-    "accumulation": recipe(accumulate=2),
+    "accumulation": recipe(grad_accumulation=2),
     "recomputation": recipe(activation_checkpointing=True, **DROPPING),
-    "classifier": recipe(classifier=True),
-    "classification loss": recipe(classifier=True, classification=100.0),
+    "classifier": recipe(aux_classifier=True),
+    "classification loss": recipe(aux_classifier=True, class_loss_weight=100.0),
     "no classes": recipe(classes=0),
     "other layers": recipe(context_tokens=0, norm="layer", mlp="gelu", qk_norm=False, rope=False),
-    **{f"{p}, {path}": recipe(prediction=p, path=path) for p in get_args(Prediction) for path in PATHS},
+    **{f"{p}, {path}": recipe(prediction=p, interpolant=path) for p in get_args(Prediction) for path in INTERPOLANTS},
 }
-FLOAT_STEP = replace(recipe(accumulate=2), units=Units((100.0,), (50.0,)))
+FLOAT_STEP = replace(recipe(grad_accumulation=2), normalization=Normalization((100.0,), (50.0,)))
 
 
 def mixed(what: int) -> Found:
     """A step in which one of what the objective is given, by its place, was left on the host."""
-    objective = Process.objective
+    objective = Diffusion.loss
 
-    def wrong(self: Process, net: Any, *tensors: Tensor) -> Tensor:
+    def wrong(self: Diffusion, net: Any, *tensors: Tensor) -> Tensor:
         return objective(self, net, *(q.cpu() if i == what else q for i, q in enumerate(tensors)))
 
-    with mock.patch.object(Process, "objective", wrong):
+    with mock.patch.object(Diffusion, "objective", wrong):
         return step(recipe())
 
 
@@ -141,7 +141,7 @@ def dropout() -> Found:
 def average() -> Found:
     """An average that takes in the weights and is lent."""
     with fake_cuda() as watch:
-        state = training.begin(recipe(), World(CUDA))
+        state = training.init_state(recipe(), World(CUDA))
         watch.clear()
         state.ema.update(BATCH, BATCH)
         with state.ema.lend(100):
@@ -152,11 +152,11 @@ def average() -> Found:
 def run() -> Path:
     """A run of one step, computed on the CPU."""
     run, world, r = Path(place().name, "run"), World(torch.device("cpu")), recipe(precision="fp32")
-    state = training.begin(r, world)
-    [done, *_] = training.train(replace(r, training=replace(r.training, images=BATCH)), PIXELS, state)
+    state = training.init_state(r, world)
+    [done, *_] = training.train(replace(r, training=replace(r.training, total_images=BATCH)), PIXELS, state)
     saver = Saver(run, world)
-    saver.save(contents(state.model.net, state.optimizer, state.ema, world), r, {"images_seen": BATCH})
-    assert not saver.finished(wait=True)[0].error
+    saver.save(sharded_state_dict(state.denoiser.net, state.optimizer, state.ema, world), r, {"images_seen": BATCH})
+    assert not saver.poll(wait=True)[0].error
     (run / "metrics.jsonl").write_text(json.dumps({"images_seen": BATCH, "loss": done.loss}))
     return run
 
@@ -164,48 +164,52 @@ def run() -> Path:
 class Copier(Saver):
     """Copies what is to be saved, and writes nothing; its outcomes' images are how many tensors were left on the device."""
 
-    def write(self, groups: Any, *facts: Any) -> Outcome:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Outcome(sum(r.tensor.device.type != "cpu" for named in groups.values() for r in named.values()), 0, 0)
+    def write(self, groups: Any, *facts: Any) -> SaveResult:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return SaveResult(sum(r.tensor.device.type != "cpu" for named in groups.values() for r in named.values()), 0, 0)
 
 
 def copied() -> Found:
     """The copy of what is saved, twice."""
     with fake_cuda() as watch:
         r, world, found = recipe(), World(CUDA), []
-        state, saver = training.begin(r, world), Copier(Path(), world)
+        state, saver = training.init_state(r, world), Copier(Path(), world)
         next(training.train(r, PIXELS, state))
-        groups = contents(state.model.net, state.optimizer, state.ema, world)
+        groups = sharded_state_dict(state.denoiser.net, state.optimizer, state.ema, world)
         for _ in range(2):
             watch.clear()
             saver.save(groups, r, {"images_seen": BATCH})
-            found.append(watch.counts() | {"pinned": watch.pinned, "left": saver.finished(wait=True)[0].images_seen})
+            found.append(watch.counts() | {"pinned": watch.pinned, "left": saver.poll(wait=True)[0].images_seen})
         saver.close()
         return {"saves": found, "groups": len(groups), "tensors": sum(map(len, groups.values()))}
 
 
 def restored() -> Found:
     """The second step after a checkpoint that a CPU has written."""
-    r, last = recipe(), checkpoint.published(run())[-1]
+    r, last = recipe(), checkpoint.list_checkpoints(run())[-1]
     with fake_cuda() as watch:
-        state = training.begin(r, World(CUDA))
-        checkpoint.restore(last, state.model.net, state.optimizer, state.ema, state.world)
+        state = training.init_state(r, World(CUDA))
+        checkpoint.restore(last, state.denoiser.net, state.optimizer, state.ema, state.world)
         steps = training.train(r, PIXELS, state)
         next(steps)
         watch.clear()
         next(steps)
         averages = (a for average in state.ema.averages.values() for a in average)
-        tensors = *state.model.net.parameters(), *(t for its in state.optimizer.state.values() for t in its.values()), *averages
+        tensors = (
+            *state.denoiser.net.parameters(),
+            *(t for its in state.optimizer.state.values() for t in its.values()),
+            *averages,
+        )
         return watch.counts() | {"state": described(tensors)}
 
 
 # sampling
 
 
-def model(process: Process = Process(), units: Units = Units()) -> Model:  # noqa: B008
-    return Model(JiT(recipe().network).to(CUDA).eval(), process, units)
+def model(process: Diffusion = Diffusion(), units: Normalization = Normalization()) -> Denoiser:  # noqa: B008
+    return Denoiser(JiT(recipe().model).to(CUDA).eval(), process, units)
 
 
-def trajectory(solver: Any, process: Process, dtype: torch.dtype) -> Found:
+def trajectory(solver: Any, process: Diffusion, dtype: torch.dtype) -> Found:
     """From the first evaluation of the network to the end, guided but at t = 0."""
     with fake_cuda() as watch:
         noise, y = torch.randn(4, 1, 32, 32, device=CUDA), torch.zeros(4, dtype=torch.int64, device=CUDA)
@@ -220,16 +224,19 @@ def trajectory(solver: Any, process: Process, dtype: torch.dtype) -> Found:
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TRAJECTORIES = {
-    **{f"{s}, {p}, {k}": (s, Process(prediction=p), KINDS[k]) for s in SOLVERS for p in get_args(Prediction) for k in KINDS},
-    **{f"heun, {p}, trigonometric": ("heun", Process(prediction=p, path="trigonometric"), KINDS["bf16"]) for p in ("x", "v")},
+    **{f"{s}, {p}, {k}": (s, Diffusion(prediction=p), KINDS[k]) for s in SOLVERS for p in get_args(Prediction) for k in KINDS},
+    **{
+        f"heun, {p}, trigonometric": ("heun", Diffusion(prediction=p, interpolant="trigonometric"), KINDS["bf16"])
+        for p in ("x", "v")
+    },
 }
 """Solvers, processes, and what the network computes in."""
 
 
-def images(units: Units = Units(), **settings: Any) -> Found:  # noqa: B008
+def images(units: Normalization = Normalization(), **settings: Any) -> Found:  # noqa: B008
     """A batch of images from seeds, guided."""
     with fake_cuda() as watch:
-        drawing = model(units=units)
+        drawing = model(normalization=units)
         watch.clear()
         images = sampling.sample(drawing, [0, 1, 2, 3], 0, guidance=2.0, steps=4, **settings)
         return watch.counts() | {"casts": watch.weights_cast(drawing.net), "state": described([images])}
@@ -242,11 +249,11 @@ def previewed() -> Found:
     def look(*words: Any, **options: Any) -> None:
         shown.extend(q for q in words if isinstance(q, Tensor))
 
-    with fake_cuda() as watch, mock.patch.multiple(pictures, grid=look, denoising=look):
-        state = training.begin(recipe(), World(CUDA))
+    with fake_cuda() as watch, mock.patch.multiple(figures, image_grid=look, denoising_grid=look):
+        state = training.init_state(recipe(), World(CUDA))
         watch.clear()
         preview.preview(recipe(), PIXELS, state)
-        return watch.counts() | {"casts": watch.weights_cast(state.model.net), "state": described(shown)}
+        return watch.counts() | {"casts": watch.weights_cast(state.denoiser.net), "state": described(shown)}
 
 
 def demonstrated() -> Found:
@@ -255,12 +262,15 @@ def demonstrated() -> Found:
     reader = mock.Mock(predict=lambda digits: np.zeros(4))
     with (
         fake_cuda() as watch,
-        mock.patch.multiple(demo, COUNT=4, readers=lambda: (reader, 1.0), features=lambda images: images),
+        mock.patch.multiple(demo, COUNT=4, train_classifier=lambda: (reader, 1.0), features=lambda images: images),
         mock.patch.multiple(
-            pictures, grid=lambda images, *_, **__: shown.append(images), png=lambda _: b"", course=lambda *_: None
+            figures,
+            image_grid=lambda images, *_, **__: shown.append(images),
+            encode_png=lambda _: b"",
+            loss_curve=lambda *_: None,
         ),
     ):
-        report = demo.report(place, *demo.trained(place), lambda *_: None)
+        report = demo.report(place, *demo.load_run(place), lambda *_: None)
         return watch.counts() | {"state": described(shown), "drawn": report["digits_drawn"]}
 
 
@@ -287,12 +297,15 @@ def exported() -> Path:
     return path
 
 
-SHAPE = classifier.Shape(1, (32, 32), 4, width=4, features=8)
+SHAPE = classifier.ClassifierShape(1, (32, 32), 4, width=4, features=8)
 
 
 @lru_cache(maxsize=1)
 def classified() -> Path:
-    path, trainer = Path(place().name, "classifier.safetensors"), classifier.Trainer(PIXELS, SHAPE, images=16, batch=16)
+    path, trainer = (
+        Path(place().name, "classifier.safetensors"),
+        classifier.ClassifierTrainer(PIXELS, SHAPE, images=16, batch=16),
+    )
     assert len(list(trainer.steps())) == 1
     trainer.save(path, 0.5)
     return path
@@ -308,17 +321,19 @@ def scored(file: Callable[[], Path], open_file: Callable[[Path], Extractor]) -> 
     """A training's average scored on the way."""
     path, r = file(), recipe(evaluate_count=64)
     with fake_cuda() as watch:
-        extractor, state = open_file(path), training.begin(r, World(CUDA))
+        extractor, state = open_file(path), training.init_state(r, World(CUDA))
         dimension = extractor.extract(IMAGES)[0].shape[1]
         real = Gaussian(torch.zeros(dimension, dtype=torch.float64), torch.eye(dimension, dtype=torch.float64))
         watch.clear()
-        return {"scores": sorted(watching.scores(r, state, watching.Judge(extractor, real), lambda: None))} | watch.counts()
+        return {
+            "scores": sorted(online.online_scores(r, state, online.OnlineFID(extractor, real), lambda: None))
+        } | watch.counts()
 
 
 def learned() -> Found:
     """The second step of a classifier's training, and its reading of images that were held out."""
     with fake_cuda() as watch:
-        trainer = classifier.Trainer(PIXELS, SHAPE, images=64, batch=16, device=CUDA)
+        trainer = classifier.ClassifierTrainer(PIXELS, SHAPE, images=64, batch=16, device=CUDA)
         steps = trainer.steps()
         next(steps)
         watch.clear()
@@ -346,7 +361,7 @@ CASES: dict[str, Callable[[], Found]] = {
     "sampling/images: fp32": partial(images, dtype=torch.float32),
     "sampling/images: bf16": partial(images, dtype=torch.bfloat16),
     "sampling/images: by default": images,
-    "sampling/images: floats": partial(images, Units((10.0,), (4.0,)), dtype=torch.bfloat16),
+    "sampling/images: floats": partial(images, Normalization((10.0,), (4.0,)), dtype=torch.bfloat16),
     "sampling/preview": previewed,
     "sampling/demo": demonstrated,
     "features/scores: exported": partial(scored, exported, lambda path: open_features(str(path), CUDA)),

@@ -1,12 +1,12 @@
 """Checkpoints: folders of safetensors and JSON that are complete or absent, and verified before they are used.
 
     run/recipe.json  metrics.jsonl  events.jsonl  samples/
-    run/checkpoints/000012000/  model-00001-of-00004.safetensors  adam-...  ema-0.9999-...  state.json  MANIFEST.json
+    run/checkpoints/000012000/  model-00001-of-00004.safetensors  optimizer-...  ema-0.9999-...  state.json  MANIFEST.json
     run/checkpoints/.tmp-...    being written, never read       .bad-...    found damaged, kept for a person
 
 The folder's name is the number of images seen. MANIFEST.json lists every file with its size and SHA-256, and every tensor
 with dtype, shape and which rows of it are in which file, and carries a hash of itself. Every file of weights also carries the
-recipe, so that one which is whole can be used alone. A set of weights without a training (`adam-...`), as `justimage convert`
+recipe, so that one which is whole can be used alone. A set of weights without a training (`optimizer-...`), as `justimage convert`
 makes it, has the same form.
 
 shards.py writes and reads such folders, history.py keeps a run's several, saver.py writes them while training goes on, and
@@ -14,31 +14,32 @@ model.py loads a network to sample with.
 """
 
 from justimage.checkpoint.history import (
-    Unusable as Unusable,
+    NoUsableCheckpoint as NoUsableCheckpoint,
+    list_checkpoints as list_checkpoints,
     newest as newest,
-    published as published,
-    retain as retain,
+    prune as prune,
     set_aside as set_aside,
 )
 from justimage.checkpoint.model import (
-    average_in as average_in,
-    find as find,
-    identity as identity,
+    ema_of as ema_of,
+    fingerprint as fingerprint,
     load as load,
-    stored_recipe as stored_recipe,
+    read_recipe as read_recipe,
+    resolve as resolve,
 )
 from justimage.checkpoint.saver import (
-    NotSaved as NotSaved,
-    Outcome as Outcome,
+    SaveFailed as SaveFailed,
     Saver as Saver,
-    contents as contents,
+    SaveResult as SaveResult,
+    optimizer_numbers as optimizer_numbers,
     restore as restore,
+    sharded_state_dict as sharded_state_dict,
 )
 from justimage.checkpoint.shards import (
     MANIFEST as MANIFEST,
-    Damaged as Damaged,
-    publish as publish,
-    read as read,
+    CorruptCheckpoint as CorruptCheckpoint,
+    load_group as load_group,
     read_state as read_state,
     verify as verify,
+    write_checkpoint as write_checkpoint,
 )

@@ -5,43 +5,45 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from justimage import disk
-from justimage.checkpoint.shards import Damaged, verify
+from justimage.checkpoint.shards import CorruptCheckpoint, verify
 
 
-class Unusable(ValueError):
+class NoUsableCheckpoint(ValueError):
     """A run with which nothing can be done: no intact checkpoint where there was one, or no readable recipe."""
 
 
-def folder_of(run: Path, images_seen: int) -> Path:
+def checkpoint_dir(run: Path, images_seen: int) -> Path:
     return run / "checkpoints" / f"{images_seen:09d}"
 
 
-def published(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """A run's checkpoints, oldest first, intact or not."""
     folders = (p for p in (run / "checkpoints").glob("*") if re.fullmatch(r"\d+", p.name))
     return sorted(folders, key=lambda p: int(p.name))
 
 
 def newest(
-    run: Path, groups: Collection[str] | None = None, damaged: Callable[[Path, Damaged], object] = lambda folder, error: None
+    run: Path,
+    groups: Collection[str] | None = None,
+    damaged: Callable[[Path, CorruptCheckpoint], object] = lambda folder, error: None,
 ) -> Path | None:
     """The newest checkpoint of a run that is intact (in some groups, or whole); None where there never was one.
 
     `damaged` is called with each that is not. Raises `Unusable` where none is intact.
     """
     damage = []
-    for folder in reversed(published(run)):
+    for folder in reversed(list_checkpoints(run)):
         try:
             if folder.is_symlink():
-                raise Damaged(f"{folder} is a link, not a folder")
+                raise CorruptCheckpoint(f"{folder} is a link, not a folder")
             verify(folder, groups)
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             damage.append(str(error))
             damaged(folder, error)
         else:
             return folder
     if damage or any((run / "checkpoints").glob(".bad-*")):
-        raise Unusable(f"{run} has no intact checkpoint: " + ("; ".join(damage) or "all were set aside as .bad-"))
+        raise NoUsableCheckpoint(f"{run} has no intact checkpoint: " + ("; ".join(damage) or "all were set aside as .bad-"))
     return None
 
 
@@ -54,9 +56,9 @@ def set_aside(folder: Path) -> None:
     disk.rename(folder, folder.with_name(name))
 
 
-def retain(run: Path, keep: int, best: int | None = None) -> None:
+def prune(run: Path, keep: int, best: int | None = None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one, and what a crash left half-written."""
     spared = {f"{best:09d}"} if best is not None else set()
-    for folder in [*published(run)[:-keep], *(run / "checkpoints").glob(".tmp-*")]:
+    for folder in [*list_checkpoints(run)[:-keep], *(run / "checkpoints").glob(".tmp-*")]:
         if folder.name not in spared:
             disk.remove(folder)

@@ -1,6 +1,6 @@
 """A model to sample with, from a run, a checkpoint, or one file of weights; strict, and checked before memory is taken."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,18 @@ import torch
 
 from justimage import disk, recipe as recipes
 from justimage.checkpoint.history import newest
-from justimage.checkpoint.shards import MANIFEST, NAME, Reader, opened, read_state, stored, verify
-from justimage.distributed import device_named
-from justimage.ema import name
-from justimage.process import Model
+from justimage.checkpoint.shards import MANIFEST, NAME, Reader, open_safetensors, open_slice, read_state, verify
+from justimage.distributed import find_device
+from justimage.ema import ema_name
 from justimage.recipe import Recipe
+from justimage.sampling import Denoiser
 
 Shapes = Mapping[str, Sequence[int]]
-LONGEST_DESCRIPTION = 2**24
+MAX_METADATA_BYTES = 2**24
 """Bytes of what a file of weights says of itself: a recipe, with the names of its classes."""
 
 
-def refuse_misfits(wanted: Shapes, found: Shapes, where: Path) -> None:
+def check_shapes(wanted: Shapes, found: Shapes, where: Path) -> None:
     """ValueError that names the tensors that are missing, extra or of another shape."""
     shapes = {n: (list(found[n]), list(wanted[n])) for n in sorted(wanted.keys() & found.keys())}
     faults = {
@@ -30,10 +30,10 @@ def refuse_misfits(wanted: Shapes, found: Shapes, where: Path) -> None:
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"{where} {fault}: {', '.join(disk.shown(n, 100) for n in names[:3])}{more}")
+            raise ValueError(f"{where} {fault}: {', '.join(disk.printable(n, 100) for n in names[:3])}{more}")
 
 
-def find(path: str | Path, groups: Collection[str] = ()) -> Path:
+def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
     """The checkpoint folder, or the one file of weights, that a path stands for.
 
     A run stands for its newest checkpoint in which `groups` are intact. Reading changes nothing in it.
@@ -54,14 +54,14 @@ def find(path: str | Path, groups: Collection[str] = ()) -> Path:
     return folder
 
 
-def metadata_of(file: Path) -> dict[str, Any]:
+def read_metadata(file: Path) -> dict[str, Any]:
     """What a file of weights says of itself: its group, which part of it this is, and its recipe."""
-    description = (opened(file).metadata() or {}).get("justimage")
+    description = (open_safetensors(file).metadata() or {}).get("justimage")
     if description is None:
         raise ValueError(f"{file} carries no recipe, so its network is unknown; it was not written by justimage")
     try:
-        if len(description) > LONGEST_DESCRIPTION:
-            raise ValueError(f"{len(description)} bytes; at most {LONGEST_DESCRIPTION} are read")
+        if len(description) > MAX_METADATA_BYTES:
+            raise ValueError(f"{len(description)} bytes; at most {MAX_METADATA_BYTES} are read")
         metadata = disk.json_object(description.encode(), "it")
         part, parts = metadata.get("part", [0, 1])
         if not NAME.fullmatch(metadata["group"]) or "recipe" not in metadata or type(part) is not int or type(parts) is not int:
@@ -73,72 +73,87 @@ def metadata_of(file: Path) -> dict[str, Any]:
     return metadata
 
 
-def average_in(file: Path) -> float:
+def ema_of(file: Path) -> float:
     """The average that one file of weights holds; 0 for the weights themselves."""
-    group = metadata_of(file)["group"]
+    group = read_metadata(file)["group"]
     try:
         return float(group.removeprefix("ema-")) if group != "model" else 0.0
     except ValueError as error:
-        raise ValueError(f"{file} holds {disk.shown(group, 100)}, which is not a network's weights") from error
+        raise ValueError(f"{file} holds {disk.printable(group, 100)}, which is not a network's weights") from error
 
 
-def stored_recipe(place: Path) -> Recipe:
+def read_recipe(place: Path) -> Recipe:
     """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
-    carried = (read_state(place) if place.is_dir() else metadata_of(place))["recipe"]
+    carried = (read_state(place) if place.is_dir() else read_metadata(place))["recipe"]
     try:
         recipe = recipes.from_json(carried)
-        if recipe.network.classes is None:
+        if recipe.model.classes is None:
             raise ValueError("classes is not known; a trained network's is")
-        if recipe.class_names and len(recipe.class_names) != recipe.network.classes:
-            raise ValueError(f"class_names are {len(recipe.class_names)}, for {recipe.network.classes} classes")
-        if len(recipe.units.mean) not in (0, recipe.network.channels):
-            raise ValueError(f"units are of {len(recipe.units.mean)} channels, the network of {recipe.network.channels}")
+        if recipe.class_names and len(recipe.class_names) != recipe.model.classes:
+            raise ValueError(f"class_names are {len(recipe.class_names)}, for {recipe.model.classes} classes")
+        if len(recipe.normalization.mean) not in (0, recipe.model.channels):
+            raise ValueError(f"units are of {len(recipe.normalization.mean)} channels, the network of {recipe.model.channels}")
     except ValueError as error:
         raise ValueError(f"{place / 'state.json' if place.is_dir() else place}: {error}") from error
     return recipe
 
 
-def identity(place: Path, ema: float) -> str:
+def fingerprint(place: Path, ema: float) -> str:
     """A hash of one average's weights (0: the weights themselves) and of their recipe; `place` as `find` gives it."""
     if place.is_file():
         return disk.sha256(place)
-    group = f"ema-{name(ema)}" if ema else "model"
+    group = f"ema-{ema_name(ema)}" if ema else "model"
     manifest = verify(place, [group])
     files = {file for entry in manifest["tensors"].get(group, {}).values() for file, _, _ in entry["shards"]}
-    return disk.own_hash({file: manifest["files"][file]["sha256"] for file in files})
+    return disk.self_checksum({file: manifest["files"][file]["sha256"] for file in files})
 
 
-def load(path: str | Path, ema: float | None = None, device: str | torch.device | None = None) -> Model:
+def load(
+    path: str | Path,
+    ema: float | None = None,
+    device: str | torch.device | None = None,
+    net: torch.nn.Module | Callable[[], torch.nn.Module] | None = None,
+) -> Denoiser:
     """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 
     ema: the average to take (0.9999, or a half-life in images), 0 for the weights themselves; by default what the recipe
-    samples with, or what the one file is. device: by default the GPU where there is one. Raises ValueError or OSError, in one
+    samples with, or what the one file is. device: by default the GPU where there is one. net: the network, or
+    a function that makes it, of a run that was trained with one of your own. Raises ValueError or OSError, in one
     line, for what is missing, damaged or does not fit.
     """
-    place = find(path)
-    recipe = stored_recipe(place)
-    wanted = recipe.sampling.use_ema if ema is None else ema
-    group = f"ema-{name(wanted)}" if wanted else "model"
+    place = resolve(path)
+    recipe = read_recipe(place)
+    wanted = recipe.training.sample_ema if ema is None else ema
+    group = f"ema-{ema_name(wanted)}" if wanted else "model"
     if place.is_dir():
-        place = find(path, [group])
+        place = resolve(path, [group])
         reader = Reader(place)
         if group not in reader.tensors:
             there = ", ".join(g.removeprefix("ema-") for g in reader.tensors if g.startswith("ema-"))
-            raise ValueError(f"there is no ema {name(wanted)} in {place}; it has {there or 'none'} (0: the weights themselves)")
-        shapes, tensor = reader.shapes(group), lambda n: reader.rows(group, n)
+            raise ValueError(
+                f"there is no ema {ema_name(wanted)} in {place}; it has {there or 'none'} (0: the weights themselves)"
+            )
+        shapes, tensor = reader.shapes(group), lambda n: reader.read_rows(group, n)
     else:
-        found = metadata_of(place)["group"]
+        found = read_metadata(place)["group"]
         if ema is not None and found != group:
             raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
-        file = opened(place)
+        file = open_safetensors(place)
         shapes = {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
-        tensor = lambda n: stored(file, n, shapes[n], place)[:]
+        tensor = lambda n: open_slice(file, n, shapes[n], place)[:]
     where = place / group if place.is_dir() else place
-    with torch.device("meta"):
-        refuse_misfits({n: p.shape for n, p in recipe.model().net.named_parameters()}, shapes, where)
+    own = next((name for name in recipe.custom if name.startswith("net ")), None)
+    if own and net is None:
+        raise ValueError(
+            f"{path} was trained with a network of its own, {own.removeprefix('net ')}; give it: load(path, net=...)"
+        )
+    if net is None:
+        with torch.device("meta"):
+            check_shapes({n: p.shape for n, p in recipe.build().net.named_parameters()}, shapes, where)
     with torch.random.fork_rng(devices=[]):
-        model = recipe.model()
+        made = recipe.build().net if net is None else net if isinstance(net, torch.nn.Module) else net()
+    check_shapes({n: p.shape for n, p in made.named_parameters()}, shapes, where)
     with torch.no_grad():
-        for n, p in model.net.named_parameters():
+        for n, p in made.named_parameters():
             p.copy_(tensor(n))
-    return Model(model.net.to(device_named(device)).eval(), model.process, model.units)
+    return recipe.denoiser(made.to(find_device(device)).eval())

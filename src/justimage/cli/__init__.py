@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
-from justimage.cli.pipe import Unread, piped
+from justimage.cli.pipe import ReaderGone, closed_pipe_guard
 
 HELP = """usage: justimage COMMAND [options]
 
@@ -38,7 +38,7 @@ examples:
 A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
 
 COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "features", "info", "plan", "convert")
-TRAINING = ("demo", "train", "reproduce", "features")
+UNATTENDED = ("demo", "train", "reproduce", "features")
 """Commands that go on, unheard, when whoever read what they say is gone: `justimage train | tee log` outlives its tee."""
 
 FAILED, DISK, STOPPED, UNUSABLE, UNREAD = 70, 74, 75, 78, 141
@@ -50,11 +50,11 @@ def main() -> None:
     74 a disk that does not take what is written, 75 stopped on request (start it again), 78 nothing usable there, 130
     interrupted, 141 nobody reads what is printed any more."""
     words = sys.argv[1:]
-    goes_on = several() or (bool(words) and words[0] in TRAINING)
+    goes_on = is_distributed() or (bool(words) and words[0] in UNATTENDED)
     try:
-        with piped(goes_on):
+        with closed_pipe_guard(goes_on):
             run(words)
-    except Unread:
+    except ReaderGone:
         sys.exit(UNREAD)
 
 
@@ -72,23 +72,23 @@ def run(words: list[str]) -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         fail(f"no command is called {words[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
-        with loading():
+        with show_loading():
             command = import_module(f"justimage.cli.{words[0]}")
-        leave(command.main(words[1:]))
+        exit_with(command.main(words[1:]))
     except (ValueError, OSError, RuntimeError) as error:
-        code = code_of(error)
+        code = exit_code(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
             traceback.print_exc()
         else:
-            print(f"justimage: error: {in_one_line(error)}", file=sys.stderr)
-        leave(FAILED if code is None else code)
+            print(f"justimage: error: {one_line(error)}", file=sys.stderr)
+        exit_with(FAILED if code is None else code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        leave(130)
+        exit_with(130)
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def show_loading() -> Iterator[None]:
     """Say on a terminal that the command's modules are being read: PyTorch takes seconds, on a slow disk many."""
     shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
     if shown:
@@ -100,50 +100,50 @@ def loading() -> Iterator[None]:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def code_of(error: Exception) -> int | None:
+def exit_code(error: Exception) -> int | None:
     """The exit code that an error stands for; None for one that nobody foresaw."""
-    from justimage.distributed import Elsewhere
+    from justimage.distributed import RemoteError
 
-    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE, "Stopped": code_when_stopped()}
-    kind = error.kind if isinstance(error, Elsewhere) else type(error).__name__
+    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE, "Stopped": stopped_exit_code()}
+    kind = error.kind if isinstance(error, RemoteError) else type(error).__name__
     if isinstance(error, OSError) and error.errno in FULL_OR_BROKEN:
         return DISK
     if kind in codes:
         return codes[kind]
     if isinstance(error, ValueError | OSError):
         return 2
-    return FAILED if several() else None  # another process is gone
+    return FAILED if is_distributed() else None  # another process is gone
 
 
-def code_when_stopped() -> int:
+def stopped_exit_code() -> int:
     """75, to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
     from justimage.distributed import restarts_left
 
     return 0 if restarts_left() else STOPPED
 
 
-def leave(code: int) -> NoReturn:
+def exit_with(code: int) -> NoReturn:
     """Exit. One of several processes does so at once: it neither waits for the others nor takes down the threads that talked
     to them, in which C++ may abort (code -6, now and then) when all is done, so that torchrun does it again."""
-    if several():
+    if is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this is one of several processes, by torchrun's environment."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def in_one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What is wrong; a name in it that comes from a file gives no commands to the terminal."""
-    from justimage.disk import shown
+    from justimage.disk import printable
 
     if isinstance(error, OSError) and error.strerror:
-        return shown(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2000)
-    return shown(" ".join(str(error).split()), 2000)
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2000)
+    return printable(" ".join(str(error).split()), 2000)
 
 
 def fail(message: str) -> NoReturn:

@@ -22,7 +22,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     source: Positional[Path]
     """an official checkpoint, or (with --to official) a run or converted folder"""
     target: Positional[Path]
@@ -34,12 +34,12 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "convert", DESCRIPTION)
-    disk.writable(o.target)
+    o = parse(ConvertOptions, words, "convert", DESCRIPTION)
+    disk.check_writable(o.target)
     with stage(f"reading {o.source}, writing {o.target}"):
         if o.to == "official":
-            written = convert.into_official(o.source, o.target)
+            written = convert.export_official(o.source, o.target)
         else:
-            written = convert.from_official(o.source, o.target, o.context_start)
+            written = convert.import_official(o.source, o.target, o.context_start)
     print(written)
     return 0

@@ -10,8 +10,8 @@ import torch
 
 from justimage import demo
 from justimage.cli.options import parse
-from justimage.cli.progress import stage, stages, within_batches
-from justimage.cli.train import follow
+from justimage.cli.progress import stage, stages, track_batches
+from justimage.cli.train import run_training
 from justimage.recipe import preset
 
 DESCRIPTION = """Learn 1,797 real handwritten digits from raw pixels, from scratch, on the CPU, and draw them.
@@ -24,24 +24,23 @@ examples:
 
 
 @dataclass(frozen=True)
-class Options:
+class DemoOptions:
     out: Path = Path("demo")
     """where to put it; the same command goes on with what is there"""
 
 
 def main(words: Sequence[str]) -> int:
-    out = parse(Options, words, "demo", DESCRIPTION).out
+    out = parse(DemoOptions, words, "demo", DESCRIPTION).out
     started = time.perf_counter()
     with stage("reading digits"):
-        demo.require()
+        demo.check_installed()
     again = shlex.join(["justimage", "demo", *words])
-    if code := follow(preset("digits"), out / "run", torch.device("cpu"), again, hint=False):
+    if code := run_training(preset("digits"), out / "run", torch.device("cpu"), again, hint=False):
         return code
     with stages() as progress:
         progress("reading the model", 0, 0)
-        recipe, model = demo.trained(out)
-        s = recipe.sampling
-        with within_batches([model.net], s.solver, s.steps, demo.BATCH, progress) as told:
+        recipe, model = demo.load_run(out)
+        with track_batches([model.net], recipe.sampling, demo.BATCH, progress) as told:
             report = demo.report(out, recipe, model, told)
     print(demo.summary(report))
     print(f"{time.perf_counter() - started:.0f} s in all; pictures and report.json are in {out}")

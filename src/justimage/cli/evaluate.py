@@ -4,20 +4,20 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from justimage import ema
-from justimage.cli.drawn import Drawn, numbered, settings
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import Tell, stages, within_batches
-from justimage.distributed import share
-from justimage.drawing import Artist, Labels, short_hash
+from justimage.cli.progress import Report, stages, track_batches
+from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
+from justimage.distributed import rank_and_size
 from justimage.evaluation import report
-from justimage.evaluation.examiner import Examiner
+from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.features import open_features
+from justimage.generate import ImageGenerator, Labels, SampleJob, short_hash
 from justimage.stopping import requests
 
 DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class agreement, copies.
@@ -36,7 +36,7 @@ search for the best guidance: justimage search."""
 
 
 @dataclass(frozen=True)
-class Examined(Drawn):
+class EvalOptions(SamplingOptions):
     """What is scored, and against what."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = tyro.MISSING
@@ -54,7 +54,7 @@ class Examined(Drawn):
 
 
 @dataclass(frozen=True)
-class Options(Examined):
+class EvaluateOptions(EvalOptions):
     count: int = 50_000
     """images, guided and as many unguided"""
     out: Path | None = None
@@ -62,42 +62,45 @@ class Options(Examined):
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "evaluate", DESCRIPTION)
+    o = parse(EvaluateOptions, words, "evaluate", DESCRIPTION)
     if o.count < 2:
         raise ValueError(f"count is {o.count}; it must be 2 or more")
-    leads = share()[0] == 0
+    leads = rank_and_size()[0] == 0
     with requests("this batch, kept") as asked, stages(leads) as progress:
-        examiner, chosen = examined(o, o.out, progress, lambda: bool(asked))
-        job = examiner.artist.job(**chosen)
-        net = examiner.artist.model(job.ema).net
-        with within_batches([net], job.solver, job.steps, job.unit, progress) as examiner.progress:
+        examiner, job = open_sampler(o, o.out, progress, lambda: bool(asked))
+        net = examiner.generator.denoiser(job.ema).net
+        with track_batches([net], job.sampling, job.batch, progress) as examiner.progress:
             if not leads:
                 report.draw_all(examiner, job, o.count)
                 return 0
-            others = short_hash([examiner.facts(job), examiner.reference.facts])[:6]
-            name = f"ema{ema.name(job.ema)}-guidance{job.guidance:g}-{o.count}-{others}"
-            out = examiner.place / f"{examiner.artist.place.name}-{name}"
+            others = short_hash([examiner.key(job), examiner.reference.info])[:6]
+            name = f"ema{ema.ema_name(job.ema)}-guidance{job.sampling.guidance:g}-{o.count}-{others}"
+            out = examiner.root / f"{examiner.generator.checkpoint.name}-{name}"
             found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
-    print(report.table(found))
+    print(report.scores_table(found))
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     print(out / "report.md")
     return 0
 
 
-def examined(o: Examined, out: Path | None, progress: Tell, stop: Callable[[], bool]) -> tuple[Examiner, dict[str, Any]]:
+def open_sampler(
+    o: EvalOptions, out: Path | None, progress: Report, stop: Callable[[], bool]
+) -> tuple[FeatureSampler, SampleJob]:
     """What examines a model as the options say, and the settings of its drawings."""
     device = checked_device(o.device)
-    artist = Artist(o.source, device)
+    artist = ImageGenerator(o.source, device)
     if len(o.resize) > 2 or any(side < 1 for side in o.resize):
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
     resize = (o.resize[0], o.resize[-1]) if o.resize else None
-    crop = replace(artist.recipe.crop, size=resize or artist.recipe.network.size)
+    crop = replace(artist.recipe.crop, size=resize or artist.recipe.model.size)
     progress(f"loading {o.features}", 0, 0)
     extractor = open_features(o.features, device)
     progress("reading the model", 0, 0)
-    chosen = settings(o, artist.recipe, device) | {"labels": o.labels, "classes": numbered(o.classes, artist.recipe)}
-    artist.job(**chosen)  # refused before the real images are read
+    job = artist.make_job(
+        o.ema, class_numbers(o.classes, artist.recipe), sampling_of(o, artist.recipe),
+        seed=o.seed, labels=o.labels, batch=o.batch, precision=precision_of(o, device),
+    )  # fmt: skip
     if not (o.reference or artist.recipe.data):
         raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")
     real = o.reference or artist.recipe.data
@@ -105,4 +108,4 @@ def examined(o: Examined, out: Path | None, progress: Tell, stop: Callable[[], b
     reference = open_reference(real, extractor, crop, lambda *n: progress("real images", *n), stop)
     is_run = (o.source / "checkpoints").is_dir()
     place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
-    return Examiner(artist, extractor, reference, place, resize, progress, stop), chosen
+    return FeatureSampler(artist, extractor, reference, place, resize, progress, stop), job

@@ -31,7 +31,7 @@ PAPER = {
 
 
 @dataclass(frozen=True)
-class Options:
+class InfoOptions:
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """a run, a converted folder, or one .safetensors file"""
     batch: int = 32
@@ -39,13 +39,13 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "info", DESCRIPTION)
+    o = parse(InfoOptions, words, "info", DESCRIPTION)
     if o.batch < 1:
         raise ValueError(f"batch is {o.batch}; it must be 1 or more")
     if o.source:
-        recipe = checkpoint.stored_recipe(checkpoint.find(o.source))
+        recipe = checkpoint.read_recipe(checkpoint.resolve(o.source))
         print(json.dumps(recipes.to_json(recipe), indent=1))
-        c, (state, activations) = cost(recipe.network), training_memory(recipe.network, o.batch, len(recipe.training.ema))
+        c, (state, activations) = cost(recipe.model), training_memory(recipe.model, o.batch, len(recipe.training.ema))
         print(f"{c.parameters / 1e6:.1f} M parameters, {c.multiply_adds / 1e9:.2f} GFLOPs")
         print(f"{c.tokens} patches of {c.patch_dimension} numbers")
         memory = f"{state / 1e9:.2f} GB for weights etc. and {activations / 1e9:.2f} GB for activations"

@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from justimage.cli import fail
-from justimage.distributed import device_named
+from justimage.distributed import find_device
 
 T = TypeVar("T")
 
@@ -27,11 +27,11 @@ def parse(kind: type[T], words: Sequence[str], command: str, description: str, *
             )  # fmt: skip
     except SystemExit as end:
         if end.code:
-            fail(unboxed(aside.getvalue()))
+            fail(tyro_message(aside.getvalue()))
         raise
 
 
-def unboxed(text: str) -> str:
+def tyro_message(text: str) -> str:
     """What a box of tyro's says, in one line: its first paragraph, and the nearest option where it suggests one."""
     lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
     end = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
@@ -42,7 +42,7 @@ def unboxed(text: str) -> str:
     return message + (f"; perhaps {near[1]}" if near else "")
 
 
-def given(words: Sequence[str], option: str, most: int = 1) -> list[str]:
+def peek_option(words: Sequence[str], option: str, most: int = 1) -> list[str]:
     """Up to `most` values of an option among the words of a command, before they are parsed."""
     for i, word in enumerate(words):
         before, sign, after = word.partition("=")
@@ -55,7 +55,7 @@ def given(words: Sequence[str], option: str, most: int = 1) -> list[str]:
 def checked_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is; ValueError where it cannot be used."""
     try:
-        device = device_named(name)
+        device = find_device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

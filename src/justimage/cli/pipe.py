@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class Unread(BaseException):
+class ReaderGone(BaseException):
     """Nobody reads what is written any more. No Exception: what handles an error of the work must not take it for one."""
 
 
@@ -30,12 +30,12 @@ class Pipe(io.FileIO):
                 os.dup2(nothing, descriptor)  # nor may what Python writes when it ends, or a library in C, meet it again
             os.close(nothing)
             if not self.goes_on:
-                raise Unread from None
+                raise ReaderGone from None
             return len(content)
 
 
 @contextmanager
-def piped(goes_on: bool) -> Iterator[None]:
+def closed_pipe_guard(goes_on: bool) -> Iterator[None]:
     """A block, and the rest of the process, for which a closed pipe is no error; at its end everything is written."""
     for name in "stdout", "stderr":
         stream = getattr(sys, name)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from justimage import checkpoint, plan as plans, recipe as recipes
 from justimage.cli.options import parse
-from justimage.plan import Plan
+from justimage.plan import TrainingPlan
 
 DESCRIPTION = f"""What a training will take: bytes a GPU, images/s, days, and where the time goes. Arithmetic; no GPU is needed.
 
@@ -28,26 +28,26 @@ examples:
 
 What is not forced is chosen: the simplest arrangement that fits and is fast. How it is counted: docs/scale.md.
 
-kinds: {", ".join(plans.KINDS)}"""
+kinds: {", ".join(plans.GPUS)}"""
 
 
 @dataclass(frozen=True)
-class Options:
+class PlanOptions:
     preset: str | None = None
     """the recipe [jit-b16-256]"""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """a run, for its recipe, in place of a preset"""
     gpus: int = 1
     """all of them; divides the batch"""
-    kind: str = "h100"
+    gpu_type: str = "h100"
     """of GPU"""
     batch: int | None = None
     """images a step, of all GPUs together [the recipe's]"""
-    images: int | None = None
+    total_images: int | None = None
     """of the whole training [the recipe's]"""
     parallel: Literal["auto", "ddp", "hsdp", "fsdp"] = "auto"
     """whole copies of the network (ddp), sharded within each node (hsdp), or over all GPUs (fsdp)"""
-    accumulate: int | None = None
+    grad_accumulation: int | None = None
     """parts of a GPU's share, one after the other [as few as fit]"""
     activation_checkpointing: bool = False
     """compute the blocks again in the backward pass rather than keep what is inside them [if it must be]"""
@@ -60,19 +60,19 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "plan", DESCRIPTION)
+    o = parse(PlanOptions, words, "plan", DESCRIPTION)
     if o.preset and o.source:
         raise ValueError(f"preset is {o.preset} and from is {o.source}; give one of them")
     name = str(o.source) if o.source else o.preset or "jit-b16-256"
-    recipe = checkpoint.stored_recipe(checkpoint.find(o.source)) if o.source else recipes.preset(name)
-    changed = {k: getattr(o, k) for k in ("batch", "images") if getattr(o, k) is not None}
+    recipe = checkpoint.read_recipe(checkpoint.resolve(o.source)) if o.source else recipes.preset(name)
+    changed = {k: getattr(o, k) for k in ("batch", "total_images") if getattr(o, k) is not None}
     recipe = replace(recipe, training=replace(recipe.training, **changed))
     memory = None if o.gpu_memory is None else o.gpu_memory * 1e9
     said = any(word.replace("_", "-").endswith("-activation-checkpointing") for word in words)
     again = o.activation_checkpointing if said else None
-    p = plans.plan(recipe, o.gpus, o.kind, o.parallel, o.accumulate, again, o.mfu, memory)
+    p = plans.plan(recipe, o.gpus, o.gpu_type, o.parallel, o.grad_accumulation, again, o.mfu, memory)
     begun = f"[as begun] --out {shlex.quote(name)}" if o.source else f"--preset {name} --data STORE --out RUN"
-    command = plans.launch(p, " ".join([begun, *(f"--{k} {v}" for k, v in changed.items())]))
+    command = plans.launch_command(p, " ".join([begun, *(f"--{k.replace('_', '-')} {v}" for k, v in changed.items())]))
     if o.json:
         totals = {"memory_total": p.memory.total, "seconds_total": p.seconds.total, "fits": p.fits, "command": command}
         print(json.dumps({**asdict(p), "flags": p.flags, **totals, "assumed_mfu": o.mfu}, indent=1))
@@ -81,12 +81,14 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def show(p: Plan, name: str, command: str, mfu: float) -> None:
+def show(p: TrainingPlan, name: str, command: str, mfu: float) -> None:
     """The plan for a person."""
     nodes = f", {p.nodes} nodes of {p.gpus // p.nodes}" if p.nodes > 1 else ""
-    print(f"{name}: {p.parameters / 1e6:,.1f} M parameters, batch {p.batch}, {p.images:,} images; {p.gpus} x {p.kind}{nodes}\n")
+    print(
+        f"{name}: {p.parameters / 1e6:,.1f} M parameters, batch {p.batch}, {p.images:,} images; {p.gpus} x {p.gpu_type}{nodes}\n"
+    )
     m, s = p.memory, p.seconds
-    parts = f"{p.part} images" + (f", {p.accumulate} times" if p.accumulate > 1 else "")
+    parts = f"{p.microbatch} images" + (f", {p.grad_accumulation} times" if p.grad_accumulation > 1 else "")
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
@@ -110,7 +112,9 @@ def show(p: Plan, name: str, command: str, mfu: float) -> None:
         table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{amount / s.total:4.0%} {bar(amount / s.total)}")
     table.add_row("  in all", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication hidden")
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
-    print(f"\n{p.images_per_second:,.0f} images/s, {spoken(p.days)} for {p.images:,} images, MFU {p.mfu:.0%} of the whole step")
+    print(
+        f"\n{p.images_per_second:,.0f} images/s, {format_duration(p.days)} for {p.images:,} images, MFU {p.mfu:.0%} of the whole step"
+    )
     print(f"data to read: {gb(p.data_rate)}/s of raw pixels, {gb(p.data_rate / p.gpus)}/s a GPU")
     print(f"a checkpoint: {gb(p.checkpoint)}; of the host's memory, to begin: {gb(p.host_memory)} a GPU")
     for note in p.notes:
@@ -133,5 +137,5 @@ def gb(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
 
 
-def spoken(days: float) -> str:
+def format_duration(days: float) -> str:
     return f"{days:.1f} days" if days >= 2 else f"{days * 24:.1f} hours"

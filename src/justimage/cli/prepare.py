@@ -14,12 +14,12 @@ import tyro
 from tyro.conf import Positional
 
 from justimage import recipe as recipes
-from justimage.cli.options import given, parse
+from justimage.cli.options import parse, peek_option
 from justimage.cli.progress import bar
 from justimage.data import Decode
-from justimage.data.images import SMALLER
-from justimage.data.prepare import Report, prepare, words as times
-from justimage.disk import shown
+from justimage.data.images import TOO_SMALL
+from justimage.data.prepare import PrepareReport, describe_plan as times, prepare
+from justimage.disk import printable
 
 DESCRIPTION = """Decode and crop a set of images once, into a store: shards that training reads without decoding.
 
@@ -36,23 +36,23 @@ examples:
 
 Interrupted or killed, the same command goes on. On a complete store it verifies every hash."""
 
-SHOWN = 10
+REFUSED_SHOWN = 10
 """Refused images that are printed; index.json lists all."""
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     source: Positional[str]
     """the images, or arrays"""
     store: Positional[Path]
     """a new folder, or a store to go on with"""
     preset: Annotated[str | None, tyro.conf.arg(name="for", metavar="PRESET")] = None
-    """the preset of justimage train that the store is for: its image size, channels, enlarge and decode, unless given here"""
+    """the preset of justimage train that the store is for: its image size, channels, upscale and decode, unless given here"""
     image_size: int | tuple[int, int] | None = None
     """of the crop: one side, or height and width; arrays are not cropped"""
     channels: int | None = None
     """1, 3 or 4 [3; arrays have their own]"""
-    enlarge: bool = False
+    upscale: bool = False
     """scale up what is smaller; otherwise it is refused"""
     decode: Decode = "photo"
     """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
@@ -63,12 +63,12 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "prepare", DESCRIPTION, default=default(given(words, "--for")))
-    names = ("image_size", "channels", "enlarge", "decode", "shard_images", "workers")
+    o = parse(PrepareOptions, words, "prepare", DESCRIPTION, default=default(peek_option(words, "--for")))
+    names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()
     try:
-        with terminable(), bar("preparing") as advance:
+        with raise_on_sigterm(), bar("preparing") as advance:
             report = prepare(o.source, o.store, progress=advance, **settings)
     except KeyboardInterrupt:
         print(f"stopped; go on with:  {shlex.join(['justimage', 'prepare', *words])}", file=sys.stderr)
@@ -79,23 +79,23 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def default(names: Sequence[str]) -> Options:
+def default(names: Sequence[str]) -> PrepareOptions:
     """The options that are not given, of which a preset knows some."""
     source, store = tyro.MISSING, tyro.MISSING
     if not names:
-        return Options(source, store)
+        return PrepareOptions(source, store)
     crop = recipes.preset(names[0]).crop
-    return Options(source, store, names[0], crop.size, crop.channels, crop.enlarge, crop.decode)
+    return PrepareOptions(source, store, names[0], crop.size, crop.channels, crop.upscale, crop.decode)
 
 
-def summary(o: Options, report: Report, seconds: float) -> Iterator[str]:
-    for name, reason in report.refused[:SHOWN]:
-        yield f"refused {shown(name)}: {shown(reason)}"
+def summary(o: PrepareOptions, report: PrepareReport, seconds: float) -> Iterator[str]:
+    for name, reason in report.refused[:REFUSED_SHOWN]:
+        yield f"refused {printable(name)}: {printable(reason)}"
     if report.refused:
-        more = f", of which {SHOWN} are shown" if len(report.refused) > SHOWN else ""
+        more = f", of which {REFUSED_SHOWN} are shown" if len(report.refused) > REFUSED_SHOWN else ""
         yield f"refused in all: {len(report.refused):,}{more}; they are listed in {o.store / 'index.json'}"
-    if small := sum(SMALLER in reason for _, reason in report.refused):
-        remedy = "--enlarge scales them up, and so does --for PRESET, which reads the paper's data as the paper does"
+    if small := sum(TOO_SMALL in reason for _, reason in report.refused):
+        remedy = "--upscale scales them up, and so does --for PRESET, which reads the paper's data as the paper does"
         yield f"smaller than the crop: {small:,}; {remedy} (into another store)"
     what = f"{report.count:,} images of {times(report.shape)} {report.dtype}"
     if report.verified:
@@ -107,7 +107,7 @@ def summary(o: Options, report: Report, seconds: float) -> Iterator[str]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def raise_on_sigterm() -> Iterator[None]:
     """Within the block SIGTERM interrupts as Ctrl-C does."""
 
     def interrupt(number: int, frame: Any) -> None:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from justimage.sampling import SOLVERS, SolverName
+from justimage.sampling import SOLVERS, Sampling
 
-Tell = Callable[[str, float, int], None]
+Report = Callable[[str, float, int], None]
 """Told what is being done, how many images of it are done, and of how many: of 0 where nothing tells how far it is."""
 ALMOST = 0.999
 """Of what is being drawn, the most that counts as done before it is."""
@@ -82,7 +82,7 @@ def bar(title: str, total: int | None = None, shown: bool = True) -> Iterator[Ad
 
 
 @contextmanager
-def stages(shown: bool = True) -> Iterator[Tell]:
+def stages(shown: bool = True) -> Iterator[Report]:
     """Show progress of one thing after the other, each by a bar or as a `stage`."""
     with ExitStack() as stack:
         current, advance = ("", False), None
@@ -100,13 +100,13 @@ def stages(shown: bool = True) -> Iterator[Tell]:
 
 
 @contextmanager
-def within_batches(nets: Iterable[nn.Module], solver: SolverName, steps: int, unit: int, progress: Tell) -> Iterator[Tell]:
+def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, progress: Report) -> Iterator[Report]:
     """Progress that moves within a batch, too: a batch on a CPU may take minutes.
 
-    What is yielded is told of whole batches of `unit` images; between them the networks' forward passes are counted, in
+    What is yielded is told of whole batches of `batch` images; between them the networks' forward passes are counted, in
     whichever threads, as many of which as the solver makes draw a batch.
     """
-    lock, each = RLock(), evaluations(solver, steps)
+    lock, each = RLock(), forward_passes(sampling)
     what, total, first, most, passes = "", 0, 0.0, 0.0, 0
 
     def batches(title: str, done: float, of: int) -> None:
@@ -122,7 +122,7 @@ def within_batches(nets: Iterable[nn.Module], solver: SolverName, steps: int, un
         with lock:
             passes += 1
             if most < total:
-                most = max(most, min(first + passes / each * unit, ALMOST * total))
+                most = max(most, min(first + passes / each * batch, ALMOST * total))
                 progress(what, most, total)
 
     hooks = [net.register_forward_hook(passed) for net in nets]
@@ -133,15 +133,15 @@ def within_batches(nets: Iterable[nn.Module], solver: SolverName, steps: int, un
             hook.remove()
 
 
-def evaluations(solver: SolverName, steps: int) -> int:
+def forward_passes(sampling: Sampling) -> int:
     """How often a solver evaluates a velocity in so many steps: counted, on a velocity of 0."""
     count = 0
 
-    def still(z: Tensor, t: float) -> Tensor:
+    def still(z: Tensor, t: float) -> tuple[Tensor, Tensor]:
         nonlocal count
         count += 1
-        return z
+        return z, z
 
-    for _ in SOLVERS[solver](still, torch.zeros(()), [i / steps for i in range(steps + 1)]):
+    for _ in SOLVERS[sampling.solver](still, torch.zeros(()), sampling.grid):
         pass
     return count

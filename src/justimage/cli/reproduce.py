@@ -14,16 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from justimage import disk
 from justimage.cli.options import checked_device, parse
-from justimage.cli.plan import spoken
+from justimage.cli.plan import format_duration
 from justimage.cli.progress import bar, stage, stages
 from justimage.experiments import ALSO, NAMES, experiment
-from justimage.laboratory import Lab, Result, Table, Work, judging
-from justimage.laboratory.commands import left
-from justimage.laboratory.doing import News, devices, done, result_of
-from justimage.laboratory.judging import fingerprint
-from justimage.laboratory.scales import SCALES, Scale, ScaleName, on
-from justimage.laboratory.trained import Trained
-from justimage.laboratory.writing import number, write
+from justimage.reproduction import Job, Lab, Result, Table, scoring
+from justimage.reproduction.launch import remaining
+from justimage.reproduction.runner import News, devices, read_result, run_jobs
+from justimage.reproduction.scales import SCALES, Scale, ScaleName, with_data
+from justimage.reproduction.scoring import fingerprint
+from justimage.reproduction.tables import format_number, write
+from justimage.reproduction.training_job import TrainAndScore
 from justimage.stopping import Stopped, requests
 
 DESCRIPTION = """The paper's tables and figures, each by one command, beside the paper's numbers.
@@ -45,7 +45,7 @@ with table.md, table.json and picture.png in OUT/NAME."""
 
 
 @dataclass(frozen=True)
-class Options:
+class ReproduceOptions:
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
     """of experiments, or all; or a .py file of your own"""
     list: bool = False
@@ -65,15 +65,15 @@ class Options:
     """one device to use [all GPUs; or all cores of the CPU]"""
     gpus: int = 8
     """of a cluster, for the plans of --scale paper"""
-    kind: str = "h100"
+    gpu_type: str = "h100"
     """of GPU, for the same"""
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "reproduce", DESCRIPTION)
-    scale = on(SCALES[o.scale], o.data, o.features, o.reference)
+    o = parse(ReproduceOptions, words, "reproduce", DESCRIPTION)
+    scale = with_data(SCALES[o.scale], o.data, o.features, o.reference)
     if o.list or not o.names:
-        overview(scale, o.gpus, o.kind)
+        overview(scale, o.gpus, o.gpu_type)
         return 0
     asked_for = NAMES if "all" in o.names else [ALSO.get(name, name) for name in o.names]
     named = {Path(name).stem if name.endswith(".py") else name: name for name in asked_for}
@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     if scale.name == "gpu" and crew[0] == "cpu" and not o.device:
         raise ValueError("the scale gpu needs one, and there is none here; use --scale laptop, or wait for days: --device cpu")
     lab = Lab(o.out or Path("reproduced") / scale.name, scale, crew[0])
-    disk.writable(lab.place / "works")
+    disk.check_writable(lab.root / "works")
     if scale.name == "paper" and print_left({name: Table(e.cells(scale), lab) for name, e in chosen.items()}, o, words):
         return 0
     with stage(f"reading {scale.data}"):
@@ -92,72 +92,74 @@ def main(words: Sequence[str]) -> int:
     with requests("this moment; trainings go on from their last checkpoints") as asked:
         for name, e in chosen.items():
             began, table = time.perf_counter(), Table(e.cells(scale), lab)
-            follow(name, table, crew, asked)
+            run_and_show(name, table, crew, asked)
             command = ["justimage", "reproduce", named[name], *options_of(words, o)]
-            claims = write(name, e, table, lab.place / name, time.perf_counter() - began, shlex.join(command))
+            claims = write(name, e, table, lab.root / name, time.perf_counter() - began, shlex.join(command))
             for claim in claims:
                 print(f"{claim.verdict}: {claim.sentence} ({claim.evidence})")
-            if not (lab.place / name / "picture.png").exists():
+            if not (lab.root / name / "picture.png").exists():
                 print("no picture: that needs matplotlib: pip install 'justimage[plots]'")
-            print(lab.place / name / "table.md", flush=True)
+            print(lab.root / name / "table.md", flush=True)
     return 0
 
 
-def options_of(words: Sequence[str], o: Options) -> list[str]:
+def options_of(words: Sequence[str], o: ReproduceOptions) -> list[str]:
     """The words of the command after the names of experiments; the names stand together."""
     first = next(i for i, word in enumerate(words) if word in o.names)
     return [*words[:first], *words[first + len(o.names) :]]
 
 
-def works_of(tables: dict[str, Table]) -> list[tuple[str, Work]]:
+def works_of(tables: dict[str, Table]) -> list[tuple[str, Job]]:
     """Every work of some tables, with what the first table calls it."""
-    found: dict[str, tuple[str, Work]] = {}
+    found: dict[str, tuple[str, Job]] = {}
     for name, table in tables.items():
         for cell in table.cells:
-            for work in cell.works:
-                words = f"{cell.row}, {cell.column}" if isinstance(work, Trained) else work.title
-                seed = f", seed {work.recipe.training.seed}" if isinstance(work, Trained) and len(cell.works) > 1 else ""
-                found.setdefault(work.identity(table.lab), (f"{name}: {words}{seed}", work))
+            for work in cell.jobs:
+                words = f"{cell.row}, {cell.column}" if isinstance(work, TrainAndScore) else work.title
+                seed = f", seed {work.recipe.training.seed}" if isinstance(work, TrainAndScore) and len(cell.jobs) > 1 else ""
+                found.setdefault(work.key(table.lab), (f"{name}: {words}{seed}", work))
     return list(found.values())
 
 
-def follow(name: str, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
+def run_and_show(name: str, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
     """Do the works of a table that are missing, with progress shown."""
     lab = table.lab
     works = works_of({name: table})
-    missing = [(title, work) for title, work in works if result_of(lab, work) is None]
+    missing = [(title, work) for title, work in works if read_result(lab, work) is None]
     print(f"{name}: {len(works) - len(missing)} of {len(works)} works are there", flush=True)
-    prepare([work for _, work in missing if isinstance(work, Trained)], lab, asked)
-    titles = {work.identity(lab): title.removeprefix(f"{name}: ") for title, work in works}
-    with showing(len(missing)) as show, closing(done([work for _, work in missing], lab, crew)) as going:
+    prepare([work for _, work in missing if isinstance(work, TrainAndScore)], lab, asked)
+    titles = {work.key(lab): title.removeprefix(f"{name}: ") for title, work in works}
+    with showing(len(missing)) as show, closing(run_jobs([work for _, work in missing], lab, crew)) as going:
         for news in going:
             show(news, titles[news.identity])
-            heed(asked)
+            check_stop(asked)
     for _, work in works:
-        result = result_of(lab, work)
+        result = read_result(lab, work)
         assert result is not None
-        table.results[work.identity(lab)] = result
+        table.results[work.key(lab)] = result
 
 
-def prepare(works: Sequence[Trained], lab: Lab, asked: Sequence[str]) -> None:
+def prepare(works: Sequence[TrainAndScore], lab: Lab, asked: Sequence[str]) -> None:
     """What many works share: the classifiers in whose spaces images are compared, and the real images there."""
-    sides = {(w.compared, w.read(lab.scale), w.recipe.network.channels) for w in works}
+    sides = {(w.reference_size, w.feature_size(lab.scale), w.recipe.model.channels) for w in works}
     for read in sorted({read for _, read, _ in sides}):
-        missing = not lab.scale.features and not judging.classifier_place(lab, read).exists()
+        missing = not lab.scale.features and not scoring.classifier_path(lab, read).exists()
         with bar(f"a classifier of {read} x {read}", lab.scale.classifier["images"] if missing else None) as advance:
-            accuracy = judging.learn_to_read(lab, read, lambda *n, show=advance: (heed(asked), show(*n)))
+            accuracy = scoring.train_classifier(lab, read, lambda *n, show=advance: (check_stop(asked), show(*n)))
         if accuracy is not None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
     for compared, read, channels in sorted(sides):
         title = f"real images of {compared} x {compared}"
         with stages() as progress:
             progress(title, 0, 0)
-            space = judging.space(lab, compared, read)
+            space = scoring.extractor(lab, compared, read)
             advance = lambda *n, title=title, show=progress: show(title, *n)
-            _ = judging.reference(lab, space, compared, channels, advance, lambda: bool(asked)).around  # found once, and kept
+            _ = scoring.reference(
+                lab, space, compared, channels, advance, lambda: bool(asked)
+            ).knn_radii  # found once, and kept
 
 
-def heed(asked: Sequence[str]) -> None:
+def check_stop(asked: Sequence[str]) -> None:
     """`Stopped`, once somebody has asked for that."""
     if asked:
         raise Stopped("stopped as asked; the same command goes on where it was")
@@ -206,10 +208,10 @@ def in_words(result: Result) -> str:
     if "diverged" in result:
         return f"diverged: {result['diverged']}"
     if "parameters_m" in result:
-        return f"{number(result['parameters_m'])} M parameters"
+        return f"{format_number(result['parameters_m'])} M parameters"
     if "fid" in result:
-        return f"FID {number(result['fid'])} at guidance {result['guidance']:g}, {result['seconds']:.0f} s"
-    return f"distance {number(result['plane'])} from the plane" if "plane" in result else "done"
+        return f"FID {format_number(result['fid'])} at guidance {result['guidance']:g}, {result['seconds']:.0f} s"
+    return f"distance {format_number(result['plane'])} from the plane" if "plane" in result else "done"
 
 
 def overview(scale: Scale, gpus: int, kind: str) -> None:
@@ -219,23 +221,23 @@ def overview(scale: Scale, gpus: int, kind: str) -> None:
     for name in NAMES:
         e = experiment(name)
         works = works_of({name: Table(e.cells(scale), lab)})
-        trained = {w.group(lab): w.recipe.training.images for _, w in works if isinstance(w, Trained)}
+        trained = {w.group(lab): w.recipe.training.total_images for _, w in works if isinstance(w, TrainAndScore)}
         takes = f"{len(trained)} trainings, {sum(trained.values()):,} images" if trained else f"{len(works)} short works"
         if scale.name == "paper" and trained:
-            takes += f"; {sum(job.gpu_days for job in left(works, lab, gpus, kind)):,.0f} days of one {kind} (planned)"
+            takes += f"; {sum(job.gpu_days for job in remaining(works, lab, gpus, kind)):,.0f} days of one {kind} (planned)"
         if scale.name == "laptop" and e.minutes:
             takes += f"; {e.minutes:g} minutes on two cores"
         print(f"{name:10} {e.title}\n{'':10} {e.expects}\n{'':10} takes {takes}\n")
     print("justimage reproduce NAME ... does it; what several share is done once")
 
 
-def print_left(tables: dict[str, Table], o: Options, words: Sequence[str]) -> bool:
+def print_left(tables: dict[str, Table], o: ReproduceOptions, words: Sequence[str]) -> bool:
     """Print the trainings of the paper's scale that are not finished, and whether there are any."""
     lab = next(iter(tables.values())).lab
-    jobs = left(works_of(tables), lab, o.gpus, o.kind)
+    jobs = remaining(works_of(tables), lab, o.gpus, o.gpu_type)
     if not jobs:
         return False
-    stores = {job.work.recipe.data: job.work.recipe.network.size[0] for job in jobs}
+    stores = {job.work.recipe.data: job.work.recipe.model.size[0] for job in jobs}
     missing = {store: size for store, size in stores.items() if not Path(store).expanduser().exists()}
     if missing:
         print("# once: images, decoded and cropped")
@@ -245,8 +247,8 @@ def print_left(tables: dict[str, Table], o: Options, words: Sequence[str]) -> bo
         print("\n# each command is run on every one of its nodes; $HEAD is the name of any of them")
     for i, job in enumerate(jobs, 1):
         p = job.plan
-        early = "at most " if job.work.recipe.upkeep.patience else ""
-        cost = f"{early}{spoken(p.days)} on {p.gpus} x {p.kind}, {p.images_per_second:,.0f} images/s (planned, not measured)"
+        early = "at most " if job.work.recipe.checkpoint.patience else ""
+        cost = f"{early}{format_duration(p.days)} on {p.gpus} x {p.gpu_type}, {p.images_per_second:,.0f} images/s (planned, not measured)"
         print(f"\n# {i} of {len(jobs)}: {job.title}: {cost}\n{job.command}")
     total = sum(job.gpu_days for job in jobs)
     print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; when they are finished, this scores them:")

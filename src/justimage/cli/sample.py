@@ -11,15 +11,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from justimage import disk, drawing, pictures
-from justimage.cli.drawn import Drawn, numbered, settings
+from justimage import disk, figures, generate
+from justimage.chunks import JOB
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import stages, within_batches
-from justimage.distributed import share
-from justimage.drawing import Artist, Drawing
+from justimage.cli.progress import stages, track_batches
+from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
+from justimage.distributed import rank_and_size
+from justimage.generate import ImageGenerator, SampleJob
 from justimage.recipe import Recipe
 from justimage.stopping import requests
-from justimage.units import JOB
 
 DESCRIPTION = """Draw images from a trained model.
 
@@ -35,11 +35,11 @@ Image i is drawn from seed + i. A folder or an .npz is drawn in units of --batch
 killed, the same command goes on, and every image is the same, to the bit. images.csv in a folder has their classes, seeds and
 SHA-256."""
 
-PICTURED = 64
+MAX_GRID = 64
 
 
 @dataclass(frozen=True)
-class Options(Drawn):
+class SampleOptions(SamplingOptions):
     source: Annotated[Path, tyro.conf.arg(name="from")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
     classes: tuple[str, ...] = ()
@@ -57,22 +57,22 @@ class Options(Drawn):
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(Options, words, "sample", DESCRIPTION)
+    o = parse(SampleOptions, words, "sample", DESCRIPTION)
     out = o.out or (None if o.folder or o.npz else Path("grid.png"))
-    if out and out.suffix.lower() not in pictures.FORMATS:
-        raise ValueError(f"{out} has no picture's name; allowed: {', '.join(pictures.FORMATS)}")
+    if out and out.suffix.lower() not in figures.FORMATS:
+        raise ValueError(f"{out} has no picture's name; allowed: {', '.join(figures.FORMATS)}")
     if len({out, o.folder, o.npz} - {None}) < len([p for p in (out, o.folder, o.npz) if p]):
         raise ValueError("out, folder and npz must be different places")
     for place, kind in (out, "file"), (o.npz, "file"), (o.folder, "folder"):
         if place:
-            vacant(place, kind)
+            check_vacant(place, kind)
     device = checked_device(o.device)
-    artist = Artist(o.source, device)
-    total = artist.recipe.network.classes or 0
+    artist = ImageGenerator(o.source, device)
+    total = artist.recipe.model.classes or 0
     if o.balanced and o.classes:
         raise ValueError("--balanced draws all classes; leave --classes out")
     shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
-    classes = numbered(o.classes, artist.recipe) or list(range(shown_at_once)) or [-1]
+    classes = class_numbers(o.classes, artist.recipe) or list(range(shown_at_once)) or [-1]
     count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
     for name, value in ("count", count), ("batch", o.batch):
         if value < 1:
@@ -80,51 +80,55 @@ def main(words: Sequence[str]) -> int:
     if o.balanced and count % len(classes):
         near = max(count // len(classes), 1) * len(classes)
         raise ValueError(f"count is {count}, which is not equally many of {len(classes)} classes; {near} is")
-    chosen = settings(o, artist.recipe, device)
-    leads, started = share()[0] == 0, time.perf_counter()
+    chosen, precision = sampling_of(o, artist.recipe), precision_of(o, device)
+    leads, started = rank_and_size()[0] == 0, time.perf_counter()
     shown, pictured = [], 0
     with stages(leads) as progress:
         progress("reading the model", 0, 0)
-        job = artist.job(classes=classes, **chosen | {"unit": min(o.batch, count)})
-        net = artist.model(job.ema).net
+        job = artist.make_job(o.ema, classes, chosen, seed=o.seed, batch=min(o.batch, count), precision=precision)
+        net = artist.denoiser(job.ema).net
         with (
             requests("this batch, kept") as asked,
-            within_batches([net], job.solver, job.steps, job.unit, progress) as advance,
+            track_batches([net], job.sampling, job.batch, progress) as advance,
         ):
             if o.folder or o.npz:
-                drawing.save(artist, job, count, o.folder, o.npz, lambda *n: advance("sampling", *n), lambda: bool(asked))
+                generate.save_images(
+                    artist, job, count, o.folder, o.npz, lambda *n: advance("sampling", *n), lambda: bool(asked)
+                )
             if out and leads:
-                title, pictured = ("the picture", min(count, PICTURED)) if o.folder or o.npz else ("sampling", count)
-                for unit in range(job.units(pictured)):
+                title, pictured = ("the picture", min(count, MAX_GRID)) if o.folder or o.npz else ("sampling", count)
+                for unit in range(job.n_chunks(pictured)):
                     if asked:
                         raise KeyboardInterrupt  # a picture is not worth keeping halves of
-                    advance(title, unit * job.unit, pictured)
-                    shown.append(artist.draw(job, unit))
+                    advance(title, unit * job.batch, pictured)
+                    shown.append(artist.sample_chunk(job, unit))
                 advance(title, pictured, pictured)
     if not leads:
         return 0
     if out:
-        images = artist.model(job.ema).units.visible(torch.cat(shown)[:pictured])
-        disk.write(out, pictures.encoded(sheet(images, job, artist.recipe), out.suffix))
+        images = artist.denoiser(job.ema).normalization.to_uint8(torch.cat(shown)[:pictured])
+        disk.write(out, figures.encode(labelled_grid(images, job, artist.recipe), out.suffix))
     seconds = time.perf_counter() - started
-    print(f"{count} images in {seconds:.1f} s: {job.solver}, {job.steps} steps, guidance {job.guidance:g}, {job.precision}")
+    print(
+        f"{count} images in {seconds:.1f} s: {job.sampling.solver}, {job.sampling.steps} steps, guidance {job.sampling.guidance:g}, {job.precision}"
+    )
     print(shlex.join(str(place) for place in (out, o.folder, o.npz) if place))
     return 0
 
 
-def vacant(place: Path, kind: str) -> None:
+def check_vacant(place: Path, kind: str) -> None:
     """ValueError or OSError now, rather than after the work, for a place that cannot take the result."""
-    disk.writable(place)
+    disk.check_writable(place)
     if kind == "file" and place.is_dir():
         raise IsADirectoryError(f"{place} is a folder; give the name of a file")
     if kind == "folder" and place.exists() and (not place.is_dir() or (any(place.iterdir()) and not (place / JOB).exists())):
         raise FileExistsError(f"{place} exists and is not an empty folder; give a new one")
 
 
-def sheet(images: Tensor, job: Drawing, recipe: Recipe) -> pictures.Image.Image:
+def labelled_grid(images: Tensor, job: SampleJob, recipe: Recipe) -> figures.Image.Image:
     """A grid with whole cycles of the classes in each row, and their names above."""
     cycle = len(job.classes)
     columns = min(len(images), cycle * max(1, 8 // cycle) if cycle <= 16 else 8)
     labels = [job.label(i) for i in range(columns)]
     words = ["" if c < 0 else recipe.class_names[c] if recipe.class_names else str(c) for c in labels]
-    return pictures.grid(images, columns, top=words if cycle <= columns else [])
+    return figures.image_grid(images, columns, top=words if cycle <= columns else [])

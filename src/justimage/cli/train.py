@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from justimage import recipe as recipes, run as runs
-from justimage.cli import code_when_stopped
-from justimage.cli.options import checked_device, given, parse
-from justimage.cli.outlook import Outlook
+from justimage.cli import stopped_exit_code
+from justimage.cli.estimate import Estimate
+from justimage.cli.options import checked_device, parse, peek_option
 from justimage.cli.progress import Advance, bar
 from justimage.data.store import is_store, open_store
-from justimage.distributed import share
+from justimage.distributed import rank_and_size
 from justimage.recipe import Recipe
 from justimage.stopping import requests
 from justimage.training import Step
@@ -40,7 +40,7 @@ presets: {", ".join(recipes.PRESETS)}"""
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     recipe: Recipe
     preset: str
     """the recipe to start from; every option below changes one of its numbers"""
@@ -53,47 +53,51 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    names = given(words, "--preset") or ["digits" if given(words, "--data") == ["digits"] else "folder-64"]
+    names = peek_option(words, "--preset") or ["digits" if peek_option(words, "--data") == ["digits"] else "folder-64"]
     default = recipes.preset(names[0])
-    size = [int(word) for word in given(words, "--image-size", most=2) if re.fullmatch(r"[1-9]\d*", word)]
+    size = [int(word) for word in peek_option(words, "--image-size", most=2) if re.fullmatch(r"[1-9]\d*", word)]
     if size:
         default = recipes.resized(default, size[0] if len(size) == 1 else (size[0], size[1]))
-    data = given(words, "--data")
+    data = peek_option(words, "--data")
     if data and is_store(place := Path(data[0]).expanduser()):
-        default = recipes.fitted(default, open_store(place))
-    options = parse(Options, words, "train", DESCRIPTION, default=Options(default, names[0]))
+        default = recipes.for_store(default, open_store(place))
+    options = parse(TrainOptions, words, "train", DESCRIPTION, default=TrainOptions(default, names[0]))
     source = Path(options.recipe.data).stem
     out = options.out or Path("runs") / (names[0] if source in ("", names[0]) else f"{names[0]}-{source}")
-    return follow(
+    return run_training(
         options.recipe, out, checked_device(options.device), shlex.join(["justimage", "train", *words]), options.fresh
     )
 
 
-def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False, hint: bool = True) -> int:
+def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False, hint: bool = True) -> int:
     """Train with progress shown; asked to stop, end after a step that all processes agree on, saved. Returns the exit code.
 
     hint: say at the end what to try with the model.
     """
-    first = share()[0] == 0
+    first = rank_and_size()[0] == 0
     say = partial(print, flush=True) if first else lambda *words, **options: None
     say(f"reading {recipe.data or 'images'}")
     with bar("reading images", shown=first) as advance:
-        run = runs.open_run(recipe, out, device, advance, fresh, lambda way: say(f"measuring how fast this device is: {way}"))
+
+        def progress(what: str, done: int, total: int) -> None:
+            advance(done, total) if total else say(what)
+
+        run = runs.open_run(recipe, out, device, fresh, on_progress=progress)
     for warning in run.warnings:
         say(f"warning: {warning}", file=sys.stderr)
-    images, seen = run.recipe.training.images, run.state.images_seen
-    parameters = sum(p.numel() for p in run.state.model.net.parameters())
+    images, seen = run.recipe.training.total_images, run.state.images_seen
+    parameters = sum(p.numel() for p in run.state.denoiser.net.parameters())
     classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
-    where = f"{run.world.device}" if run.world.size == 1 else f"{run.world.size} processes ({run.recipe.machine.parallel})"
+    where = f"{run.world.device}" if run.world.size == 1 else f"{run.world.size} processes ({run.recipe.parallelism.parallel})"
     say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.3g} M parameters on {where}; in {out}")
     tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
     if seen >= images or run.ended_early:
-        run.event("finished early" if run.ended_early else "finished")
+        run.log_event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images" + (f"; now try:  {tried}" if hint else ""))
         return 0
     if run.resumed:
         say(f"going on from {seen:,} of {images:,} images")
-    outlook = Outlook(run)
+    outlook = Estimate(run)
     for line in outlook.before():
         say(line)
 
@@ -101,34 +105,33 @@ def follow(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: b
         for line in outlook.moved(images):
             say(line)
 
-    with requests() as asked, bar("training", shown=first) as advance, parts(run, advance, begins) as note:
-        run.asked = lambda: bool(asked)
+    with requests(), bar("training", shown=first) as advance, track_microbatches(run, advance, begins) as note:
         try:
             for step in runs.steps(run):
                 note(step)
         except torch.OutOfMemoryError as error:
-            remedy = "give a larger --accumulate, --activation-checkpointing, or a smaller network"
+            remedy = "give a larger --grad-accumulation, --activation-checkpointing, or a smaller network"
             raise ValueError(f"out of memory: {remedy} ({error})") from error
         except RuntimeError as error:
             if type(error).__name__ == "BackendCompilerFailed":
                 raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
             raise
     stopped = run.state.images_seen < images and not run.ended_early
-    early = f", as {run.recipe.upkeep.watch} did not become better" if run.ended_early else ""
+    early = f", as {run.recipe.checkpoint.monitor} did not become better" if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
     if stopped or hint:
         say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
-    return code_when_stopped() if stopped else 0
+    return stopped_exit_code() if stopped else 0
 
 
 @contextmanager
-def parts(run: runs.Run, advance: Advance, begins: Callable[[float], object]) -> Iterator[Callable[[Step], None]]:
+def track_microbatches(run: runs.Run, advance: Advance, begins: Callable[[float], object]) -> Iterator[Callable[[Step], None]]:
     """Within the block the bar moves with every part of a batch and image of a preview; call what is given after a step.
 
     begins: called as a part begins, with the images done before it.
     """
-    images, seen, note = run.recipe.training.images, run.state.images_seen, ""
-    part, passed = run.recipe.training.batch / run.tuning.accumulate, 0
+    images, seen, note = run.recipe.training.total_images, run.state.images_seen, ""
+    part, passed = run.recipe.training.batch / run.tuning.grad_accumulation, 0
 
     def after(step: Step) -> None:
         nonlocal seen, passed, note
@@ -142,8 +145,8 @@ def parts(run: runs.Run, advance: Advance, begins: Callable[[float], object]) ->
             advance(min(seen + passed * part, images), images, lambda: note or "first step")
             passed += 1
 
-    hook = run.state.model.net.register_forward_pre_hook(forward)
-    run.tell = lambda what, done, total: advance(min(seen, images), images, lambda: f"{what} {done} of {total}")
+    hook = run.state.denoiser.net.register_forward_pre_hook(forward)
+    run.on_progress = lambda what, done, total: advance(min(seen, images), images, lambda: f"{what} {done} of {total}")
     try:
         yield after
     finally:

@@ -5,6 +5,7 @@ sequence whose every position is a function of the seed. Images are (channels, h
 arrays, float32 in the data's own units.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +14,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from justimage.data.arrays import SUFFIXES, Arrays, digits
+from justimage.data.arrays import SUFFIXES, ArraySource, digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
-from justimage.data.source import Source
+from justimage.data.source import OwnData, Source, as_source, conditions_of
 from justimage.data.store import Store, is_store, open_store
 from justimage.data.stream import Stream, batches
 
 __all__ = [
-    "Arrays", "Crop", "Decode", "Files", "Source", "Store", "Stream",
-    "batches", "decode", "digits", "in_memory", "open_source", "refuse_other_files", "some_sizes",
+    "ArraySource",
+    "Crop",
+    "Decode",
+    "Files",
+    "Source",
+    "Store",
+    "Stream",
+    "batches",
+    "cache_in_ram",
+    "check_same_files",
+    "decode",
+    "digits",
+    "open_source",
+    "sample_sizes",
 ]  # fmt: skip
 
-COMPARED = 64
+SAMPLED_FILES = 64
 """Files by which processes see whether they have the same."""
-MEMORY = 2**30
+MAX_RAM_BYTES = 2**30
 """Bytes of decoded images up to which a source is read into memory once, instead of decoded again each epoch."""
 
 
@@ -54,15 +67,15 @@ def open_source(path: str, crop: Crop) -> Source:
     return open_files(path, crop)
 
 
-def some_sizes(source: Source) -> dict[str, int]:
+def sample_sizes(source: Source) -> dict[str, int]:
     """The sizes in bytes of some files, spread over a set, by which another process knows that it sees the same set."""
     if not isinstance(source, Files | Store):
         return {}
-    places = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, COMPARED)}
+    places = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, SAMPLED_FILES)}
     return {str(place): place.stat().st_size for place in places}
 
 
-def refuse_other_files(sizes: dict[str, int]) -> None:
+def check_same_files(sizes: dict[str, int]) -> None:
     """ValueError, in one line, where this process finds other files than the one that listed them, such as on another disk."""
     for place, size in sizes.items():
         found = Path(place).stat().st_size if Path(place).exists() else None
@@ -71,22 +84,20 @@ def refuse_other_files(sizes: dict[str, int]) -> None:
             raise ValueError(f"{place} {here} here, and has {size:,} for the first process; all must see the same files")
 
 
-def in_memory(source: Source, progress: Callable[[int], None] | None = None) -> Source:
-    """Image files decoded once into memory, if that takes at most MEMORY bytes; otherwise the source itself.
+def cache_in_ram(source: Source, progress: Callable[[int, int], object] = lambda done, total: None) -> Source:
+    """Image files decoded once into memory, if that takes at most MAX_RAM_BYTES; otherwise the source itself.
 
-    A damaged image is found here, before anything is trained. progress is called with the number decoded so far.
+    A damaged image is found here, before anything is trained. progress receives how many are decoded, and of how many.
     """
-    if isinstance(source, Arrays | Store) or len(source) * source[0][0].numel() > MEMORY:
+    if not isinstance(source, Files) or len(source) * math.prod(source.shape) > MAX_RAM_BYTES:
         return source
-    images = torch.empty(len(source), *source[0][0].shape, dtype=torch.uint8)
+    images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
     labels = torch.empty(len(source), dtype=torch.int64)
 
     def load(index: int) -> None:
         images[index], labels[index] = source[index]
 
-    threads = 1 if isinstance(source, Files) and not source.contents.threads else os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(os.cpu_count() if source.contents.threads else 1) as pool:
         for done, _ in enumerate(pool.map(load, range(len(source))), 1):
-            if progress:
-                progress(done)
-    return Arrays(images, labels, source.class_names, source.fingerprint)
+            progress(done, len(source))
+    return ArraySource(images, labels, source.class_names, source.fingerprint)

@@ -20,19 +20,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from justimage.disk import shown
+from justimage.data.source import Pixels
+from justimage.disk import printable
 
 SUFFIXES = (".npy", ".npz")
-LONGEST_HEADER = 2**16
-LARGEST = 2**33
+MAX_HEADER_BYTES = 2**16
+MAX_UNPACKED_BYTES = 2**33
 """Bytes of a compressed array, which has to be unpacked into memory."""
-DENSEST = 200
+MAX_RATIO = 200
 """How many times smaller than itself a large array may be compressed: nearly nothing but zeros is smaller."""
-LABELS = ("labels", "label", "arr_1")
+LABEL_KEYS = ("labels", "label", "arr_1")
 
 
 @dataclass(frozen=True)
-class Arrays:
+class ArraySource(Pixels):
     """A source in memory: images (n, channels, height, width), labels (n,), and the classes' names (empty for none)."""
 
     images: Tensor
@@ -40,18 +41,22 @@ class Arrays:
     class_names: list[str]
     fingerprint: str
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.images.shape[1:])  # pyright: ignore[reportReturnType]
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 
-    def gather(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         chosen = torch.from_numpy(indices)
         return self.images[chosen], self.labels[chosen]
 
 
-def digits(size: tuple[int, int] = (32, 32)) -> Arrays:
+def digits(size: tuple[int, int] = (32, 32)) -> ArraySource:
     """The 1,797 handwritten digits that scikit-learn carries (8 x 8, 16 levels of grey), enlarged (bicubic)."""
     try:
         from sklearn.datasets import load_digits
@@ -61,7 +66,7 @@ def digits(size: tuple[int, int] = (32, 32)) -> Arrays:
     small = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.stack([np.asarray(Image.fromarray(d).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for d in small])
     fingerprint = hashlib.sha256(small.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
-    return Arrays(torch.from_numpy(images)[:, None], torch.from_numpy(labels), [str(i) for i in range(10)], fingerprint)
+    return ArraySource(torch.from_numpy(images)[:, None], torch.from_numpy(labels), [str(i) for i in range(10)], fingerprint)
 
 
 @dataclass(frozen=True)
@@ -110,17 +115,17 @@ def open_array_file(path: Path) -> ArrayFile:
     try:
         if path.suffix.lower() == ".npy":
             with open(path, "rb") as file:
-                found, others, mapped = mapped_array(path, file, 0, path.stat().st_size), {}, True
+                found, others, mapped = map_array(path, file, 0, path.stat().st_size), {}, True
         else:
-            found, others, mapped = from_npz(path)
+            found, others, mapped = open_npz(path)
         numbers = channels_first(found)
-        labels, class_names = classes_of(others, len(numbers))
+        labels, class_names = parse_labels(others, len(numbers))
     except FileNotFoundError:
         raise
     except MemoryError as error:
         raise ValueError(f"{path}: its arrays do not fit into memory; save them as .npy, or with np.savez") from error
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, RuntimeError, OverflowError, zlib.error) as error:
-        raise ValueError(f"{path}: {shown(' '.join(str(error).split()))}") from error
+        raise ValueError(f"{path}: {printable(' '.join(str(error).split()))}") from error
     digest = hashlib.sha256(repr((numbers.shape, str(numbers.dtype), labels, class_names)).encode())
     with open(path, "rb") as file:
         for place in np.linspace(0, max(path.stat().st_size - 4096, 0), 256).astype(np.int64):
@@ -129,7 +134,7 @@ def open_array_file(path: Path) -> ArrayFile:
     return ArrayFile(path, numbers, labels, class_names, digest.hexdigest(), mapped)
 
 
-class Header:
+class NpyHeader:
     """What the head of an .npy file says, read from no more than LONGEST_HEADER bytes: nothing is allocated by its word."""
 
     def __init__(self, start: bytes, total: int) -> None:
@@ -137,7 +142,7 @@ class Header:
         if not start.startswith(npy.MAGIC_PREFIX) or len(start) < 12:
             raise ValueError("not an .npy array")
         length = struct.unpack("<H", start[8:10])[0] if start[6] == 1 else struct.unpack("<I", start[8:12])[0]
-        if length > LONGEST_HEADER - 12 or start[6] not in (1, 2):
+        if length > MAX_HEADER_BYTES - 12 or start[6] not in (1, 2):
             raise ValueError("its header is not one of an array of numbers")
         buffer = io.BytesIO(start)
         version = npy.read_magic(buffer)
@@ -158,15 +163,15 @@ class Header:
             raise ValueError(f"its header says {self.shape} {self.dtype}, which is not what its {total:,} bytes hold")
 
 
-def mapped_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
+def map_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
     """The array that begins at some byte of a file, mapped; `file` is open there."""
-    header = Header(file.read(LONGEST_HEADER)[:total], total)
+    header = NpyHeader(file.read(MAX_HEADER_BYTES)[:total], total)
     if 0 in header.shape:
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "r", start + header.offset, header.shape, header.order)
 
 
-def from_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
+def open_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
     """The one array of images in an archive, the small ones beside it by name, and whether it is mapped."""
     with zipfile.ZipFile(path) as archive:
         headers = {}
@@ -175,28 +180,28 @@ def from_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError(f"{entry.filename} is compressed by method {entry.compress_type}; allowed: deflated")
                 with archive.open(entry) as file:
-                    headers[entry.filename[:-4]] = Header(file.read(LONGEST_HEADER), entry.file_size)
+                    headers[entry.filename[:-4]] = NpyHeader(file.read(MAX_HEADER_BYTES), entry.file_size)
         images = [name for name, header in headers.items() if len(header.shape) in (3, 4)]
         if len(images) != 1:
             raise ValueError(f"it has {len(images)} arrays of 3 or 4 axes; exactly one is wanted, the images")
-        small = [n for n in headers if n in (*LABELS, "class_names") and len(headers[n].shape) == 1]
-        others = {name: unpacked(archive, name, headers[name]) for name in small}
+        small = [n for n in headers if n in (*LABEL_KEYS, "class_names") and len(headers[n].shape) == 1]
+        others = {name: unpack(archive, name, headers[name]) for name in small}
         entry, header = archive.getinfo(images[0] + ".npy"), headers[images[0]]
         if entry.compress_type != zipfile.ZIP_STORED:
-            return unpacked(archive, images[0], header), others, False
+            return unpack(archive, images[0], header), others, False
     with open(path, "rb") as file:  # a stored member is an .npy file within the file
         file.seek(entry.header_offset)
         local = file.read(30)
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
         file.seek(start)
-        return mapped_array(path, file, start, entry.file_size), others, True
+        return map_array(path, file, start, entry.file_size), others, True
 
 
-def unpacked(archive: zipfile.ZipFile, name: str, header: Header) -> NDArray[Any]:
+def unpack(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> NDArray[Any]:
     entry = archive.getinfo(name + ".npy")
-    if entry.file_size > LARGEST:
+    if entry.file_size > MAX_UNPACKED_BYTES:
         raise ValueError(f"{name} is compressed and has {entry.file_size / 1e9:.0f} GB; save it as .npy, or with np.savez")
-    if entry.file_size > max(2**28, DENSEST * entry.compress_size):
+    if entry.file_size > max(2**28, MAX_RATIO * entry.compress_size):
         raise ValueError(f"{name} is {entry.file_size:,} bytes in {entry.compress_size:,}; save it as .npy, or with np.savez")
     array = np.empty(header.shape, header.dtype, order=header.order)
     flat = array.reshape(-1, order="A").view(np.uint8).data
@@ -224,9 +229,9 @@ def channels_first(found: NDArray[Any]) -> NDArray[Any]:
     return found.transpose(0, 3, 1, 2) if last else found
 
 
-def classes_of(others: dict[str, NDArray[Any]], count: int) -> tuple[list[int], list[str]]:
+def parse_labels(others: dict[str, NDArray[Any]], count: int) -> tuple[list[int], list[str]]:
     """Labels and class names from the small arrays beside the images."""
-    name = next((n for n in LABELS if n in others), None)
+    name = next((n for n in LABEL_KEYS if n in others), None)
     if name is None:
         return [-1] * count, []
     labels, names = others[name], others.get("class_names")

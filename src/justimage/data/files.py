@@ -16,31 +16,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage.data import table, tars
+from justimage.data import hf_table, tars
 from justimage.data.images import FORMATS, MODES, Crop, decode
-from justimage.disk import shown
+from justimage.data.source import Pixels
+from justimage.disk import printable
 
-LITTER = re.compile(r"(?:^|/)(?:\.|(?:thumbs\.db|desktop\.ini|__macosx)(?:/|$))", re.IGNORECASE | re.ASCII)
+JUNK = re.compile(r"(?:^|/)(?:\.|(?:thumbs\.db|desktop\.ini|__macosx)(?:/|$))", re.IGNORECASE | re.ASCII)
 """What is hidden, or left behind by a file manager, in a path."""
 SPLITS = {"train", "training", "test", "val", "valid", "validation"}
-LARGEST = 2**28
+MAX_FILE_BYTES = 2**28
 """Bytes of one image file beyond which it is refused unread."""
 
 
-class Contents(Protocol):
+class ByteReader(Protocol):
     """The bytes of each numbered file."""
 
     threads: bool
     """whether threads may read at once"""
 
-    def read(self, index: int) -> bytes: ...
+    def read_bytes(self, index: int) -> bytes: ...
     def file(self, index: int) -> Path:
         """The file on the disk that has them."""
         ...
 
 
 @dataclass
-class Files:
+class Files(Pixels):
     """A source of image files: each is decoded and cropped when asked for."""
 
     root: Path
@@ -51,7 +52,7 @@ class Files:
     """of each file, in bytes"""
     labels: list[int]
     class_names: list[str]
-    contents: Contents
+    contents: ByteReader
     crop: Crop
     fingerprint: str
     """of names, sizes in bytes, classes, and how files are decoded"""
@@ -72,31 +73,31 @@ class Files:
         try:
             return torch.from_numpy(self.pixels(index)), self.labels[index]
         except ValueError as error:
-            raise ValueError(f"{shown(self.root / self.names[index])}: {error}") from error
+            raise ValueError(f"{printable(self.root / self.names[index])}: {error}") from error
 
     def pixels(self, index: int) -> np.ndarray:
         """One image (channels, height, width); ValueError, without its name, for one that cannot be used."""
-        if self.sizes[index] > LARGEST:
-            raise ValueError(f"{self.sizes[index]:,} bytes; an image file has at most {LARGEST:,}")
+        if self.sizes[index] > MAX_FILE_BYTES:
+            raise ValueError(f"{self.sizes[index]:,} bytes; an image file has at most {MAX_FILE_BYTES:,}")
         try:
-            content = self.contents.read(index)
+            content = self.contents.read_bytes(index)
         except OSError:  # the disk's fault, not the image's
             raise
         except Exception as error:  # a damaged archive
-            raise ValueError(reason_of(error)) from error
+            raise ValueError(describe_error(error)) from error
         try:
             return decode(io.BytesIO(content), self.crop)
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            reason = reason_of(error)
+            reason = describe_error(error)
             raise ValueError("not a readable image" if "cannot identify" in reason else reason) from error
 
 
-def reason_of(error: Exception) -> str:
-    return shown(str(error).split("\n")[0] or type(error).__name__)
+def describe_error(error: Exception) -> str:
+    return printable(str(error).split("\n")[0] or type(error).__name__)
 
 
 @dataclass
-class Folder:
+class FolderReader:
     root: Path
     names: list[str]
     threads = True
@@ -104,12 +105,12 @@ class Folder:
     def file(self, index: int) -> Path:
         return self.root / self.names[index]
 
-    def read(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         return self.file(index).read_bytes()
 
 
 @dataclass
-class Zip:
+class ZipReader:
     archive: Path
     names: list[str]
     opened: dict[int, zipfile.ZipFile] = field(default_factory=dict, repr=False)
@@ -122,7 +123,7 @@ class Zip:
     def file(self, index: int) -> Path:
         return self.archive
 
-    def read(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         process = os.getpid()
         if process not in self.opened:
             self.opened[process] = zipfile.ZipFile(self.archive)
@@ -148,31 +149,31 @@ def open_files(path: str, crop: Crop) -> Files:
     given = Path(path).expanduser()
     if shards := tars.shards_at(given):
         return open_tars(path, shards, crop)
-    if table.is_table(given):
-        return open_table(given, crop)
+    if hf_table.is_hf_table(given):
+        return open_hf_table(given, crop)
     root, inside = split_archive(given)
     found = list_archive(root) if root.is_file() else list_folder(root)
-    names = [n for n in sorted(found) if n.startswith(inside) and not LITTER.search(n[len(inside) :])]
+    names = [n for n in sorted(found) if n.startswith(inside) and not JUNK.search(n[len(inside) :])]
     if not names:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
-    prefix = inside + descend(n[len(inside) :] for n in names)
+    prefix = inside + class_root(n[len(inside) :] for n in names)
     names = [n for n in names if n.startswith(prefix)]
     strangers = [n for n in names if n[n.rfind(".") :].lower() not in FORMATS]
     if strangers:
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         raise ValueError(
-            f"{shown(root / strangers[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
+            f"{printable(root / strangers[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
         )
     labels, class_names = classes_by_folder(names, prefix, root)
     sizes = [found[n] for n in names]
-    contents = Zip(root, names) if root.is_file() else Folder(root, names)
-    digest = hashed(crop, class_names, [n[len(prefix) :] for n in names], sizes)
+    contents = ZipReader(root, names) if root.is_file() else FolderReader(root, names)
+    digest = fingerprint_of(crop, class_names, [n[len(prefix) :] for n in names], sizes)
     return Files(root, names, sizes, labels, class_names, contents, crop, digest)
 
 
 def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
     """The images in tar shards, with the classes that stand beside them, or else by folder."""
-    members = [m for m in tars.index(shards) if not LITTER.search(m.name)]
+    members = [m for m in tars.list_images(shards) if not JUNK.search(m.name)]
     if not members:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
     labelled = [m for m in members if m.label is not None]
@@ -183,28 +184,28 @@ def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
         labels = [m.label for m in members if m.label is not None]
         class_names = [str(i) for i in range(max(labels) + 1)]
     else:
-        prefix = descend(m.name for m in members)
+        prefix = class_root(m.name for m in members)
         members = [m for m in members if m.name.startswith(prefix)]
         labels, class_names = classes_by_folder([m.name for m in members], prefix, Path(path))
     alone = len(shards) == 1
     names = [m.name if alone else f"{shards[m.shard].name}/{m.name}" for m in members]
     sizes = [m.size for m in members]
-    digest = hashed(crop, [*class_names, *map(str, labels)], names, sizes)
+    digest = fingerprint_of(crop, [*class_names, *map(str, labels)], names, sizes)
     root = shards[0] if alone else shards[0].parent
-    return Files(root, names, sizes, labels, class_names, tars.Tars(shards, members), crop, digest)
+    return Files(root, names, sizes, labels, class_names, tars.TarReader(shards, members), crop, digest)
 
 
-def open_table(root: Path, crop: Crop) -> Files:
+def open_hf_table(root: Path, crop: Crop) -> Files:
     """The images of a table that Hugging Face `datasets` saved."""
-    contents = table.Table(root)
+    contents = hf_table.HFTable(root)
     labels, class_names = contents.labels()
     found = list_folder(root)
-    digest = hashed(crop, [*class_names, *map(str, labels)], list(found), list(found.values()))
+    digest = fingerprint_of(crop, [*class_names, *map(str, labels)], list(found), list(found.values()))
     names = [f"row {i}" for i in range(len(labels))]
     return Files(root, names, [0] * len(names), labels, class_names, contents, crop, digest)
 
 
-def hashed(crop: Crop, words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
+def fingerprint_of(crop: Crop, words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
     """A fingerprint. Photographs decoded otherwise are other images, whose features and statistics are kept apart."""
     decoded = [] if crop.decode == "photo" else [crop.decode]
     text = "\n".join([*decoded, *words, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
@@ -217,7 +218,7 @@ def classes_by_folder(names: Sequence[str], prefix: str, root: Path) -> tuple[li
     class_names = sorted(set(folders) - {""})
     if class_names and "" in folders:
         raise ValueError(
-            f"{shown(root / names[folders.index('')])} lies beside class folders; give it a class, or use one flat folder"
+            f"{printable(root / names[folders.index('')])} lies beside class folders; give it a class, or use one flat folder"
         )
     number = {name: i for i, name in enumerate(class_names)} | {"": -1}
     return [number[f] for f in folders], class_names
@@ -242,10 +243,10 @@ def list_archive(archive: Path) -> dict[str, int]:
         with zipfile.ZipFile(archive) as opened:
             found = {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
         for name in found:
-            tars.refuse_outside(name)
+            tars.check_member_name(name)
         return found
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError, struct.error) as error:
-        raise ValueError(f"{archive} is a damaged zip archive: {reason_of(error)}") from error
+        raise ValueError(f"{archive} is a damaged zip archive: {describe_error(error)}") from error
 
 
 def list_folder(folder: Path) -> dict[str, int]:
@@ -270,7 +271,7 @@ def list_folder(folder: Path) -> dict[str, int]:
     return found
 
 
-def descend(names: Iterable[str]) -> str:
+def class_root(names: Iterable[str]) -> str:
     """The folder ("" or "a/b/") that holds the classes: past folders that stand alone, and into `train` among splits."""
     folders, prefix = {n.rpartition("/")[0] for n in names}, ""
     while True:

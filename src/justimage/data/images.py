@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 
 FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jpe", ".jfif"}
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-PIXELS = 2**27
+MAX_PIXELS = 2**27
 """Of the largest picture: in memory four bytes each, and twice that while it is cropped."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-SMALLER = "smaller than the model's"
+TOO_SMALL = "smaller than the model's"
 Decode = Literal["photo", "torchvision"]
 
 
@@ -24,7 +24,7 @@ class Crop:
     """height and width"""
     channels: int = 3
     """1, 3 or 4"""
-    enlarge: bool = False
+    upscale: bool = False
     """scale up what is smaller than `size`; otherwise it is an error"""
     decode: Decode = "photo"
     """photo: upright by EXIF, transparency on white, 16 bits scaled to 8; torchvision: Pillow's `convert` and no more, as
@@ -41,19 +41,19 @@ def decode(file: io.BytesIO, crop: Crop) -> np.ndarray:
     ValueError for an image smaller than the crop, unless it may be enlarged, and for one of more than PIXELS.
     """
     image = Image.open(file, formats=PILLOW_FORMATS)
-    if image.width * image.height > PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels; at most {PIXELS:,} in all are decoded")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} in all are decoded")
     if crop.decode == "photo":
         image = ImageOps.exif_transpose(image)
     height, width = crop.size
-    if not crop.enlarge and (image.height < height or image.width < width):
-        raise ValueError(f"{image.width} x {image.height} pixels, {SMALLER} {width} x {height} (allowed with --enlarge)")
+    if not crop.upscale and (image.height < height or image.width < width):
+        raise ValueError(f"{image.width} x {image.height} pixels, {TOO_SMALL} {width} x {height} (allowed with --upscale)")
     mode = MODES[crop.channels]
-    image = center_crop(in_mode(image, mode) if crop.decode == "photo" else image.convert(mode), crop.size)
+    image = center_crop(convert_mode(image, mode) if crop.decode == "photo" else image.convert(mode), crop.size)
     return np.ascontiguousarray(np.atleast_3d(np.array(image)).transpose(2, 0, 1))
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
+def convert_mode(image: Image.Image, mode: str) -> Image.Image:
     """Any picture in mode L, RGB or RGBA: 16 bits become 8, and what is transparent shows white unless RGBA is wanted."""
     if image.mode == "F":
         raise ValueError("pixels are floats; allowed: 8 or 16 bits")
@@ -79,7 +79,7 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(width / image.width, height / image.height)
     scaled = round(image.width * scale), round(image.height * scale)
-    if scaled[0] * scaled[1] > PIXELS:
+    if scaled[0] * scaled[1] > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, of which a crop would be scaled to {scaled[0]} x {scaled[1]}")
     image = image.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2

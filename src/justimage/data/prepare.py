@@ -23,16 +23,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from justimage import disk
-from justimage.crew import made
 from justimage.data.arrays import SUFFIXES, ArrayFile, digits, open_array_file
 from justimage.data.files import open_files
 from justimage.data.images import Crop, Decode
 from justimage.data.store import (
+    HINT,
     INDEX,
+    INDEX_SCHEMA,
     LABELS,
-    REMEDY,
     VERSION,
-    WELL_FORMED,
     all_of,
     is_count,
     is_finite,
@@ -40,6 +39,7 @@ from justimage.data.store import (
     open_store,
     shard_name,
 )  # fmt: skip
+from justimage.pool import run_in_pool
 
 PLAN = "plan.json"
 SHARD_BYTES, FEWEST_SHARDS, FEWEST_IMAGES = 2**26, 32, 64
@@ -50,7 +50,7 @@ REPORTED = 16
 Progress = Callable[[int, int], object]
 
 
-class Raw(Protocol):
+class RawSource(Protocol):
     """A source as it is prepared: each image by itself, with a reason where it is refused."""
 
     @property
@@ -70,7 +70,7 @@ class Raw(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """All that decides what a store holds."""
 
     source: str
@@ -78,7 +78,7 @@ class Plan:
     count: int
     image_size: tuple[int, int]
     channels: int
-    enlarge: bool
+    upscale: bool
     decode: Decode
     dtype: str
     shard_images: int
@@ -97,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Report:
+class PrepareReport:
     """What was done: images in the store, those refused with their reasons, and whether it only was verified."""
 
     count: int
@@ -113,15 +113,15 @@ def prepare(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    enlarge: bool = False,
+    upscale: bool = False,
     decode: Decode = "photo",
     shard_images: int | None = None,
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> Report:
+) -> PrepareReport:
     """Make the store of a source, or go on with it, or verify it where it is complete.
 
-    image_size and channels (by default 3): of the crop, for image files; arrays have their own. enlarge and decode:
+    image_size and channels (by default 3): of the crop, for image files; arrays have their own. upscale and decode:
     as in `Crop`. workers: processes, by default one a core; they change nothing that is written. progress is called with the
     number of images done and in all. Raises ValueError or OSError, in one line.
     """
@@ -133,61 +133,63 @@ def prepare(
     if occupied and not is_store(root):
         raise ValueError(f"{root} is not empty and holds no store; give another place")
     try:
-        raw, plan = planned(source, image_size, channels, enlarge, decode, shard_images)
+        raw, plan = make_plan(source, image_size, channels, upscale, decode, shard_images)
     except FileNotFoundError:  # a complete store can do without its source
         if not (root / INDEX).exists():
             raise
         return verify(root, progress)
-    with alone(root):
+    with prepare_lock(root):
         if (root / INDEX).exists():
             opened = open_store(root)
-            refuse_another(root, plan.json(), opened.index["made"])
+            check_same_job(root, plan.json(), opened.index["made"])
             return verify(root, progress)
         if (root / PLAN).exists():
-            refuse_another(root, plan.json(), read_plan(root))
-        disk.write(root / PLAN, encoded(plan.json()))
+            check_same_job(root, plan.json(), read_plan(root))
+        disk.write(root / PLAN, encode(plan.json()))
         for left in root.glob(".tmp-*"):  # by a crash
             disk.remove(left)
-        todo = [k for k in range(plan.shards) if not is_made(plan, root, k)]
-        done = plan.count - sum(len(part(plan, k)) for k in todo)
+        todo = [k for k in range(plan.shards) if not is_complete(plan, root, k)]
+        done = plan.count - sum(len(shard_range(plan, k)) for k in todo)
         progress(done, plan.count)
         several = not isinstance(raw, ArrayFile) or raw.mapped
         crew = min(workers or os.cpu_count() or 1, len(todo)) if several else 1
-        for number in made([partial(make_shard, raw, plan, root)] * max(crew, 1), todo, __name__):
+        for number in run_in_pool([partial(make_shard, raw, plan, root)] * max(crew, 1), todo, __name__):
             done += number
             progress(done, plan.count)
         return finish(root, plan, list(raw.class_names))
 
 
-def planned(
+def make_plan(
     source: str,
     image_size: int | tuple[int, int] | None,
     channels: int | None,
-    enlarge: bool,
+    upscale: bool,
     decode: Decode,
     shard_images: int | None,
-) -> tuple[Raw, Plan]:
+) -> tuple[RawSource, StorePlan]:
     """The source, opened, and the plan for it."""
     wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
     if wanted and min(wanted) < 1:
         raise ValueError(f"image_size is {image_size}; it must be 1 or more")
     place = Path(source).expanduser()
-    raw: Raw
+    raw: RawSource
     if is_store(place):
         raise ValueError(f"{source} is a store already")
     if source == "digits" or place.suffix.lower() in SUFFIXES:
         raw = of_digits() if source == "digits" else open_array_file(place)
         _, height, width = raw.shape
         if (wanted or (height, width)) != (height, width) or (channels or raw.shape[0]) != raw.shape[0]:
-            raise ValueError(f"{source} has images of {words(raw.shape)}, and arrays are not cropped; leave out the size")
+            raise ValueError(
+                f"{source} has images of {describe_plan(raw.shape)}, and arrays are not cropped; leave out the size"
+            )
     elif wanted is None:
         raise ValueError("no image size is given, to which images are cropped; for instance --image-size 256")
     else:
-        raw = open_files(source, Crop(wanted, 3 if channels is None else channels, enlarge, decode))
+        raw = open_files(source, Crop(wanted, 3 if channels is None else channels, upscale, decode))
     count, size = len(raw), int(np.prod(raw.shape)) * raw.dtype.itemsize
     default = max(1, min(SHARD_BYTES // size, max(FEWEST_IMAGES, -(-count // FEWEST_SHARDS))))
-    plan = Plan(
-        source, raw.fingerprint, count, raw.shape[1:], raw.shape[0], enlarge, decode, raw.dtype.name, shard_images or default
+    plan = StorePlan(
+        source, raw.fingerprint, count, raw.shape[1:], raw.shape[0], upscale, decode, raw.dtype.name, shard_images or default
     )  # fmt: skip
     return raw, plan
 
@@ -197,11 +199,11 @@ def of_digits() -> ArrayFile:
     return ArrayFile(Path("digits"), d.images.numpy(), d.labels.tolist(), d.class_names, d.fingerprint, mapped=False)
 
 
-def words(shape: Sequence[int]) -> str:
+def describe_plan(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
+def check_same_job(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
     """ValueError where a store was made, or begun, from something else. The same data may lie elsewhere by now."""
     old = {"decode": "photo"} | old  # which was the only way once
     different = [
@@ -216,15 +218,15 @@ def refuse_another(root: Path, new: dict[str, Any], old: dict[str, Any]) -> None
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def prepare_lock(root: Path) -> Iterator[None]:
     """Within the block no other process prepares this store; where it already does, ValueError. Ends with the process."""
     try:
         import fcntl
     except ImportError:  # not on this system
-        disk.make(root)
+        disk.mkdir(root)
         yield
         return
-    disk.make(root)
+    disk.mkdir(root)
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -238,7 +240,7 @@ def alone(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def part(plan: Plan, k: int) -> range:
+def shard_range(plan: StorePlan, k: int) -> range:
     """The images of the source that shard k is made from."""
     return range(k * plan.shard_images, min((k + 1) * plan.shard_images, plan.count))
 
@@ -247,7 +249,7 @@ def note_path(root: Path, k: int) -> Path:
     return (root / shard_name(k)).with_suffix(".json")
 
 
-def is_made(plan: Plan, root: Path, k: int) -> bool:
+def is_complete(plan: StorePlan, root: Path, k: int) -> bool:
     """Whether shard k and its note are there. Both were published by a rename, the note last."""
     try:
         return (root / shard_name(k)).stat().st_size == read_note(plan, root, k)["size"]
@@ -255,13 +257,13 @@ def is_made(plan: Plan, root: Path, k: int) -> bool:
         return False
 
 
-def read_note(plan: Plan, root: Path, k: int) -> dict[str, Any]:
+def read_note(plan: StorePlan, root: Path, k: int) -> dict[str, Any]:
     """The note of shard k; ValueError, KeyError or TypeError for one that is not of this plan."""
     note = disk.read_json(note_path(root, k))
-    count, of = note["count"], len(part(plan, k))
+    count, of = note["count"], len(shard_range(plan, k))
     right = (
-        WELL_FORMED["shards"]([note])
-        and WELL_FORMED["refused"](note["refused"])
+        INDEX_SCHEMA["shards"]([note])
+        and INDEX_SCHEMA["refused"](note["refused"])
         and all_of(is_count, note["labels"] if note["labels"] != [-1] * count else [])
         and all(all_of(is_finite, note[name]) and len(note[name]) == plan.channels for name in ("mean", "squares"))
         and count == len(note["labels"]) == of - len(note["refused"])
@@ -275,12 +277,12 @@ def read_plan(root: Path) -> dict[str, Any]:
     try:
         return disk.read_json(root / PLAN)
     except ValueError as error:
-        raise ValueError(f"{root / PLAN} is damaged; {REMEDY}") from error
+        raise ValueError(f"{root / PLAN} is damaged; {HINT}") from error
 
 
-def make_shard(raw: Raw, plan: Plan, root: Path, k: int) -> Iterator[int]:
+def make_shard(raw: RawSource, plan: StorePlan, root: Path, k: int) -> Iterator[int]:
     """Make shard k and its note; yields how many images it got through."""
-    numbers = part(plan, k)
+    numbers = shard_range(plan, k)
     images = np.empty((len(numbers), *plan.shape), plan.dtype)
     labels: list[int] = []
     refused: list[tuple[str, str]] = []
@@ -300,13 +302,13 @@ def make_shard(raw: Raw, plan: Plan, root: Path, k: int) -> Iterator[int]:
     head = io.BytesIO()
     npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(images))
     with disk.replacing(root / shard_name(k)) as aside:
-        size, digest = disk.put(aside, [head.getvalue(), memoryview(images.reshape(-1).view(np.uint8))])  # pyright: ignore
+        size, digest = disk.write_durable(aside, [head.getvalue(), memoryview(images.reshape(-1).view(np.uint8))])  # pyright: ignore
     mean, squares = moments(images)
     note = {
         "count": len(images), "size": size, "sha256": digest, "labels": labels, "refused": refused,
         "mean": mean, "squares": squares, "items": f"{items % 2**256:064x}",
     }  # fmt: skip
-    disk.write(note_path(root, k), encoded(note))
+    disk.write(note_path(root, k), encode(note))
     yield len(numbers) % REPORTED
 
 
@@ -321,7 +323,7 @@ def moments(images: NDArray[Any]) -> tuple[list[float], list[float]]:
     return mean.tolist(), squares.tolist()
 
 
-def merged(plan: Plan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+def merge_moments(plan: StorePlan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over all shards, in their order (Chan, Golub and LeVeque 1979)."""
     count, mean, squares = 0, np.zeros(plan.channels), np.zeros(plan.channels)
     for note in notes:
@@ -333,7 +335,7 @@ def merged(plan: Plan, notes: Sequence[dict[str, Any]]) -> tuple[list[float], li
     return mean.tolist(), np.sqrt(squares / (max(count, 1) * np.prod(plan.image_size))).tolist()
 
 
-def finish(root: Path, plan: Plan, class_names: list[str]) -> Report:
+def finish(root: Path, plan: StorePlan, class_names: list[str]) -> PrepareReport:
     """Publish labels and index, then remove plan and notes. The index is what makes a store."""
     notes = [read_note(plan, root, k) for k in range(plan.shards)]
     refused = [item for note in notes for item in note["refused"]]
@@ -344,7 +346,7 @@ def finish(root: Path, plan: Plan, class_names: list[str]) -> Report:
     buffer = io.BytesIO()
     np.save(buffer, labels)
     disk.write(root / LABELS, buffer.getvalue())
-    mean, deviation = merged(plan, notes)
+    mean, deviation = merge_moments(plan, notes)
     items = sum(int(note["items"], 16) for note in notes) % 2**256
     index = {
         "version": VERSION,
@@ -360,9 +362,9 @@ def finish(root: Path, plan: Plan, class_names: list[str]) -> Report:
         "labels": {"size": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()},
         "shards": [{k: note[k] for k in ("count", "size", "sha256")} for note in notes],
     }
-    disk.write(root / INDEX, encoded(index | {"sha256": disk.own_hash(index)}))
+    disk.write(root / INDEX, encode(index | {"sha256": disk.self_checksum(index)}))
     clear(root)
-    return Report(len(labels), plan.shape, plan.dtype, [tuple(item) for item in refused], verified=False)
+    return PrepareReport(len(labels), plan.shape, plan.dtype, [tuple(item) for item in refused], verified=False)
 
 
 def clear(root: Path) -> None:
@@ -371,18 +373,20 @@ def clear(root: Path) -> None:
         disk.remove(left)
 
 
-def verify(root: Path, progress: Progress) -> Report:
+def verify(root: Path, progress: Progress) -> PrepareReport:
     """Compare every shard of a complete store with its hash."""
     index = open_store(root).index
     done = 0
     for k, shard in enumerate(index["shards"]):
         if disk.sha256(root / shard_name(k)) != shard["sha256"]:
-            raise ValueError(f"{root / shard_name(k)} was changed: its SHA-256 is not the index's; {REMEDY}")
+            raise ValueError(f"{root / shard_name(k)} was changed: its SHA-256 is not the index's; {HINT}")
         done += shard["count"]
         progress(done, index["count"])
     clear(root)
-    return Report(index["count"], tuple(index["shape"]), index["dtype"], [tuple(r) for r in index["refused"]], verified=True)
+    return PrepareReport(
+        index["count"], tuple(index["shape"]), index["dtype"], [tuple(r) for r in index["refused"]], verified=True
+    )
 
 
-def encoded(facts: dict[str, Any]) -> bytes:
+def encode(facts: dict[str, Any]) -> bytes:
     return json.dumps(facts, indent=1).encode()

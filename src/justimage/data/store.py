@@ -27,17 +27,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from justimage import disk
-from justimage.data.arrays import LONGEST_HEADER, Header
+from justimage.data.arrays import MAX_HEADER_BYTES, NpyHeader
+from justimage.data.source import Pixels
 
 VERSION = 1
 INDEX, LABELS = "index.json", "labels.npy"
-REMEDY = "remove the store and prepare it again"
+HINT = "remove the store and prepare it again"
 KINDS = {"uint8": torch.uint8, "float32": torch.float32}
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 """Read only what is in memory; on a system that cannot, every read waits."""
-SMALL = 2**14
+MAX_CACHED_SHARD = 2**14
 """Bytes of an image up to which a system call takes longer than its copy; shards of such images are mapped, and few."""
-MOST_OPENED = 4096
+MAX_OPEN_SHARDS = 4096
 """Shards that are kept open, where the system allows a process four times as many files: it has other files, and stores."""
 
 
@@ -57,7 +58,7 @@ def is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e300
 
 
-WELL_FORMED: dict[str, Callable[[Any], bool]] = {
+INDEX_SCHEMA: dict[str, Callable[[Any], bool]] = {
     "count": lambda v: is_count(v, 1),
     "shape": lambda v: all_of(lambda side: is_count(side, 1), v) and len(v) == 3,
     "dtype": lambda v: is_word(v) and v in KINDS,
@@ -114,7 +115,7 @@ class Shard:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             if not count:
-                raise ValueError(f"{self.path} ends within an image; {REMEDY}")
+                raise ValueError(f"{self.path} ends within an image; {HINT}")
             done += count
 
 
@@ -135,27 +136,27 @@ def open_shard(root: Path, index: dict[str, Any], number: int) -> Shard:
     try:
         header = header_of(os.pread(shard.descriptor, start, 0), size)
     except ValueError as error:
-        raise ValueError(f"{path} is not an array: {error}; {REMEDY}") from error
+        raise ValueError(f"{path} is not an array: {error}; {HINT}") from error
     if (header.shape, header.dtype, header.order, header.offset) != (shape, dtype, "C", start):
-        raise ValueError(f"{path} is {header.dtype} {header.shape}, which is not what {INDEX} says; {REMEDY}")
-    if size - start <= SMALL * its["count"]:
+        raise ValueError(f"{path} is {header.dtype} {header.shape}, which is not what {INDEX} says; {HINT}")
+    if size - start <= MAX_CACHED_SHARD * its["count"]:
         advise(shard.descriptor, 0, size)
         shard.small = memoryview(mmap.mmap(shard.descriptor, 0, access=mmap.ACCESS_READ))[start:]
     return shard
 
 
-header_of = lru_cache(maxsize=16)(Header)
+header_of = lru_cache(maxsize=16)(NpyHeader)
 """Shards of as many images begin alike; parsing a header takes longer than opening the file."""
 
 
 def most_opened() -> int:
     """How many shards may be kept open by the limit that this process has now."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_OPENED if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPENED, soft // 4))
+    return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_SHARDS, soft // 4))
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Pixels):
     """A source that reads a store. Another process opens it anew by its path: workers are handed nothing else."""
 
     root: Path
@@ -199,10 +200,10 @@ class Store:
         return self.root / shard_name(int(np.searchsorted(self.starts, index, side="right")) - 1)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        images, labels = self.gather(np.array([index]))
+        images, labels = self.batch(np.array([index]))
         return images[0], int(labels[0])
 
-    def gather(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The images (b, channels, height, width) and labels (b,) at some indices, in range(len)."""
         images = torch.empty(len(indices), *self.shape, dtype=KINDS[self.index["dtype"]])
         shards = np.searchsorted(self.starts, indices, side="right") - 1
@@ -230,42 +231,42 @@ def open_store(root: Path, sizes: bool = True) -> Store:
     """
     index = read_index(root)
     image = math.prod(index["shape"]) * np.dtype(index["dtype"]).itemsize
-    if any(not 0 <= shard["size"] - shard["count"] * image <= LONGEST_HEADER for shard in index["shards"]):
-        raise ValueError(f"{root / INDEX} says of a shard that it is larger or smaller than its images; {REMEDY}")
+    if any(not 0 <= shard["size"] - shard["count"] * image <= MAX_HEADER_BYTES for shard in index["shards"]):
+        raise ValueError(f"{root / INDEX} says of a shard that it is larger or smaller than its images; {HINT}")
     if sizes:
-        compare_sizes(root, [shard["size"] for shard in index["shards"]])
+        check_sizes(root, [shard["size"] for shard in index["shards"]])
     labels = read_labels(root / LABELS, index)
     starts = np.cumsum([0, *(shard["count"] for shard in index["shards"][:-1])])
     return Store(root, index, labels, starts, lru_cache(maxsize=most_opened())(partial(open_shard, root, index)))
 
 
-def compare_sizes(root: Path, sizes: list[int]) -> None:
+def check_sizes(root: Path, sizes: list[int]) -> None:
     """ValueError for a shard that is missing or of another size than the index says."""
     with os.scandir(root) as entries:  # of which a network's file system sends the sizes with the names
         found = {e.name: e.stat().st_size for e in entries if e.name.endswith(".npy") and e.is_file()}
     for number, size in enumerate(sizes):
         name = shard_name(number)
         if name not in found:
-            raise ValueError(f"{root / name} is missing; {REMEDY}")
+            raise ValueError(f"{root / name} is missing; {HINT}")
         if found[name] != size:
-            raise ValueError(f"{root / name} has {found[name]:,} bytes, not {size:,}; {REMEDY}")
+            raise ValueError(f"{root / name} has {found[name]:,} bytes, not {size:,}; {HINT}")
 
 
 def read_labels(path: Path, index: dict[str, Any]) -> NDArray[np.int64]:
     """The class of each image, or a ValueError."""
-    most = 8 * index["count"] + LONGEST_HEADER
+    most = 8 * index["count"] + MAX_HEADER_BYTES
     content = path.read_bytes() if path.is_file() and path.stat().st_size <= most else b""
     if hashlib.sha256(content).hexdigest() != index["labels"]["sha256"]:
-        raise ValueError(f"{path} is missing or was changed; {REMEDY}")
+        raise ValueError(f"{path} is missing or was changed; {HINT}")
     try:
-        header = Header(content[:LONGEST_HEADER], len(content))
+        header = NpyHeader(content[:MAX_HEADER_BYTES], len(content))
         if header.dtype != np.int64 or header.shape != (index["count"],):
             raise ValueError(f"{header.dtype} {header.shape}")
         labels = np.frombuffer(content, np.int64, offset=header.offset)
         if labels.min() < -1 or labels.max() >= len(index["class_names"]):
             raise ValueError(f"there are {len(index['class_names'])} classes")
     except ValueError as error:
-        raise ValueError(f"{path} is not a class for each image ({error}); {REMEDY}") from error
+        raise ValueError(f"{path} is not a class for each image ({error}); {HINT}") from error
     return labels
 
 
@@ -276,16 +277,16 @@ def read_index(root: Path) -> dict[str, Any]:
         raise ValueError(f"{root} is not finished; the same justimage prepare goes on with it")
     try:
         index = disk.read_json(path)
-        if index["sha256"] != disk.own_hash(index):
+        if index["sha256"] != disk.self_checksum(index):
             raise ValueError("its hash of itself does not match")
         if index["version"] != VERSION:
-            raise ValueError(f"it is of version {disk.shown(index['version'])}, where this program reads {VERSION}")
-        if wrong := [name for name, right in WELL_FORMED.items() if not right(index[name])]:
+            raise ValueError(f"it is of version {disk.printable(index['version'])}, where this program reads {VERSION}")
+        if wrong := [name for name, right in INDEX_SCHEMA.items() if not right(index[name])]:
             raise ValueError(f"its {wrong[0]} is not one")
         if sum(shard["count"] for shard in index["shards"]) != index["count"]:
             raise ValueError("its shards have not as many images as it says")
         if not len(index["mean"]) == len(index["deviation"]) == index["shape"][0]:
             raise ValueError("its statistics are of other channels")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); {REMEDY}") from error
+        raise ValueError(f"{path} is missing or damaged ({error}); {HINT}") from error
     return index

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from justimage import randomness
-from justimage.data.arrays import Arrays
-from justimage.data.source import Source, gather
+from justimage.conditions import Condition
+from justimage.data.arrays import ArraySource
+from justimage.data.source import Source
 
 T = TypeVar("T")
 END: Any = object()
@@ -23,30 +24,26 @@ END: Any = object()
 class Stream:
     """The endless training sequence: epoch after epoch of a source, each in its own order, flipped at random if asked.
 
-    stream[position] -> (image, label), a function of (seed, position) alone.
+    What is at a position is a function of (seed, position) alone.
     """
 
     source: Source
     seed: int
     flip: bool
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        images, labels = self.batch(position, 1)
-        return images[0], int(labels[0])
-
-    def batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
-        """The images (size, channels, height, width) and labels (size,) at positions start, start + 1, ..."""
+    def batch(self, start: int, size: int) -> tuple[Tensor, Condition]:
+        """The images (size, channels, height, width) and conditions of the positions start, start + 1, ..."""
         count = len(self.source)
         epochs = range(start // count, (start + size - 1) // count + 1)
         orders = [
             randomness.order(self.seed, epoch, count)[max(start - epoch * count, 0) : start + size - epoch * count]
             for epoch in epochs
         ]
-        images, labels = gather(self.source, np.concatenate(orders))
+        images, condition = self.source.batch(np.concatenate(orders))
         if self.flip:
             chances = randomness.uniform(self.seed, "flip", np.arange(start, start + size))
             mirror(images.numpy(), np.flatnonzero(chances < 0.5))  # in PyTorch this takes several times as long
-        return images, labels
+        return images, condition
 
 
 def mirror(images: NDArray[Any], turned: NDArray[np.intp]) -> None:
@@ -59,21 +56,21 @@ def mirror(images: NDArray[Any], turned: NDArray[np.intp]) -> None:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
+class BatchDataset(Dataset[tuple[Tensor, Condition] | Exception]):
     """Whole batches of a stream by the position of their first image. A bad image is handed over, to be raised where it is
     read: raised in a worker process it would arrive wrapped in a foreign traceback."""
 
     stream: Stream
     size: int
 
-    def __getitem__(self, start: int) -> tuple[Tensor, Tensor] | Exception:
+    def __getitem__(self, start: int) -> tuple[Tensor, Condition] | Exception:
         try:
             return self.stream.batch(start, self.size)
         except (ValueError, OSError) as error:
             return error
 
 
-def undisturbed(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the step in hand."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -81,24 +78,24 @@ def undisturbed(worker: int) -> None:
 
 def batches(
     stream: Stream, starts: Iterable[int], size: int, workers: int = 0, pinned: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (size, channels, height, width) and labels (size,) of the `size` positions from each of `starts` on, in order.
+) -> Iterator[tuple[Tensor, Condition]]:
+    """Images (size, channels, height, width) and conditions of the `size` positions from each of `starts` on, in order.
 
     Worker processes prepare them ahead, or, without any, a thread the next one (all that a source in memory needs); in pinned
     memory for a GPU.
     """
-    workers = 0 if isinstance(stream.source, Arrays) else workers
-    ahead = Batches(stream, size)
+    workers = 0 if isinstance(stream.source, ArraySource) else workers
+    ahead = BatchDataset(stream, size)
     loader = DataLoader(
-        ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=undisturbed
+        ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=ignore_signals
     )  # fmt: skip
-    for batch in loader if workers else next_ahead(loader):
+    for batch in loader if workers else prefetch(loader):
         if isinstance(batch, Exception):
             raise batch
         yield batch
 
 
-def next_ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """The same items, the next one made by a thread while the last one is used."""
     with ThreadPoolExecutor(1) as thread:
         rest = iter(items)

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from justimage.data.images import FORMATS
-from justimage.disk import shown
+from justimage.disk import printable
 
 COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
-LONGEST_HEADER = 2**20
+MAX_HEADER_BYTES = 2**20
 """Bytes: of extended headers (long names), and of the small members with classes."""
-CLASSES = 10**6
+MAX_CLASSES = 10**6
 
 
 class Member(NamedTuple):
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 
 @dataclass
-class Tars:
+class TarReader:
     """The bytes of the members, read by offset and size."""
 
     shards: list[Path]
@@ -44,7 +44,7 @@ class Tars:
     def file(self, index: int) -> Path:
         return self.shards[self.members[index].shard]
 
-    def read(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         member = self.members[index]
         with open(self.file(index), "rb") as file:
             file.seek(member.offset)
@@ -66,14 +66,14 @@ def shards_at(path: Path) -> list[Path]:
         return []
     if path.exists():
         return [path]
-    named = [Path(name) for name in expanded(str(path))]
+    named = [Path(name) for name in expand_braces(str(path))]
     shards = [shard for one in named for shard in (sorted(one.parent.glob(one.name)) or [one])]
     if missing := [shard for shard in shards if not shard.is_file()]:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     return shards
 
 
-def expanded(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """The names that {0000..0009} and {a,b} stand for, as a shell expands them."""
     choices: list[list[str]] = []
     for piece in re.split(r"(\{[^{}]*\})", pattern):
@@ -89,14 +89,14 @@ def expanded(pattern: str) -> list[str]:
     return ["".join(parts) for parts in product(*choices)]
 
 
-class Guarded(io.RawIOBase):
+class BoundedFile(io.RawIOBase):
     """A file of which no more than LONGEST_HEADER bytes are read at once, whatever a header claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LONGEST_HEADER:
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header claims {size:,} bytes")
         return self.file.read(size)
 
@@ -107,28 +107,28 @@ class Guarded(io.RawIOBase):
         return self.file.tell()
 
 
-def index(shards: list[Path]) -> list[Member]:
+def list_images(shards: list[Path]) -> list[Member]:
     """Every image in the shards, in the order in which they lie there."""
-    return [member for number, shard in enumerate(shards) for member in images_of(number, shard)]
+    return [member for number, shard in enumerate(shards) for member in list_shard(number, shard)]
 
 
-def images_of(number: int, shard: Path) -> Iterator[Member]:
+def list_shard(number: int, shard: Path) -> Iterator[Member]:
     """The images in one shard; ValueError, in one line, for one that is damaged, or names a place outside."""
     images: list[tuple[str, int, int]] = []
     labels: dict[str, int] = {}
     end = shard.stat().st_size
     with open(shard, "rb") as file:
         try:
-            for entry in entries(file):
+            for entry in iter_files(file):
                 name = entry.name.removeprefix("./")
                 path = PurePosixPath(name)
-                refuse_outside(name)
+                check_member_name(name)
                 if entry.offset_data + entry.size > end:
                     raise ValueError(f"it ends within {name}")
                 suffix = path.suffix.lower()
                 if suffix in FORMATS:
                     images.append((name, entry.offset_data, entry.size))
-                elif suffix in (".cls", ".json") and entry.size <= LONGEST_HEADER:
+                elif suffix in (".cls", ".json") and entry.size <= MAX_HEADER_BYTES:
                     file.seek(entry.offset_data)
                     label = read_label(name, file.read(entry.size))
                     if label is not None:
@@ -139,17 +139,17 @@ def images_of(number: int, shard: Path) -> Iterator[Member]:
         yield Member(number, name, offset, size, labels.get(stem(name), labels.get(first_stem(name))))
 
 
-def refuse_outside(name: str) -> None:
+def check_member_name(name: str) -> None:
     """ValueError for a member whose name is a place outside of its archive, or could be on another system. Nothing is
     extracted; but such a name was not packed in good faith, or its folders are not told by slashes."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise ValueError(f"it has a member {shown(name)!r}, outside of it (folders are told by /)")
+        raise ValueError(f"it has a member {printable(name)!r}, outside of it (folders are told by /)")
 
 
-def entries(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+def iter_files(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """The regular files of an archive; links, devices and folders are passed over. Keeps none of them in memory."""
-    with tarfile.open(fileobj=cast("IO[bytes]", Guarded(file)), mode="r:") as archive:
+    with tarfile.open(fileobj=cast("IO[bytes]", BoundedFile(file)), mode="r:") as archive:
         before = -1
         while entry := archive.next():
             if entry.offset <= before or entry.size < 0:
@@ -174,12 +174,12 @@ def read_label(name: str, content: bytes) -> int | None:
     """The class that a .cls or .json member gives; a .json need not give any."""
     if name.lower().endswith(".cls"):
         text = content.strip()
-        if not re.fullmatch(rb"\d{1,7}", text) or int(text) >= CLASSES:
-            raise ValueError(f"{name} is {text[:20]!r}; a class is a number from 0 to {CLASSES - 1}")
+        if not re.fullmatch(rb"\d{1,7}", text) or int(text) >= MAX_CLASSES:
+            raise ValueError(f"{name} is {text[:20]!r}; a class is a number from 0 to {MAX_CLASSES - 1}")
         return int(text)
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError):
         return None
     label = next((facts[k] for k in ("label", "cls") if k in facts), None) if isinstance(facts, dict) else None
-    return label if type(label) is int and 0 <= label < CLASSES else None
+    return label if type(label) is int and 0 <= label < MAX_CLASSES else None

@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import data, disk, units
+from justimage import chunks, data, disk
+from justimage.chunks import Chunk
 from justimage.data import Crop, Source
-from justimage.data.arrays import ArrayFile, Header, open_array_file, unpacked
-from justimage.data.source import gather
-from justimage.drawing import short_hash
-from justimage.evaluation.scores import NEIGHBOURS, Gaussian, gaussian, nearest, radii
+from justimage.data.arrays import ArrayFile, NpyHeader, open_array_file, unpack
+from justimage.data.source import Pixels
+from justimage.evaluation.scores import NEIGHBOURS, Gaussian, gaussian, knn_radii, nearest
 from justimage.features import Extractor
-from justimage.units import Unit
+from justimage.generate import short_hash
 
-SAMPLED = 512
+FINGERPRINT_IMAGES = 512
 """Images of a set whose content tells it from one with files of the same names and sizes."""
-UNIT, TOGETHER = 64, 32
+CHUNK, FILES_PER_READ = 64, 32
 """Images whose features are kept in one file, and files that are read at a time."""
-SAME = 1e-4
+DUPLICATE_TOLERANCE = 1e-4
 """Of the usual distance between neighbours: what is nearer differs by rounding only, as twins among the real images do."""
-MOST = 50_000
+MAX_REAL = 50_000
 """Real images that neighbours are looked for among, for precision and recall; of a larger set, so many spread evenly."""
-LOOKED_AT, RARE = 2000, 0.01
+COPY_SAMPLES, COPY_QUANTILE = 2000, 0.01
 """Images whose nearest real ones are looked for, and the share of real ones whose nearest other is nearer than is common."""
 
 
-def cache() -> Path:
+def cache_root() -> Path:
     """Where features of real images are kept: $JUSTIMAGE_CACHE, or justimage/ where a user's caches are."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "justimage"
     return Path(os.environ.get("JUSTIMAGE_CACHE") or usual) / "features"
@@ -45,57 +45,65 @@ def cache() -> Path:
 class Reference:
     """Real images as features; without a source, only their statistics."""
 
-    facts: dict[str, Any]
+    info: dict[str, Any]
     """what a report says of them"""
     statistics: Gaussian
     source: Source | None = None
     folder: Path = Path()
 
-    def parts(self) -> Iterator[Tensor]:
+    def iter_features(self) -> Iterator[Tensor]:
         """The features of all images, some at a time."""
-        return (part for _, part in self.numbered(1))
+        return (part for _, part in self.iter_indexed(1))
 
-    def numbered(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iter_indexed(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The numbers of every step-th image, and their features, some at a time."""
         before = 0
-        for features in parts_of(self.folder, len(self.source or ())):
+        for features in iter_chunks(self.folder, len(self.source or ())):
             numbers = torch.arange(before, before + len(features))
             chosen = numbers % step == 0
             yield numbers[chosen], features[chosen]
             before += len(numbers)
 
     @cached_property
-    def around(self) -> tuple[Tensor, Tensor]:
+    def knn_radii(self) -> tuple[Tensor, Tensor]:
         """The features of real images, at most MOST, and the squared distance of each to its third neighbour, kept, too."""
-        _, real = self.spread()
+        _, real = self.subsample()
         place = self.folder / f"radii-{NEIGHBOURS}-of-{len(real)}"
 
-        def make(number: int) -> Unit:
-            return {"radii": (radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))).numpy()}
+        def make(number: int) -> Chunk:
+            return {"radii": (knn_radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))).numpy()}
 
-        for _ in units.complete(place, 1, make):
+        for _ in chunks.complete(place, 1, make):
             pass
-        return real, torch.from_numpy(next(units.units(place, 1))["radii"])
+        return real, torch.from_numpy(next(chunks.read_chunks(place, 1))["radii"])
 
     @cached_property
-    def common(self) -> float:
+    def copy_threshold(self) -> float:
         """The distance within which only 1 % of real images have another."""
-        numbers, some = self.spread(LOOKED_AT)
-        apart = nearest(some, self.parts(), numbers)[0]
-        return max(float(apart.quantile(RARE)), SAME * float(apart.median()))
+        numbers, some = self.subsample(COPY_SAMPLES)
+        apart = nearest(some, self.iter_features(), numbers)[0]
+        return max(float(apart.quantile(COPY_QUANTILE)), DUPLICATE_TOLERANCE * float(apart.median()))
 
-    def spread(self, most: int = MOST) -> tuple[Tensor, Tensor]:
+    def subsample(self, most: int = MAX_REAL) -> tuple[Tensor, Tensor]:
         """The numbers and features of at most so many images, spread evenly over the set."""
         step = -(-len(self.source or ()) // most)
-        numbers, features = zip(*self.numbered(step), strict=True)
+        numbers, features = zip(*self.iter_indexed(step), strict=True)
         return torch.cat(numbers), torch.cat(features)
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Pixels):
     """Images in an .npz file, as a source."""
 
     file: ArrayFile
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.file.shape
+
+    @property
+    def floats(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.file.dtype != np.uint8
 
     @property
     def class_names(self) -> list[str]:
@@ -140,14 +148,14 @@ def open_reference(
             raise ValueError("{} holds images of {}, the model draws {} (channels x height x width)".format(path, *sizes))
     else:
         source = data.open_source(word, crop)
-    folder = features_of(source, extractor, shape, progress, stop)
+    folder = compute_features(source, extractor, shape, progress, stop)
     facts = {"path": word, "fingerprint": source.fingerprint, "images": len(source), "size": list(shape)}
     if found:
         return Reference(facts | {"sha256": disk.sha256(path), "statistics": "mu and sigma of the file"}, found, source, folder)
     return Reference(facts | {"statistics": "of all images"}, statistics_of(folder, len(source)), source, folder)
 
 
-def features_of(
+def compute_features(
     source: Source,
     extractor: Extractor,
     shape: tuple[int, int, int],
@@ -155,28 +163,28 @@ def features_of(
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """The folder with the features of a set's images, in which what is missing is computed."""
-    count, total = len(source), -(-len(source) // UNIT)
-    job = {"images": source.fingerprint, "sample": sampled(source), "count": count, "shape": list(shape), "unit": UNIT}
-    job |= {"features": extractor.identity, "device": extractor.device}
-    folder = cache() / short_hash(job)
+    count, total = len(source), -(-len(source) // CHUNK)
+    job = {"images": source.fingerprint, "sample": sample_hash(source), "count": count, "shape": list(shape), "unit": CHUNK}
+    job |= {"features": extractor.fingerprint, "device": extractor.device}
+    folder = cache_root() / short_hash(job)
     threaded = not isinstance(source, data.Files) or source.contents.threads
 
-    def make(number: int) -> Unit:
-        images, labels = gather(source, np.arange(number * UNIT, min((number + 1) * UNIT, count)))
+    def make(number: int) -> Chunk:
+        images, labels = source.batch(np.arange(number * CHUNK, min((number + 1) * CHUNK, count)))
         features, _ = extractor.extract(images)
         return {"features": features.numpy(), "labels": labels.numpy()}
 
-    units.begin(folder, job)
-    for done in units.complete(folder, total, make, units.at_once(extractor.device) if threaded else 1, stop):
-        progress(min(done * UNIT, count), count)
+    chunks.begin(folder, job)
+    for done in chunks.complete(folder, total, make, chunks.concurrency(extractor.device) if threaded else 1, stop):
+        progress(min(done * CHUNK, count), count)
     return folder
 
 
-def sampled(source: Source) -> str:
+def sample_hash(source: Source) -> str:
     """A hash of some images of a set; its fingerprint may know files by their names and sizes only."""
-    chosen, digest = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64)), hashlib.sha256()
-    for start in range(0, len(chosen), UNIT):
-        digest.update(gather(source, chosen[start : start + UNIT])[0].numpy().tobytes())
+    chosen, digest = np.unique(np.linspace(0, len(source) - 1, FINGERPRINT_IMAGES).astype(np.int64)), hashlib.sha256()
+    for start in range(0, len(chosen), CHUNK):
+        digest.update(source.batch(chosen[start : start + CHUNK])[0].numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -184,24 +192,24 @@ def statistics_of(folder: Path, count: int) -> Gaussian:
     """Mean and covariance of a set's kept features, kept beside them."""
     path = folder / "statistics.npz"
     if not path.exists():
-        save_statistics(path, gaussian(parts_of(folder, count)))
+        save_statistics(path, gaussian(iter_chunks(folder, count)))
     return read_statistics(path)
 
 
-def parts_of(folder: Path, count: int) -> Iterator[Tensor]:
+def iter_chunks(folder: Path, count: int) -> Iterator[Tensor]:
     """The kept features of a set's images (n, d), some thousand at a time."""
-    rest = units.units(folder, -(-count // UNIT))
-    while group := list(islice(rest, TOGETHER)):
+    rest = chunks.read_chunks(folder, -(-count // CHUNK))
+    while group := list(islice(rest, FILES_PER_READ)):
         yield torch.from_numpy(np.concatenate([unit["features"] for unit in group]))
 
 
-def labels_of(reference: Reference) -> np.ndarray:
+def read_labels(reference: Reference) -> np.ndarray:
     """The class of each real image."""
-    count = -(-len(reference.source or ()) // UNIT)
-    return np.concatenate([unit["labels"] for unit in units.units(reference.folder, count)])
+    count = -(-len(reference.source or ()) // CHUNK)
+    return np.concatenate([unit["labels"] for unit in chunks.read_chunks(reference.folder, count)])
 
 
-def arrays_in(path: Path) -> dict[str, Header]:
+def arrays_in(path: Path) -> dict[str, NpyHeader]:
     """What an .npz file holds, from the heads of its arrays; ValueError for what is none."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -209,27 +217,27 @@ def arrays_in(path: Path) -> dict[str, Header]:
             for entry in archive.infolist():
                 if entry.filename.endswith(".npy"):
                     with archive.open(entry) as file:
-                        found[entry.filename[:-4]] = Header(file.read(2**16), entry.file_size)
+                        found[entry.filename[:-4]] = NpyHeader(file.read(2**16), entry.file_size)
             return found
     except (ValueError, OSError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no readable .npz ({disk.shown(' '.join(str(error).split()), 200)})") from error
+        raise ValueError(f"{path} is no readable .npz ({disk.printable(' '.join(str(error).split()), 200)})") from error
 
 
 def read_statistics(path: Path) -> Gaussian:
     """`mu` and `sigma` of an .npz file, as ADM's and the authors' reference statistics have them."""
     try:
         with zipfile.ZipFile(path) as archive:
-            mu, sigma = (unpacked(archive, n, arrays_in(path)[n]).astype(np.float64) for n in ("mu", "sigma"))
+            mu, sigma = (unpack(archive, n, arrays_in(path)[n]).astype(np.float64) for n in ("mu", "sigma"))
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not np.isfinite(mu).all() or not np.isfinite(sigma).all():
             raise ValueError(f"mu is {mu.shape}, sigma {sigma.shape}; wanted are finite numbers (d,) and (d, d)")
         if not np.allclose(sigma, sigma.T, atol=1e-6 * max(np.abs(sigma).max(), 1e-30)):
             raise ValueError("sigma is not symmetric")
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} has no usable statistics ({disk.shown(' '.join(str(error).split()), 200)})") from error
+        raise ValueError(f"{path} has no usable statistics ({disk.printable(' '.join(str(error).split()), 200)})") from error
     return Gaussian(torch.from_numpy(mu), torch.from_numpy(sigma))
 
 
 def save_statistics(path: Path, statistics: Gaussian) -> None:
     """`mu` and `sigma` in an .npz file, to be a reference elsewhere."""
-    with disk.replacing(path, units.writer()) as aside, open(aside, "wb") as file:
+    with disk.replacing(path, chunks.tmp_prefix()) as aside, open(aside, "wb") as file:
         np.savez(file, allow_pickle=False, mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())

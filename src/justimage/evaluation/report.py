@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from justimage import disk, pictures, units
-from justimage.drawing import Artist, Drawing
+from justimage import chunks, disk, figures
 from justimage.evaluation import scores
-from justimage.evaluation.examiner import Examiner, resized
-from justimage.evaluation.reference import LOOKED_AT, MOST, Reference, labels_of
+from justimage.evaluation.feature_sampler import FeatureSampler, resize
+from justimage.evaluation.reference import COPY_SAMPLES, MAX_REAL, Reference, read_labels
 from justimage.evaluation.scores import Score
+from justimage.generate import ImageGenerator, SampleJob
 
 TITLES = {
     "fid": "FID",
@@ -43,76 +43,76 @@ def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> 
     if "logits" in drawn:
         found["inception_score"] = scores.inception_score(drawn["logits"])
         if own_classes and int(drawn["labels"].min()) >= 0:
-            found["agreement"] = scores.agreement(drawn["logits"], drawn["labels"])
+            found["agreement"] = scores.class_accuracy(drawn["logits"], drawn["labels"])
     if reference.source is not None:
-        real, around = reference.around
+        real, around = reference.knn_radii
         found["kid"] = scores.kid(features, real)
         found["precision"], found["recall"] = scores.precision_recall(features, real, around_real=around)
-        found["copies"] = copies(features, reference)
+        found["copies"] = memorization(features, reference)
     return {name: found[name] for name in TITLES if name in found}
 
 
-def copies(features: Tensor, reference: Reference) -> Score:
+def memorization(features: Tensor, reference: Reference) -> Score:
     """The share of drawn images that lie nearer to a real one than only 1 % of real ones lie to another: about 0.01 of new
     images, more of memorised ones."""
-    apart, _ = scores.nearest(features[:LOOKED_AT], reference.parts())
-    near = (apart <= reference.common).double()
-    return Score(float(near.mean()), scores.deviation_of_mean(near))
+    apart, _ = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
+    near = (apart <= reference.copy_threshold).double()
+    return Score(float(near.mean()), scores.standard_error(near))
 
 
-def refuse_missing(job: Drawing, reference: Reference, classes: Sequence[str]) -> None:
+def check_computable(job: SampleJob, reference: Reference, classes: Sequence[str]) -> None:
     """ValueError where a class that is drawn has no real image. A reference may have numbers for names, or no classes."""
     if reference.source is None or not reference.source.class_names or not classes:
         return
     names = list(reference.source.class_names)
     numbered = all(name.isdigit() for name in names) and set(names).isdisjoint(classes)
-    there = {names[label] for label in set(labels_of(reference).tolist()) if label >= 0}
+    there = {names[label] for label in set(read_labels(reference).tolist()) if label >= 0}
     for c in job.classes:
         if c >= 0 and (str(c) if numbered else classes[c]) not in there:
-            raise ValueError(f"the reference {reference.facts['path']} has no image of class {disk.shown(classes[c])!r}")
+            raise ValueError(f"the reference {reference.info['path']} has no image of class {disk.printable(classes[c])!r}")
 
 
-def warnings(job: Drawing, count: int, reference: Reference, dimension: int) -> list[str]:
+def warnings(job: SampleJob, count: int, reference: Reference, dimension: int) -> list[str]:
     """What makes these numbers less than they seem."""
     found = []
     if count <= dimension:
         found.append(f"{count:,} images in {dimension:,} dimensions: the covariance has no full rank, FID is biased upwards")
     if job.labels == "balanced" and count % len(job.classes):
         found.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
-    real = reference.facts["images"]
-    if real is not None and real <= dimension and reference.facts["statistics"] == "of all images":
+    real = reference.info["images"]
+    if real is not None and real <= dimension and reference.info["statistics"] == "of all images":
         found.append(f"{real:,} real images in {dimension:,} dimensions: their covariance has no full rank")
     if reference.source is None:
         found.append("the reference has statistics only: no KID, precision, recall or copies")
     return found
 
 
-def draw_all(examiner: Examiner, job: Drawing, count: int) -> dict[str, Drawing]:
+def draw_all(examiner: FeatureSampler, job: SampleJob, count: int) -> dict[str, SampleJob]:
     """Draw what is to be scored: the job's images, and the unguided ones."""
-    unguided = replace(job, guidance=1.0).without_idle_settings()
-    jobs = {"unguided": unguided} if job.guidance == 1 else {"guided": job, "unguided": unguided}
+    unguided = replace(job, sampling=replace(job.sampling, guidance=1.0))
+    jobs = {"unguided": unguided} if job.sampling.guidance == 1 else {"guided": job, "unguided": unguided}
     for name, each in jobs.items():
         examiner.draw(each, count, f"drawing, {name}")
     return jobs
 
 
-def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: str = "") -> dict[str, Any]:
+def evaluate(examiner: FeatureSampler, job: SampleJob, count: int, out: Path, command: str = "") -> dict[str, Any]:
     """Score a job's first `count` images, and the unguided ones, and write report.json, report.md and pictures into `out`."""
     if count < 2:
         raise ValueError(f"count is {count}; it must be 2 or more")
-    artist, extractor, reference = examiner.artist, examiner.extractor, examiner.reference
-    refuse_missing(job, reference, artist.recipe.class_names)
+    artist, extractor, reference = examiner.generator, examiner.extractor, examiner.reference
+    check_computable(job, reference, artist.recipe.class_names)
     began, seconds = time.perf_counter(), {}
     jobs = draw_all(examiner, job, count)
     drawn = {name: examiner.features(each, count) for name, each in jobs.items()}
     seconds["drawing"], began = time.perf_counter() - began, time.perf_counter()
     cautions = warnings(job, count, reference, drawn["unguided"]["features"].shape[1])
-    with units.single_threaded():
+    with chunks.single_threaded():
         results = {name: score(found, reference, bool(extractor.class_names)) for name, found in drawn.items()}
     main = next(iter(jobs))
-    sheets = {"grid.png": grid(artist, job)}
+    sheets = {"grid.png": sample_grid(artist, job)}
     if reference.source is not None:
-        sheets["neighbours.png"] = neighbours(examiner, job, drawn[main]["features"])
+        sheets["neighbours.png"] = neighbour_grid(examiner, job, drawn[main]["features"])
     seconds["scoring"] = time.perf_counter() - began
     report = {
         "scores": {
@@ -126,23 +126,26 @@ def evaluate(examiner: Examiner, job: Drawing, count: int, out: Path, command: s
             "labels": job.labels,
             "images": count,
             "as": "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)",
-            "reference": reference.facts["statistics"],
-            "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MOST:,} real images",
+            "reference": reference.info["statistics"],
+            "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MAX_REAL:,} real images",
             "resize": "to {} x {}, bicubic, antialiased".format(*examiner.resize) if examiner.resize else "none",
         },
         "sampling": job.describe(),
-        "model": {"path": str(artist.place), "parameters": sum(p.numel() for p in artist.model(job.ema).net.parameters())},
-        "reference": reference.facts,
-        "features": {"name": extractor.name, "identity": extractor.identity},
-        "images_sha256": {name: digest(examiner, each, count) for name, each in jobs.items()},
+        "model": {
+            "path": str(artist.checkpoint),
+            "parameters": sum(p.numel() for p in artist.denoiser(job.ema).net.parameters()),
+        },
+        "reference": reference.info,
+        "features": {"name": extractor.name, "identity": extractor.fingerprint},
+        "images_sha256": {name: images_digest(examiner, each, count) for name, each in jobs.items()},
         "warnings": cautions,
         "versions": versions(),
         "seconds": {name: round(s, 1) for name, s in seconds.items()},
         "command": command,
     }
     for name, sheet in sheets.items():
-        disk.write(out / name, pictures.png(sheet))
-    disk.write(out / "report.md", written(report).encode())
+        disk.write(out / name, figures.encode_png(sheet))
+    disk.write(out / "report.md", to_markdown(report).encode())
     disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     return report
 
@@ -158,36 +161,36 @@ def versions() -> dict[str, str]:
     return found
 
 
-def digest(examiner: Examiner, job: Drawing, count: int) -> str:
+def images_digest(examiner: FeatureSampler, job: SampleJob, count: int) -> str:
     """One hash of the hashes of all images."""
-    found = np.concatenate([u["sha256"] for u in units.units(examiner.kept(job), job.units(count))])[:count]
-    return disk.own_hash({"images": found.tolist()})
+    found = np.concatenate([u["sha256"] for u in chunks.read_chunks(examiner.cache_dir(job), job.n_chunks(count))])[:count]
+    return disk.self_checksum({"images": found.tolist()})
 
 
-def grid(artist: Artist, job: Drawing) -> Image.Image:
+def sample_grid(artist: ImageGenerator, job: SampleJob) -> Image.Image:
     """The first images of a job, drawn again; a class a column where there are few."""
     columns = len(job.classes) if 1 < len(job.classes) <= 10 else 8
     shown = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
-    images = artist.model(job.ema).units.visible(artist.again(job, shown))
+    images = artist.denoiser(job.ema).normalization.to_uint8(artist.sample_indices(job, shown))
     names = artist.recipe.class_names
     words = [names[job.label(i)] for i in range(columns)] if names and len(job.classes) == columns else []
-    return pictures.grid(images, columns, top=words if job.labels == "balanced" else [])
+    return figures.image_grid(images, columns, top=words if job.labels == "balanced" else [])
 
 
-def neighbours(examiner: Examiner, job: Drawing, features: Tensor, count: int = 8) -> Image.Image:
+def neighbour_grid(examiner: FeatureSampler, job: SampleJob, features: Tensor, count: int = 8) -> Image.Image:
     """Drawn images nearest to and farthest from real ones, and real ones farthest from drawn ones, each over its neighbour."""
-    reference, artist = examiner.reference, examiner.artist
+    reference, artist = examiner.reference, examiner.generator
     source = reference.source
     assert source is not None
-    apart, real = scores.nearest(features[:LOOKED_AT], reference.parts())
+    apart, real = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
     order = apart.argsort()
-    numbers, some = reference.spread(LOOKED_AT)
+    numbers, some = reference.subsample(COPY_SAMPLES)
     missed, drawn = scores.nearest(some, [features])
     lost = missed.argsort(descending=True)[:count]
-    visible = artist.model(job.ema).units.visible
+    visible = artist.denoiser(job.ema).normalization.to_uint8
 
     def draw(which: Tensor) -> Tensor:
-        return resized(visible(artist.again(job, which.tolist())), examiner.resize)
+        return resize(visible(artist.sample_indices(job, which.tolist())), examiner.resize)
 
     def show(which: Tensor) -> Tensor:
         return visible(torch.stack([source[int(i)][0] for i in which]))
@@ -201,10 +204,10 @@ def neighbours(examiner: Examiner, job: Drawing, features: Tensor, count: int = 
         "real, farthest from drawn": show(numbers[lost]),
         "their drawn neighbours": draw(drawn[lost]),
     }
-    return pictures.grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
+    return figures.image_grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
 
 
-def shown(s: dict[str, float | None]) -> str:
+def to_display(s: dict[str, float | None]) -> str:
     """A score with its deviation, with as many digits as that leaves meaning in."""
     value, deviation = s["value"], s["deviation"]
     if value is None:
@@ -213,28 +216,28 @@ def shown(s: dict[str, float | None]) -> str:
     return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
 
 
-def table(report: dict[str, Any]) -> str:
+def scores_table(report: dict[str, Any]) -> str:
     """The scores, guided and unguided, beside each other."""
     columns = list(report["scores"])
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name in report["scores"][columns[0]]:
-        lines.append(f"| {TITLES[name]} | {' | '.join(shown(report['scores'][c][name]) for c in columns)} |")
+        lines.append(f"| {TITLES[name]} | {' | '.join(to_display(report['scores'][c][name]) for c in columns)} |")
     return "\n".join(lines)
 
 
-def written(report: dict[str, Any]) -> str:
+def to_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
-    lines = [f"# {report['model']['path']}", "", table(report), ""]
+    lines = [f"# {report['model']['path']}", "", scores_table(report), ""]
     lines += ["The number after ± is the standard deviation over other samples of this size.", ""]
     lines += [f"- **{w}**" for w in report["warnings"]]
     for part in "protocol", "sampling", "model", "reference", "features", "images_sha256", "versions", "seconds":
-        facts = ", ".join(f"{k} {abridged(v)}" for k, v in report[part].items())
+        facts = ", ".join(f"{k} {shorten_classes(v)}" for k, v in report[part].items())
         lines.append(f"- {part.replace('_', ' ')}: {facts}")
     lines += [f"- command: `{report['command']}`"] if report["command"] else []
     return "\n".join([*lines, ""])
 
 
-def abridged(value: Any) -> str:
+def shorten_classes(value: Any) -> str:
     if isinstance(value, list) and len(value) > 12:
         return f"{value[0]} ... {value[-1]} ({len(value)})"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

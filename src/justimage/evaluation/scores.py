@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage.units import in_parallel
+from justimage.chunks import map_threads
 
 CHUNK, PAIRS = 1024, 2**23
 """Rows of features that are taken together, and distances that are computed at a time."""
@@ -22,7 +22,7 @@ NEIGHBOURS = 3
 """k of precision and recall (Kynkaanniemi et al. 2019), as in ADM's evaluator."""
 KID_SUBSETS, KID_SUBSET, KID_SEED = 100, 1000, 2020
 """As in torch-fidelity, which draws the subsets by NumPy's generator."""
-KID_MOST = 4000
+KID_MAX_IMAGES = 4000
 SPLITS = 10
 """Of the Inception Score; and of the samples where an uncertainty comes from disjoint parts of them."""
 
@@ -31,8 +31,8 @@ class Score(NamedTuple):
     """A number, and the standard deviation that it would have over other samples of the same size."""
 
     value: float
-    deviation: float
-    printed: float | None = None
+    std: float
+    split_std: float | None = None
     """the deviation that others print beside it, where that is something else: over parts of the sample, or subsets"""
 
 
@@ -47,7 +47,7 @@ class Gaussian:
     @cached_property
     def half(self) -> Tensor:
         """The covariance's square root."""
-        return root(self.covariance)
+        return matrix_sqrt(self.covariance)
 
 
 def gaussian(parts: Iterable[Tensor]) -> Gaussian:
@@ -58,7 +58,7 @@ def gaussian(parts: Iterable[Tensor]) -> Gaussian:
         return len(x), x.sum(0), x.T @ x
 
     count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for n, s, p in in_parallel(sums, parts):
+    for n, s, p in map_threads(sums, parts):
         count, total, products = count + n, total + s, products + p
     if count < 2:
         raise ValueError(f"there are {count} images; a covariance needs 2 or more")
@@ -66,7 +66,7 @@ def gaussian(parts: Iterable[Tensor]) -> Gaussian:
     return Gaussian(mean, (products - count * torch.outer(mean, mean)) / (count - 1), count)
 
 
-def root(matrix: Tensor, power: float = 0.5) -> Tensor:
+def matrix_sqrt(matrix: Tensor, power: float = 0.5) -> Tensor:
     """A power of a symmetric matrix without its negative part; directions of no variance stay without."""
     values, vectors = torch.linalg.eigh(matrix)
     least = values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
@@ -94,7 +94,7 @@ def influence(drawn: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
     that of these numbers, divided by sqrt(n); of the difference between two settings, that of their difference.
     """
     half = real.half
-    transport = half @ root(half @ drawn.covariance @ half, -0.5) @ half
+    transport = half @ matrix_sqrt(half @ drawn.covariance @ half, -0.5) @ half
     slope, curve = 2 * (drawn.mean - real.mean), torch.eye(len(half), dtype=half.dtype) - transport
     centre = (curve * drawn.covariance).sum()
 
@@ -111,11 +111,11 @@ def fid(drawn: Iterable[Tensor], real: Gaussian) -> tuple[Score, Tensor]:
     seen = gaussian(parts)
     if not math.isfinite(value := frechet(seen, real)):
         return Score(math.nan, math.nan), torch.full((sum(map(len, parts)),), math.nan, dtype=torch.float64)
-    moved = torch.cat(list(in_parallel(influence(seen, real), parts)))
-    return Score(value, deviation_of_mean(moved)), moved
+    moved = torch.cat(list(map_threads(influence(seen, real), parts)))
+    return Score(value, standard_error(moved)), moved
 
 
-def deviation_of_mean(values: Tensor) -> float:
+def standard_error(values: Tensor) -> float:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
@@ -130,7 +130,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
         p = part.exp()
         scores.append((p * (part - p.mean(0).log())).nan_to_num(0.0).sum(1).mean().exp())
     values = torch.stack(scores)
-    return Score(float(values.mean()), deviation_of_mean(values), float(values.std(correction=0)))
+    return Score(float(values.mean()), standard_error(values), float(values.std(correction=0)))
 
 
 def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
@@ -153,8 +153,8 @@ def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID
         within = (xx.sum() - xx.trace()) / (len(x) * (len(x) - 1)) + (yy.sum() - yy.trace()) / (len(y) * (len(y) - 1))
         return within - 2 * xy.mean()
 
-    values = torch.stack(list(in_parallel(distance, pairs)))
-    x, y = drawn[:KID_MOST].double(), real[:: -(-len(real) // KID_MOST)].double()
+    values = torch.stack(list(map_threads(distance, pairs)))
+    x, y = drawn[:KID_MAX_IMAGES].double(), real[:: -(-len(real) // KID_MAX_IMAGES)].double()
 
     def influence(start: int) -> Tensor:  # 2 (mean of k(x_i, x_j) over others - mean of k(x_i, y_j)), of some rows i
         own = x[start : start + CHUNK]
@@ -162,11 +162,11 @@ def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID
         within = within.sum(1) - within[torch.arange(len(own)), torch.arange(start, start + len(own))]
         return 2 * (within / (len(x) - 1) - kernel(own, y).mean(1))
 
-    moved = torch.cat(list(in_parallel(influence, range(0, len(x), CHUNK))))
+    moved = torch.cat(list(map_threads(influence, range(0, len(x), CHUNK))))
     return Score(float(values.mean()), float(moved.std() / math.sqrt(len(drawn))), float(values.std(correction=0)))
 
 
-def pieces(count: int, against: int) -> range:
+def blocks(count: int, against: int) -> range:
     """The first rows of pieces of `count`, so small that a piece's distances to `against` others are no more than PAIRS."""
     return range(0, count, max(1, min(CHUNK, PAIRS // max(against, 1))))
 
@@ -177,10 +177,10 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
 
 
-def radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
+def knn_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """The squared distance of each row to the k-th nearest other row (n,)."""
 
-    features, rows = features.double(), pieces(len(features), len(features))
+    features, rows = features.double(), blocks(len(features), len(features))
 
     def of(start: int) -> Tensor:
         own = torch.arange(start, min(start + rows.step, len(features)))
@@ -188,21 +188,23 @@ def radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
         d[torch.arange(len(own)), own] = torch.inf
         return d.kthvalue(k, dim=1).values
 
-    return torch.cat(list(in_parallel(of, rows)))
+    return torch.cat(list(map_threads(of, rows)))
 
 
-def inside(drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def manifold_coverage(
+    drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Which drawn images lie within some real image's k-th neighbour's distance from it (n,), and which real ones within some
     drawn one's (m,). around_real: `radii` of the real ones, where they are known."""
-    around_drawn, around_real = radii(drawn, k), radii(real, k) if around_real is None else around_real
-    real, rows = real.double(), pieces(len(drawn), len(real))
+    around_drawn, around_real = knn_radii(drawn, k), knn_radii(real, k) if around_real is None else around_real
+    real, rows = real.double(), blocks(len(drawn), len(real))
 
     def of(start: int) -> tuple[Tensor, Tensor]:
         d = distances(drawn[start : start + rows.step], real)
         return (d <= around_real).any(1), (d <= around_drawn[start : start + rows.step, None]).any(0)
 
     covered, precise = torch.zeros(len(real), dtype=torch.bool), []
-    for found, columns in in_parallel(of, rows):
+    for found, columns in map_threads(of, rows):
         precise.append(found)
         covered |= columns
     return torch.cat(precise), covered
@@ -214,19 +216,21 @@ def precision_recall(
     """Improved precision and recall (Kynkaanniemi et al. 2019); deviations from SPLITS disjoint parts of both sets."""
     if min(len(drawn), len(real)) <= k:
         return Score(math.nan, math.nan), Score(math.nan, math.nan)
-    whole = [float(side.double().mean()) for side in inside(drawn, real, k, around_real)]
+    whole = [float(side.double().mean()) for side in manifold_coverage(drawn, real, k, around_real)]
     splits = min(SPLITS, min(len(drawn), len(real)) // (4 * k))
     if splits < 2:
         return Score(whole[0], math.nan), Score(whole[1], math.nan)
-    parts = torch.tensor([[s.double().mean() for s in inside(drawn[i::splits], real[i::splits], k)] for i in range(splits)])
+    parts = torch.tensor(
+        [[s.double().mean() for s in manifold_coverage(drawn[i::splits], real[i::splits], k)] for i in range(splits)]
+    )
     precision, recall = (float(d) for d in parts.std(0) / math.sqrt(splits))
     return Score(whole[0], precision), Score(whole[1], recall)
 
 
-def agreement(logits: Tensor, labels: Tensor) -> Score:
+def class_accuracy(logits: Tensor, labels: Tensor) -> Score:
     """How many images are taken for the class that was asked for."""
     right = (logits.argmax(1) == labels).double()
-    return Score(float(right.mean()), deviation_of_mean(right))
+    return Score(float(right.mean()), standard_error(right))
 
 
 def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -237,7 +241,7 @@ def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) ->
     best, which = torch.full((len(drawn),), torch.inf, dtype=torch.float64), torch.zeros(len(drawn), dtype=torch.int64)
     before = 0
     for part in real:
-        rows = pieces(len(drawn), len(part))
+        rows = blocks(len(drawn), len(part))
 
         def of(start: int, part: Tensor = part, before: int = before, size: int = rows.step) -> tuple[Tensor, Tensor]:
             d = distances(drawn[start : start + size], part)
@@ -248,7 +252,7 @@ def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) ->
             values, indices = d.min(1)
             return values, indices
 
-        found = list(in_parallel(of, rows))
+        found = list(map_threads(of, rows))
         values, indices = (torch.cat(side) for side in zip(*found, strict=True))
         closer = values < best
         best, which = torch.where(closer, values, best), torch.where(closer, indices + before, which)

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from justimage.laboratory import Experiment
+from justimage.reproduction import Experiment
 
 NAMES = (
     "fig2", "table2", "table3", "fig4", "table4", "table5", "table6", "fig6", "fig7", "tables7-9", "table10", "table11",
@@ -37,5 +37,5 @@ def own(path: Path) -> Experiment:
     sys.path.insert(0, str(path.resolve().parent))  # where the processes that do its works find it, too
     found = getattr(import_module(path.stem), "EXPERIMENT", None)
     if not isinstance(found, Experiment):
-        raise ValueError(f"{path} defines no EXPERIMENT; it must be a justimage.laboratory.Experiment")
+        raise ValueError(f"{path} defines no EXPERIMENT; it must be a justimage.reproduction.Experiment")
     return found

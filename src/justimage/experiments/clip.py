@@ -2,18 +2,18 @@
 
 import math
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import tiles
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 CLIPS = {"0.05": 0.05, "0.04": 0.04, "none": 0.0}
 
 
 def cells(s: Scale) -> list[Cell]:
     return [
-        Cell(name, f"clip {words}", (Trained(changed(s.recipe(name, 600), steps=50), sampling_clip=clip),))
+        Cell(name, f"clip {words}", (TrainAndScore(with_values(s.recipe(name, 600), steps=50), sampling_t_clip=clip),))
         for name in (("B/16", "H/16") if s.name == "paper" else ("B/16",))
         for words, clip in CLIPS.items()
     ]
@@ -36,6 +36,6 @@ EXPERIMENT = Experiment(
     expects="With 50 steps the authors' 0.05 leaves some grain at the end of sampling, and FID changes with it.",
     cells=cells,
     claims=claims,
-    picture=tiles,
+    figure=tiles,
     minutes=3,
 )

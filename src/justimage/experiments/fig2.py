@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import Cloud, clouds
-from justimage.laboratory.toy import OUTER, POINTS, blurred, curve, toy
-from justimage.laboratory.writing import number
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import Cloud, clouds
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.tables import format_number
+from justimage.reproduction.toy_job import OUTER, POINTS, blur_distances, curve, toy
 
 DIMENSIONS = 2, 8, 16, 512
 PREDICTIONS = "x", "eps", "v"
@@ -34,13 +34,17 @@ def both(table: Table, D: int, p: str) -> tuple[float, float]:
 
 
 def claims(table: Table) -> list[Claim]:
-    bound, last = blurred(BLUR), DIMENSIONS[-1]
+    bound, last = blur_distances(BLUR), DIMENSIONS[-1]
 
     def found(D: int, p: str) -> bool:
         return all(distance < blur for distance, blur in zip(both(table, D, p), bound, strict=True))
 
     def claim(D: int, what: str, holds: bool, *predictions: str) -> Claim:
-        pairs = [f"{p}: {number(near)} to it, {number(far)} from it" for p in predictions for near, far in [both(table, D, p)]]
+        pairs = [
+            f"{p}: {format_number(near)} to it, {format_number(far)} from it"
+            for p in predictions
+            for near, far in [both(table, D, p)]
+        ]
         return Claim(f"D = {D}: {what}", holds, "; ".join(pairs))
 
     return [
@@ -57,8 +61,8 @@ def claims(table: Table) -> list[Claim]:
 def picture(table: Table) -> bytes | None:
     def panel(D: int, p: str) -> Cloud:
         near, covered = both(table, D, p)
-        with np.load(table.lab.kept(toy(D, p)) / "points.npz") as arrays:
-            return f"{p}-pred: to {number(near)}, from {number(covered)}", arrays["points"]
+        with np.load(table.lab.result_dir(toy(D, p)) / "points.npz") as arrays:
+            return f"{p}-pred: to {format_number(near)}, from {format_number(covered)}", arrays["points"]
 
     truth = "truth", curve(torch.rand(POINTS, generator=torch.Generator().manual_seed(0))).numpy()
     rows = {f"D = {D}": [truth, *(panel(D, p) for p in PREDICTIONS)] for D in DIMENSIONS}
@@ -70,7 +74,7 @@ EXPERIMENT = Experiment(
     expects="At D = 2 all find the curve; with D only x does. At D = 512, wider than the network, eps and v fail.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     notes="Mean distances of 2,000 samples to the curve, and from places all over it to the nearest sample. The curve is found "
     "where both are less than those of true points that noise of 1 % of its width has blurred: 0.0314 and 0.012. The picture "
     "shows samples projected back by the matrix that buried the curve, which no network was told.",

@@ -1,10 +1,10 @@
 """Fig. 4: the dimension d' of the bottleneck in the patch embedding."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, better
-from justimage.laboratory.scales import Scale, baseline
-from justimage.laboratory.sheets import by_row
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table, better
+from justimage.reproduction.plots import by_row
+from justimage.reproduction.scales import Scale, baseline
+from justimage.reproduction.training_job import TrainAndScore
 
 OF_A_PATCH = 16 / 768, 32 / 768, 64 / 768, 128 / 768, 256 / 768, 512 / 768
 """d' in the paper, as parts of its patches' 768 numbers."""
@@ -14,7 +14,7 @@ def cells(s: Scale) -> list[Cell]:
     base, patch = baseline(s.recipe("B/16")), s.patch_dimension("B/16")
     bottlenecks = [*dict.fromkeys(max(1, round(part * patch)) for part in OF_A_PATCH), None]
     return [
-        Cell(f"d' = {d}" if d else "none", "x-pred", (Trained(changed(base, bottleneck=d)),), None if d else 8.62)
+        Cell(f"d' = {d}" if d else "none", "x-pred", (TrainAndScore(with_values(base, bottleneck=d)),), None if d else 8.62)
         for d in bottlenecks
     ]
 
@@ -35,7 +35,7 @@ EXPERIMENT = Experiment(
     expects="A low-rank embedding of large patches does no harm, and over a wide range it helps (by up to 1.3 in the paper).",
     cells=cells,
     claims=claims,
-    picture=by_row(),
+    figure=by_row(),
     notes="The paper gives this as a curve; its only number here is that of Table 2 for no bottleneck.",
     minutes=3,
 )

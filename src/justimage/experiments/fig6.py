@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, better
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import lines
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table, better
+from justimage.reproduction.plots import lines
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 INTERVALS = {"without interval": (0.0, 1.0), "interval 0.1 to 1": (0.1, 1.0)}
 SHOWN = {"best FID": "fid", "IS there": "inception_score", "guidance there": "guidance"}
@@ -18,7 +18,7 @@ def cells(s: Scale) -> list[Cell]:
         Cell(
             row,
             column,
-            (Trained(changed(s.recipe("L/16", 600), interval=interval), whole=True),),
+            (TrainAndScore(with_values(s.recipe("L/16", 600), interval=interval), full_grid=True),),
             PAPER.get((row, column)),
             shows,
         )
@@ -67,7 +67,7 @@ EXPERIMENT = Experiment(
     expects="FID has a minimum over guidance; with the interval it is lower and wider. IS rises with guidance.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     notes="The points of the curves are of fewer images than the table's numbers: those with which guidance is searched.",
     minutes=2,
 )

@@ -4,12 +4,12 @@ from itertools import islice
 
 from PIL import Image
 
-from justimage import pictures
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale, baseline
-from justimage.laboratory.sheets import lines
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage import figures
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import lines
+from justimage.reproduction.scales import Scale, baseline
+from justimage.reproduction.training_job import TrainAndScore
 
 PREDICTIONS = "x", "v", "eps"
 LAST = 0.2
@@ -18,7 +18,7 @@ LAST = 0.2
 
 def cells(s: Scale) -> list[Cell]:
     base = baseline(s.recipe("B/16"))
-    return [Cell(f"{p}-pred", "FID", (Trained(changed(base, prediction=p)),)) for p in PREDICTIONS]
+    return [Cell(f"{p}-pred", "FID", (TrainAndScore(with_values(base, prediction=p)),)) for p in PREDICTIONS]
 
 
 def losses(table: Table, row: str) -> list[list[float]]:
@@ -30,7 +30,7 @@ def losses(table: Table, row: str) -> list[list[float]]:
 def last(curve: list[list[float]]) -> float:
     """The mean loss at the end of a training."""
     seen, loss = zip(*curve, strict=True)
-    return float(pictures.running_mean(seen, loss, LAST * seen[-1])[-1])
+    return float(figures.running_mean(seen, loss, LAST * seen[-1])[-1])
 
 
 def claims(table: Table) -> list[Claim]:
@@ -45,15 +45,15 @@ def picture(table: Table) -> bytes | None:
     curves = []
     for row in table.rows:
         seen, loss = zip(*losses(table, row), strict=True)
-        curves.append((row, seen, pictures.running_mean(seen, loss)))
+        curves.append((row, seen, figures.running_mean(seen, loss)))
     top = lines([("images seen", "v-loss, a pixel and channel", curves)], size=(10.8, 4), yscale="log")
     if top is None:
         return None
     sheets = []
     for cell in islice(table.cells, 2):  # x and v, as in the paper
-        run = table.lab.place / table.found(cell)[0]["run"] / "samples"
+        run = table.lab.root / table.found(cell)[0]["run"] / "samples"
         sheets.append(("", Image.open(max(run.glob("*-denoised.png")))))
-    return pictures.png(pictures.below(top, sheets))
+    return figures.encode_png(figures.stack_below(top, sheets))
 
 
 EXPERIMENT = Experiment(
@@ -61,7 +61,7 @@ EXPERIMENT = Experiment(
     expects="Under the same loss, on the same batches, x-prediction reaches a lower loss, and its denoised images are clean.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     notes="Below the curves: real images, noise added, and one step of denoising, by x-prediction and by v-prediction.",
     minutes=2,
 )

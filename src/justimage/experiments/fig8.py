@@ -2,10 +2,10 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from justimage import pictures
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.trained import Trained, images_of
+from justimage import figures
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore, images_of
 
 CLASSES = (  # of ImageNet, in the order of the figures
     12, 14, 42, 81, 107, 108, 110, 117, 130, 279, 288, 309, 349, 397, 425, 448, 453, 458, 495, 500,
@@ -15,7 +15,7 @@ CLASSES = (  # of ImageNet, in the order of the figures
 
 def cells(s: Scale) -> list[Cell]:
     shown = CLASSES if s.name == "paper" else tuple(range(10))
-    work = Trained(s.recipe("G/16", 600), classes=shown)
+    work = TrainAndScore(s.recipe("G/16", 600), classes=shown)
     return [Cell("G/16", "FID", (work,), 1.82), Cell("G/16", "guidance", (work,), 2.2, "guidance")]
 
 
@@ -29,20 +29,20 @@ def claims(table: Table) -> list[Claim]:
 
 def picture(table: Table) -> bytes | None:
     """A row for each class, its name below."""
-    (work,) = table.cells[0].works
-    found = images_of(table.lab, work) if isinstance(work, Trained) else None
+    (work,) = table.cells[0].jobs
+    found = images_of(table.lab, work) if isinstance(work, TrainAndScore) else None
     if found is None:
         return None
     images, classes = found
     names = table.found(table.cells[0])[0]["class_names"] or classes
-    rows = [pictures.grid(images[[i for i, c in enumerate(classes) if c == k]], 8) for k in dict.fromkeys(classes)]
+    rows = [figures.image_grid(images[[i for i, c in enumerate(classes) if c == k]], 8) for k in dict.fromkeys(classes)]
     width, height = rows[0].width, rows[0].height + 18
-    sheet = Image.new("RGB", (width, height * len(rows)), pictures.PAPER)
+    sheet = Image.new("RGB", (width, height * len(rows)), figures.PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for i, (row, k) in enumerate(zip(rows, dict.fromkeys(classes), strict=True)):
         sheet.paste(row, (0, i * height))
-        pen.text((4, (i + 1) * height - 17), f"class {k:03d}: {names[k]}", pictures.INK, font)
-    return pictures.png(sheet)
+        pen.text((4, (i + 1) * height - 17), f"class {k:03d}: {names[k]}", figures.INK, font)
+    return figures.encode_png(sheet)
 
 
 EXPERIMENT = Experiment(
@@ -50,6 +50,6 @@ EXPERIMENT = Experiment(
     expects="Every image drawn is shown, a class a row, at the guidance of the best FID rather than a higher one.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     minutes=5,
 )

@@ -1,10 +1,10 @@
 """Beyond the paper: the average's half-life and the length of training, against the best guidance."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import lines
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import lines
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 LENGTHS = 0.25, 0.5, 1.0
 EMAS = {"laptop": (500.0, 5_000.0), "gpu": (50_000.0, 200_000.0), "paper": (0.9996, 0.9998, 0.9999)}
@@ -13,12 +13,12 @@ SHOWN = {"FID": "fid", "best guidance": "guidance"}
 
 def cells(s: Scale) -> list[Cell]:
     emas, base = EMAS[s.name], s.recipe("B/16")
-    lengths = [round(base.training.images * part) for part in LENGTHS]
+    lengths = [round(base.training.total_images * part) for part in LENGTHS]
     return [
         Cell(
             f"{images:,} images",
             f"ema {ema:g}: {column}",
-            (Trained(changed(base, images=images, ema=emas, use_ema=emas[-1]), emas=(ema,)),),
+            (TrainAndScore(with_values(base, total_images=images, ema=emas, use_ema=emas[-1]), emas=(ema,)),),
             None,
             shows,
         )
@@ -51,6 +51,6 @@ EXPERIMENT = Experiment(
     expects="Networks trained for longer need less guidance.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     minutes=2,
 )

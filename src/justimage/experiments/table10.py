@@ -1,10 +1,10 @@
 """Table 10: pre-conditioned predictions (EDM's, and a linear one) against x-prediction, under the three losses."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale, baseline
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import tiles
+from justimage.reproduction.scales import Scale, baseline
+from justimage.reproduction.training_job import TrainAndScore
 
 PREDICTIONS = {"x-pred": "x", "EDM-style": "edm", "linear": "linear"}
 PAPER = {"x": (10.14, 28.94, 39.50), "eps": (10.45, 72.05, 67.56), "v": (8.62, 35.49, 46.25)}  # FID-50K by loss
@@ -13,7 +13,7 @@ PAPER = {"x": (10.14, 28.94, 39.50), "eps": (10.45, 72.05, 67.56), "v": (8.62, 3
 def cells(s: Scale) -> list[Cell]:
     base = baseline(s.recipe("B/16"))
     return [
-        Cell(f"{loss}-loss", column, (Trained(changed(base, prediction=p, loss=loss)),), paper)
+        Cell(f"{loss}-loss", column, (TrainAndScore(with_values(base, prediction=p, loss_space=loss)),), paper)
         for loss, row in PAPER.items()
         for (column, p), paper in zip(PREDICTIONS.items(), row, strict=True)
     ]
@@ -33,6 +33,6 @@ EXPERIMENT = Experiment(
     expects="A pre-conditioner that mixes z into the output fails on large patches, though less than eps- or v-prediction.",
     cells=cells,
     claims=claims,
-    picture=tiles,
+    figure=tiles,
     minutes=3,
 )

@@ -1,17 +1,17 @@
 """Table 12: images made at one resolution, scaled, and scored at another, both ways (App. B.4)."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import Trained
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import tiles
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 PAPER = {"G/16": (1.82, 2.45), "G/32": (1.84, 1.78)}  # FID at 256 and at 512
 
 
 def cells(s: Scale) -> list[Cell]:
-    sides = [s.recipe(name).network.size[0] for name in PAPER]
+    sides = [s.recipe(name).model.size[0] for name in PAPER]
     return [
-        Cell(f"{name} trained at {own}", f"FID at {side}", (Trained(s.recipe(name, 600), resize=side),), paper)
+        Cell(f"{name} trained at {own}", f"FID at {side}", (TrainAndScore(s.recipe(name, 600), resize=side),), paper)
         for (name, papers), own in zip(PAPER.items(), sides, strict=True)
         for side, paper in zip(sides, papers, strict=True)
     ]
@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
     expects="Scaling down costs nearly nothing; scaling up loses the fine detail that only the other has learnt.",
     cells=cells,
     claims=claims,
-    picture=tiles,
+    figure=tiles,
     notes="Without Inception the two columns are in the spaces of two classifiers: compare within a column.",
     minutes=8,
 )

@@ -1,9 +1,9 @@
 """Table 13: FID, IS, precision and recall of the sizes."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import tiles_of
-from justimage.laboratory.trained import Trained
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import tiles_of
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 SCORES = {"FID": "fid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
 PAPER = {  # ImageNet 256, 600 epochs
@@ -16,7 +16,7 @@ PAPER = {  # ImageNet 256, 600 epochs
 
 def cells(s: Scale) -> list[Cell]:
     return [
-        Cell(f"{size}/16", column, (Trained(s.recipe(f"{size}/16", 600)),), paper, shows)
+        Cell(f"{size}/16", column, (TrainAndScore(s.recipe(f"{size}/16", 600)),), paper, shows)
         for size, papers in PAPER.items()
         for (column, shows), paper in zip(SCORES.items(), papers, strict=True)
     ]
@@ -40,6 +40,6 @@ EXPERIMENT = Experiment(
     expects="With size FID and recall improve, and precision stays where it is.",
     cells=cells,
     claims=claims,
-    picture=tiles_of("FID"),
+    figure=tiles_of("FID"),
     minutes=6,
 )

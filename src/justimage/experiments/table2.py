@@ -1,10 +1,10 @@
 """Table 2: nine combinations of what is predicted and where the error is measured, on large and on small patches."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, at_least
-from justimage.laboratory.scales import Scale, baseline
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import seeds
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table, at_least
+from justimage.reproduction.plots import tiles
+from justimage.reproduction.scales import Scale, baseline
+from justimage.reproduction.training_job import seeds
 
 SPACES = "x", "eps", "v"
 SIDES = {"(a) large patches": "B/16", "(b) small patches": "B/4"}
@@ -21,7 +21,7 @@ def cells(s: Scale) -> list[Cell]:
         Cell(
             f"{loss}-loss",
             f"{side}: {p}-pred",
-            seeds(changed(baseline(s.recipe(name)), prediction=p, loss=loss), several.get(loss, 1)),
+            seeds(with_values(baseline(s.recipe(name)), prediction=p, loss_space=loss), several.get(loss, 1)),
             PAPER[side][i][j],
         )
         for side, name in SIDES.items()
@@ -48,6 +48,6 @@ EXPERIMENT = Experiment(
     expects="Large patches (a): only x-prediction works, under any loss. Small patches (b): all nine work.",
     cells=cells,
     claims=claims,
-    picture=tiles,
+    figure=tiles,
     minutes=9,
 )

@@ -1,10 +1,10 @@
 """Table 3: shifting the noise level, by the mean mu of logit(t), for the three predictions."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, at_least
-from justimage.laboratory.scales import Scale, baseline
-from justimage.laboratory.sheets import by_row
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table, at_least
+from justimage.reproduction.plots import by_row
+from justimage.reproduction.scales import Scale, baseline
+from justimage.reproduction.training_job import TrainAndScore
 
 SPACES = "x", "eps", "v"
 PAPER = {  # FID-50K, B/16 on ImageNet 256, by mu: x, eps, v
@@ -18,7 +18,7 @@ PAPER = {  # FID-50K, B/16 on ImageNet 256, by mu: x, eps, v
 def cells(s: Scale) -> list[Cell]:
     base = baseline(s.recipe("B/16"))
     return [
-        Cell(f"mu = {mu:g}", f"{p}-pred", (Trained(changed(base, prediction=p, mu=mu)),), paper)
+        Cell(f"mu = {mu:g}", f"{p}-pred", (TrainAndScore(with_values(base, prediction=p, mu=mu)),), paper)
         for mu, row in PAPER.items()
         for p, paper in zip(SPACES, row, strict=True)
     ]
@@ -44,6 +44,6 @@ EXPERIMENT = Experiment(
     expects="An appropriate noise level helps x-prediction; none remedies eps- or v-prediction.",
     cells=cells,
     claims=claims,
-    picture=by_row(),
+    figure=by_row(),
     minutes=4,
 )

@@ -1,10 +1,10 @@
 """Table 4: general improvements of Transformers, one after the other, without and with the guidance interval."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, better
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import tiles
-from justimage.laboratory.trained import Trained
-from justimage.recipe import changed
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Claim, Experiment, Table, better
+from justimage.reproduction.plots import tiles
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 STEPS = {  # what each row has; footnote 5, then the table
     "no SwiGLU, no RMSNorm": dict(rope=False, qk_norm=False, context_tokens=0, mlp="gelu", norm="layer"),
@@ -22,7 +22,7 @@ def cells(s: Scale) -> list[Cell]:
         Cell(
             step,
             name + (", interval" if interval[0] else ""),
-            (Trained(changed(s.recipe(name), **parts, interval=interval)),),
+            (TrainAndScore(with_values(s.recipe(name), **parts, interval=interval)),),
             paper,
         )
         for step, parts in STEPS.items()
@@ -50,6 +50,6 @@ EXPERIMENT = Experiment(
     expects="Each step is better than the one before, and the guidance interval is better than none.",
     cells=cells,
     claims=claims,
-    picture=tiles,
+    figure=tiles,
     minutes=3,
 )

@@ -1,10 +1,10 @@
 """Table 5: larger images with patches in proportion, the same length of sequence."""
 
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.counted import Counted
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import tiles_of
-from justimage.laboratory.trained import Trained
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.cost_job import CountCost
+from justimage.reproduction.plots import tiles_of
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 PAPER = {  # patch dimension, parameters in M, GFLOPs, FID-50K
     "B/16": (768, 131, 25, 4.37),
@@ -18,12 +18,12 @@ def cells(s: Scale) -> list[Cell]:
     found = []
     for name, (*counts, fid) in PAPER.items():
         recipe = s.recipe(name)
-        row = f"{name} at {recipe.network.size[0]}"
+        row = f"{name} at {recipe.model.size[0]}"
         found += [
-            Cell(row, column, (Counted(recipe),), paper, shows)
+            Cell(row, column, (CountCost(recipe),), paper, shows)
             for (column, shows), paper in zip(COUNTS.items(), counts, strict=True)
         ]
-        found.append(Cell(row, "FID", (Trained(recipe),), fid))
+        found.append(Cell(row, "FID", (TrainAndScore(recipe),), fid))
     return found
 
 
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
     expects="Patches of up to 12,288 numbers, at the same cost and nearly the same score.",
     cells=cells,
     claims=claims,
-    picture=tiles_of("FID"),
+    figure=tiles_of("FID"),
     notes="Ours are parameters and GFLOPs of this scale's networks.",
     minutes=3,
 )

@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-from justimage.laboratory import Cell, Claim, Experiment, Table, better
-from justimage.laboratory.scales import Scale
-from justimage.laboratory.sheets import by_row
-from justimage.laboratory.trained import Trained
+from justimage.reproduction import Cell, Claim, Experiment, Table, better
+from justimage.reproduction.plots import by_row
+from justimage.reproduction.scales import Scale
+from justimage.reproduction.training_job import TrainAndScore
 
 PAPER = {  # FID-50K by patch: after 200 epochs and after 600, of B, L, H, G
     16: {200: (4.37, 2.79, 2.29, 2.15), 600: (3.66, 2.36, 1.86, 1.82)},
@@ -17,7 +17,7 @@ def cells(s: Scale) -> list[Cell]:
     """Where a scale trains equally long for 600 epochs, its only column is that of 200."""
     lengths = [200, 600] if s.name == "paper" or s.images[600] != s.images[200] else [200]
     return [
-        Cell(size, f"/{patch}, {epochs} epochs", (Trained(s.recipe(f"{size}/{patch}", epochs)),), paper)
+        Cell(size, f"/{patch}, {epochs} epochs", (TrainAndScore(s.recipe(f"{size}/{patch}", epochs)),), paper)
         for patch, columns in PAPER.items()
         for epochs in lengths
         for size, paper in zip("BLHG", columns[epochs], strict=True)
@@ -40,6 +40,6 @@ EXPERIMENT = Experiment(
     expects="Better with size, at both resolutions.",
     cells=cells,
     claims=claims,
-    picture=by_row(),
+    figure=by_row(),
     minutes=10,
 )

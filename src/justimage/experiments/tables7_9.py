@@ -2,11 +2,11 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from justimage import pictures
-from justimage.laboratory import Cell, Claim, Experiment, Table
-from justimage.laboratory.counted import Counted
-from justimage.laboratory.scales import PAPER as PAPERS, Scale
-from justimage.laboratory.writing import number
+from justimage import figures
+from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.cost_job import CountCost
+from justimage.reproduction.scales import PAPER as PAPERS, Scale
+from justimage.reproduction.tables import format_number
 
 NETWORKS = "B/16", "L/16", "H/16", "G/16", "B/32", "L/32", "H/32", "G/32", "B/64"
 COUNTED = {  # in millions, and 10^9 multiply-adds (Tables 5, 7, 8)
@@ -35,7 +35,7 @@ def paper(name: str) -> dict[str, float]:
 
 def cells(s: Scale) -> list[Cell]:
     """The same at every scale."""
-    works = {name: Counted(PAPERS.recipe(name, 600)) for name in NETWORKS}
+    works = {name: CountCost(PAPERS.recipe(name, 600)) for name in NETWORKS}
     return [
         Cell(what.replace("_", " "), name, (work,), value, what)
         for name, work in works.items()
@@ -58,15 +58,15 @@ def claims(table: Table) -> list[Claim]:
 def picture(table: Table) -> bytes:
     """Sizes and costs as bars."""
     font = ImageFont.load_default(size=14)
-    sheet = Image.new("RGB", (640, 30 * len(NETWORKS) + 10), pictures.PAPER)
+    sheet = Image.new("RGB", (640, 30 * len(NETWORKS) + 10), figures.PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, name in enumerate(NETWORKS):
         size, top = table("parameters m", name), 10 + 30 * i
-        pen.text((60, top + 9), name, pictures.INK, font, anchor="rm")
+        pen.text((60, top + 9), name, figures.INK, font, anchor="rm")
         pen.rectangle((70, top, 70 + size / 6, top + 18), "#1f4e8c")
-        words = f"{number(size)} M, {number(table('gflops', name))} GFLOPs"
-        pen.text((78 + size / 6, top + 9), words, pictures.INK, font, anchor="lm")
-    return pictures.png(sheet)
+        words = f"{format_number(size)} M, {format_number(table('gflops', name))} GFLOPs"
+        pen.text((78 + size / 6, top + 9), words, figures.INK, font, anchor="lm")
+    return figures.encode_png(sheet)
 
 
 EXPERIMENT = Experiment(
@@ -74,7 +74,7 @@ EXPERIMENT = Experiment(
     expects="Counts from the networks as they are built, and every number of Table 9, beside the paper's.",
     cells=cells,
     claims=claims,
-    picture=picture,
+    figure=picture,
     notes="GFLOPs are multiply-adds of one forward pass, as in the paper. Of H and G Table 9's epochs are those planned.",
     minutes=0.2,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-Read = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Extract = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Extractor:
 
     name: str
     """for people"""
-    identity: str
+    fingerprint: str
     """changes when what it computes does"""
     dimension: int | None
     """of a feature; None where only a first image tells"""
-    extract: Read
+    extract: Extract
     class_names: tuple[str, ...] = ()
     """of the logits, where they are classes of one's own data"""
     device: str = "cpu"
@@ -42,7 +42,7 @@ def open_features(word: str, device: torch.device) -> Extractor:
 
     kinds = {".pth": inception.open_weights, ".safetensors": classifier.open_classifier, ".pt2": exported.open_exported}
     if word == "inception":
-        return replace(inception.open_weights(inception.usual_place(), device), device=device.type)
+        return replace(inception.open_weights(inception.default_path(), device), device=device.type)
     path = Path(word).expanduser()
     if path.suffix not in kinds:
         raise ValueError(

@@ -20,19 +20,18 @@ from torch import Tensor, nn
 
 from justimage import disk, randomness
 from justimage.data import Source
-from justimage.data.source import gather
 from justimage.features import Extractor
-from justimage.process import Units
+from justimage.normalization import Normalization
 
 KIND = "justimage classifier 1"
-SHIFT = 1 / 8
+MAX_SHIFT = 1 / 8
 """Of the side: how far an image is moved at most, in training."""
-LARGEST, DEEPEST = 2**12, 2**24
+MAX_WIDTH, MAX_DEPTH = 2**12, 2**24
 """The largest side, number of channels, classes or width, and bytes of a description, that a file may ask for."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ClassifierShape:
     """What a classifier is."""
 
     channels: int
@@ -44,8 +43,8 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, value in {**asdict(self), "size": max(self.size), "least": min(self.size)}.items():
-            if not 1 <= value <= LARGEST:
-                raise ValueError(f"{name} is {value}; allowed: 1 to {LARGEST}")
+            if not 1 <= value <= MAX_WIDTH:
+                raise ValueError(f"{name} is {value}; allowed: 1 to {MAX_WIDTH}")
         if self.classes < 2:
             raise ValueError("the data has fewer than 2 classes to tell apart; use inception, or an exported network")
 
@@ -55,7 +54,7 @@ class Shape:
         return max(2, min(5, round(math.log2(min(self.size) / 6)) + 1))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut (He et al. 2016)."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -73,13 +72,15 @@ class Block(nn.Module):
 class Classifier(nn.Module):
     """Images in [-1, 1] -> features (b, features) and logits (b, classes)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ClassifierShape) -> None:
         super().__init__()
         widths = [shape.width * 2 ** min(i, 3) for i in range(shape.stages)]
         self.stem = nn.Sequential(
             nn.Conv2d(shape.channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
-        self.stages = nn.Sequential(*(Block(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(zip([widths[0], *widths], widths))))  # noqa: B905
+        self.stages = nn.Sequential(
+            *(ResidualBlock(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(zip([widths[0], *widths], widths)))
+        )
         self.features = nn.Linear(widths[-1], shape.features)
         self.head = nn.Linear(shape.features, shape.classes)
 
@@ -88,18 +89,18 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
-class Step(NamedTuple):
+class ClassifierStep(NamedTuple):
     images_seen: int
     loss: float
 
 
 @dataclass
-class Trainer:
+class ClassifierTrainer:
     """Trains a classifier on a part of a source; the rest, a tenth chosen by hash, is held out to be read at the end."""
 
     source: Source
-    shape: Shape
-    units: Units = Units()
+    shape: ClassifierShape
+    units: Normalization = Normalization()
     images: int = 60_000
     """to train on, counted with repetition"""
     batch: int = 64
@@ -121,10 +122,10 @@ class Trainer:
             torch.manual_seed(randomness.key(self.seed, "classifier"))
             self.net = Classifier(self.shape).to(self.device)
 
-    def moved(self, x: Tensor, start: int) -> Tensor:
+    def augment(self, x: Tensor, start: int) -> Tensor:
         """Images, as the network reads them, each moved by up to SHIFT of its side, the border repeated, and maybe mirrored."""
         where = np.arange(start, start + len(x))
-        reach = [max(1, round(side * SHIFT)) for side in self.shape.size]
+        reach = [max(1, round(side * MAX_SHIFT)) for side in self.shape.size]
         padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]), mode="replicate")
         tops, lefts = (
             (randomness.uniform(self.seed, f"move {axis}", where) * (2 * r + 1)).astype(int) for axis, r in enumerate(reach)
@@ -137,7 +138,7 @@ class Trainer:
             out[turned] = out[turned].flip(-1)
         return out
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[ClassifierStep]:
         """Train; yields a step after each update."""
         total = -(-self.images // self.batch)
         optimizer = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=0.05)
@@ -147,14 +148,14 @@ class Trainer:
         for i in range(total):
             order = randomness.order(self.seed, i // per_epoch, len(self.kept))
             chosen = self.kept[order[i % per_epoch * self.batch :][: self.batch]]
-            images, labels = gather(self.source, chosen)
-            x = self.moved(self.units.inside(images), i * self.batch)
+            images, labels = self.source.batch(chosen)
+            x = self.augment(self.units.normalize(images), i * self.batch)
             loss = F.cross_entropy(self.net(x.to(self.device))[1], labels.to(self.device), label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            yield Step((i + 1) * self.batch, loss.item())
+            yield ClassifierStep((i + 1) * self.batch, loss.item())
         self.net.eval()
 
     @torch.no_grad()
@@ -162,8 +163,8 @@ class Trainer:
         """How many held-out images it reads correctly."""
         right = 0
         for start in range(0, len(self.held), 256):
-            images, labels = gather(self.source, self.held[start : start + 256])
-            right += int((self.net(self.units.inside(images).to(self.device))[1].argmax(1).cpu() == labels).sum())
+            images, labels = self.source.batch(self.held[start : start + 256])
+            right += int((self.net(self.units.normalize(images).to(self.device))[1].argmax(1).cpu() == labels).sum())
         return right / len(self.held)
 
     def save(self, path: Path, accuracy: float) -> None:
@@ -182,14 +183,14 @@ class Trainer:
         disk.write(path, save(weights, {"justimage": json.dumps(about)}))
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What a classifier's file says of itself, or a ValueError."""
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("justimage", "{}")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a .safetensors file ({error})") from error
-    about = disk.json_object(text[:DEEPEST].encode(), str(path))
+    about = disk.json_object(text[:MAX_DEPTH].encode(), str(path))
     if about.get("kind") != KIND:
         raise ValueError(f"{path} holds no classifier that justimage features train has made")
     return about
@@ -197,11 +198,11 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def open_classifier(path: Path, device: torch.device) -> Extractor:
     """The classifier in a file; ValueError, in one line, for what is none."""
-    about = read_about(path)
+    about = read_metadata(path)
     try:
         stated = about["shape"]
-        shape = Shape(**stated | {"size": tuple(stated["size"])})
-        units = Units(**{k: tuple(v) for k, v in about["units"].items()})
+        shape = ClassifierShape(**stated | {"size": tuple(stated["size"])})
+        units = Normalization(**{k: tuple(v) for k, v in about["units"].items()})
         names = tuple(str(n) for n in about["class_names"])
         with torch.device("meta"):
             net = Classifier(shape).eval()
@@ -220,7 +221,7 @@ def open_classifier(path: Path, device: torch.device) -> Extractor:
         if images.is_floating_point() != bool(units.mean):
             kind = "floats" if units.mean else "pixels (uint8)"
             raise ValueError(f"{path} was trained on {kind}, and these are {images.dtype}")
-        features, logits = net(units.inside(images).to(device))
+        features, logits = net(units.normalize(images).to(device))
         return features.cpu(), logits.cpu()
 
     name = f"{path.name}, a classifier that reads {float(about.get('held_out_accuracy', math.nan)):.1%} of held-out images"

@@ -17,7 +17,7 @@ FILE, BYTES, SHA256 = "weights-inception-2015-12-05-6726825d.pth", 95_628_359, "
 """The weights file that torch-fidelity publishes (release v0.2.0), and how its SHA-256 begins."""
 
 
-def usual_place() -> Path:
+def default_path() -> Path:
     """Where torch-fidelity, and with it everybody, keeps the weights; ValueError with what to do where they are not."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file():

@@ -1,15 +1,26 @@
-"""A recipe: everything that decides what a training computes, as plain data. Table 9, and the presets.
+"""A recipe: everything that determines what a training computes, as plain data. Table 9, and the presets.
 
-A preset is a value, made by `preset(name)`; to change one thing, `dataclasses.replace` it, or `changed(recipe, name=value)`. A
+A preset is a value, made by `preset(name)`; to change one thing, `dataclasses.replace` it, or `with_values(recipe, name=value)`. A
 recipe is stored as JSON with every run and every file of weights. All amounts of training are counted in images, the only
 progress there is.
 """
 
-from justimage.recipe.parts import IMAGENET, Machine, Recipe, Sampling, Training, Upkeep, changed
-from justimage.recipe.presets import PRESETS, fitted, jit, preset, resized
-from justimage.recipe.stored import contradictions, from_json, to_json
+from justimage.recipe.presets import PRESETS, for_store, paper_recipe, preset, resized
+from justimage.recipe.sections import (
+    IMAGENET,
+    Checkpointing,
+    Logging,
+    OnlineEvaluation,
+    Parallelism,
+    Recipe,
+    Training,
+    normalization_of,
+    with_values,
+)  # fmt: skip
+from justimage.recipe.serialization import from_json, incompatibilities, parse, to_json
 
 __all__ = [
-    "IMAGENET", "PRESETS", "Machine", "Recipe", "Sampling", "Training", "Upkeep",
-    "changed", "contradictions", "fitted", "from_json", "jit", "preset", "resized", "to_json",
+    "IMAGENET", "PRESETS", "Checkpointing", "Logging", "OnlineEvaluation", "Parallelism", "Recipe", "Training",
+    "for_store", "from_json", "incompatibilities", "normalization_of", "paper_recipe", "parse", "preset", "resized", "to_json",
+    "with_values",
 ]  # fmt: skip

@@ -1,0 +1,83 @@
+"""Options that say how images are drawn, shared by the commands that draw them."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from justimage.generate import Precision
+from justimage.recipe import Recipe
+from justimage.sampling import GRIDS, Sampling
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are sampled."""
+
+    guidance: float | None = None
+    """scale of classifier-free guidance, 1 for none [the recipe's]"""
+    interval: tuple[float, float] | None = None
+    """times between which guidance applies [the recipe's]"""
+    solver: str | None = None
+    """heun (second order) or euler (first) [the recipe's]"""
+    steps: int | None = None
+    """steps of the solver [the recipe's]"""
+    times: tuple[str, ...] | None = None
+    """the grid of times: linear, cosine, or the times themselves from 0 to 1 [the recipe's]"""
+    t_clip: float | None = None
+    """lower bound of 1 - t where a velocity is divided by it [the recipe's]"""
+    ema: float | None = None
+    """the average of the weights, 0 for the weights themselves [the recipe's]"""
+    seed: int = 0
+    """of the first image"""
+    batch: int = 64
+    """images sampled together"""
+    precision: Precision | None = None
+    """what the network computes in [bf16 on a GPU, fp32 on a CPU]"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps [cuda if there is one]"""
+
+
+def sampling_of(o: SamplingOptions, recipe: Recipe) -> Sampling:
+    """How to sample: what was asked for, else what the recipe says."""
+    asked = {n: getattr(o, n) for n in ("guidance", "interval", "solver", "steps", "t_clip") if getattr(o, n) is not None}
+    if o.times is not None:
+        asked["times"] = o.times[0] if len(o.times) == 1 else tuple(map(number, o.times))
+    return replace(recipe.sampling, **asked)
+
+
+def number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError as error:
+        raise ValueError(f"times has {word!r}; allowed: {', '.join(GRIDS)}, or numbers from 0 to 1") from error
+
+
+def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
+    """What was asked for, else what suits the device."""
+    return o.precision or ("fp32" if device.type == "cpu" else "bf16")
+
+
+def class_numbers(words: Sequence[str], recipe: Recipe) -> list[int]:
+    """Classes given as numbers or names, as numbers."""
+    total = recipe.model.classes or 0
+    names = {name: i for i, name in enumerate(recipe.class_names)}
+    numbers = []
+    for word in words:
+        if word in names:
+            numbers.append(names[word])
+        elif word == "-1":
+            numbers.append(-1)
+        elif any(name.isdigit() for name in names):
+            raise ValueError(f"class {word!r} is not one of this model's, whose names are {', '.join(recipe.class_names)}")
+        elif re.fullmatch(r"-?\d+", word) and -1 <= int(word) < total:
+            numbers.append(int(word))
+        else:
+            near = [] if word.isdigit() else difflib.get_close_matches(word, names, n=1)
+            allowed = f"0 to {total - 1}" if total else "-1 (it has no classes)"
+            raise ValueError(
+                f"class {word!r} is not one of this model's; allowed: {allowed}" + (f"; perhaps {near[0]}" if near else "")
+            )
+    return numbers

@@ -1,0 +1,55 @@
+"""What a network is told besides the noisy image and the time.
+
+A condition describes a batch of b images: class numbers (b,), a tensor (b, ...), or a dict of such tensors (an image-like map,
+tokens, a vector, classes). None is a condition, too: the network is told nothing. What "nothing" looks like where there is a
+condition is said once, by `null_like`; training replaces some conditions with it, and guidance compares with it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Condition = Tensor | dict[str, Tensor] | None
+NULL_CLASS = -1
+"""The class number, or token, that stands for none."""
+
+
+def map_tensors(function: Callable[..., Tensor], condition: Any, *others: Any) -> Any:
+    """The function of each tensor of one or more conditions of the same form."""
+    if condition is None:
+        return None
+    if isinstance(condition, dict):
+        return {name: function(tensor, *(other[name] for other in others)) for name, tensor in condition.items()}
+    return function(condition, *others)
+
+
+def null_like(condition: Condition) -> Condition:
+    """The condition that says nothing, in the form of another: NULL_CLASS for integers, 0 for floats, False for booleans."""
+
+    def null(tensor: Tensor) -> Tensor:
+        integers = not (tensor.is_floating_point() or tensor.dtype == torch.bool)
+        return torch.full_like(tensor, NULL_CLASS if integers else 0)
+
+    return map_tensors(null, condition)
+
+
+def drop(condition: Condition, dropped: Tensor) -> Condition:
+    """The condition with "nothing" for the images (b,) where `dropped` is True."""
+
+    def choose(tensor: Tensor, null: Tensor) -> Tensor:
+        return torch.where(dropped.view(-1, *[1] * (tensor.ndim - 1)), null, tensor)
+
+    return map_tensors(choose, condition, null_like(condition))
+
+
+def join(first: Condition, second: Condition) -> Condition:
+    """Two conditions of the same form as one of twice the batch."""
+    return map_tensors(lambda a, b: torch.cat([a, b]), first, second)
+
+
+def class_numbers(condition: Condition) -> Tensor | None:
+    """The class numbers (b,) of a condition: itself, or its entry "classes"; None where there are none."""
+    found = condition.get("classes") if isinstance(condition, dict) else condition
+    return found if found is not None and found.ndim == 1 and not found.is_floating_point() else None

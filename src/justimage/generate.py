@@ -1,0 +1,224 @@
+"""Many images from a model, drawn in units of fixed size: the bytes of image i depend on the job alone, not on who draws it.
+
+Image i has the noise of seed + i and a label that is a function of i; unit u is always computed as one batch, the last one
+too, whatever the count. So with more images come those of fewer, and any image can be drawn again from its number.
+"""
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from justimage import checkpoint, chunks, disk, figures, randomness, sampling
+from justimage.chunks import Chunk
+from justimage.conditions import NULL_CLASS
+from justimage.distributed import rank_and_size
+from justimage.sample_arguments import check_condition
+from justimage.sampling import Denoiser, Sampling
+from justimage.stopping import Stopped
+
+BATCH = 64
+"""Images drawn together."""
+INDEX_CSV = "images.csv"
+Precision = Literal["fp32", "bf16"]
+Labels = Literal["balanced", "random"]
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What determines every byte of the images of a job, on one kind of device. Settings that change nothing are normalised."""
+
+    weights: str
+    """hash of the weights, and of the recipe that interprets their output"""
+    ema: float
+    """the average that these are; 0 for the weights themselves"""
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    """of the first image"""
+    classes: tuple[int, ...] = (NULL_CLASS,)
+    """those sampled; -1 for no class"""
+    labels: Labels = "balanced"
+    """the classes over and over (the paper's 50 of each, where the count is a multiple), or drawn at random (ADM's)"""
+    batch: int = BATCH
+    """images sampled together: a chunk"""
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    """what computes; other devices round otherwise"""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it must be 1 or more")
+        if self.sampling.guidance == 1:  # then an interval changes nothing
+            object.__setattr__(self, "sampling", replace(self.sampling, interval=(0.0, 1.0)))
+
+    def label(self, index: int) -> int:
+        """The class of an image."""
+        if self.labels == "balanced":
+            return self.classes[index % len(self.classes)]
+        return self.classes[int(randomness.uniform(self.seed, "label", index)[0] * len(self.classes))]
+
+    def indices(self, chunk: int) -> range:
+        """The images of a chunk."""
+        return range(chunk * self.batch, (chunk + 1) * self.batch)
+
+    def n_chunks(self, count: int) -> int:
+        """Chunks that hold `count` images."""
+        return -(-count // self.batch)
+
+    def describe(self) -> dict[str, Any]:
+        """This job as JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def short_hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ImageGenerator:
+    """Draws images of a run's averages, each read once."""
+
+    def __init__(self, source: str | Path, device: torch.device) -> None:
+        self.checkpoint, self.device = checkpoint.resolve(source), device
+        self.recipe = checkpoint.read_recipe(self.checkpoint)
+        self.models: dict[float, Denoiser] = {}
+        self.loading = Lock()
+        self.weights: Callable[[float], str] = lru_cache(maxsize=None)(lambda ema: checkpoint.fingerprint(self.checkpoint, ema))
+
+    def denoiser(self, ema: float) -> Denoiser:
+        """The model with one of the averages, read once, whichever thread asks first."""
+        with self.loading:
+            if ema not in self.models:
+                self.models[ema] = checkpoint.load(self.checkpoint, ema, self.device)
+        return self.models[ema]
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def emas(self) -> tuple[float, ...]:
+        """Those there are to draw with; of one file the one that it holds, 0 for the weights themselves."""
+        if self.checkpoint.is_file():
+            return (checkpoint.ema_of(self.checkpoint),)
+        return self.recipe.training.ema or (0.0,)
+
+    def make_job(
+        self,
+        ema: float | None = None,
+        classes: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
+        *,
+        seed: int = 0,
+        labels: Labels = "balanced",
+        batch: int = BATCH,
+        precision: Precision = "fp32",
+    ) -> SampleJob:
+        """A job for this run, checked; by default of all its classes, with the average and the sampling of its recipe.
+
+        ValueError for what the model cannot sample.
+        """
+        total = self.recipe.model.classes or 0
+        if ema is None:
+            ema = self.emas[0] if self.checkpoint.is_file() else self.recipe.training.sample_ema
+        job = SampleJob(
+            self.weights(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
+            labels, batch, precision, self.device_name,
+        )  # fmt: skip
+        check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, job.sampling.guidance)
+        return job
+
+    def sample_chunk(self, job: SampleJob, chunk: int) -> Tensor:
+        """The images (job.batch, channels, height, width) of a chunk, on the CPU, in the data's units."""
+        return self.sample_indices(job, job.indices(chunk))
+
+    def sample_indices(self, job: SampleJob, indices: Sequence[int]) -> Tensor:
+        """Images by their index."""
+        dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+        labels, seeds = [job.label(i) for i in indices], [job.seed + i for i in indices]
+        return sampling.sample(self.denoiser(job.ema), labels, seeds, job.sampling, batch=job.batch, dtype=dtype)
+
+
+def sha256_each(images: Tensor) -> np.ndarray:
+    """The SHA-256 of each image's numbers."""
+    return np.array([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images])
+
+
+def labels_and_hashes(job: SampleJob, unit: int, images: Tensor) -> Chunk:
+    """What every unit of a job keeps: the labels and hashes of its images, or of the first of them."""
+    return {"labels": np.array([job.label(i) for i in job.indices(unit)[: len(images)]]), "sha256": sha256_each(images)}
+
+
+def save_images(
+    artist: ImageGenerator,
+    job: SampleJob,
+    count: int,
+    folder: Path | None,
+    npz: Path | None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Draw a job's first `count` images into a folder of PNGs, an .npz, or both; a crash costs a unit, memory holds a few.
+
+    Until the .npz is whole, its images lie in a folder beside it, FILE.npz.job. images.csv in the folder says of each image its
+    class, seed and SHA-256. The process that leads ends what all have drawn. ValueError for a folder with another job.
+    """
+    place = folder or Path(f"{npz}.job")
+    visible, total = artist.denoiser(job.ema).normalization.to_uint8, job.n_chunks(count)
+
+    def make(number: int) -> Chunk:
+        images = artist.sample_chunk(job, number)[: count - number * job.batch]
+        for i, image in zip(job.indices(number), visible(images) if folder else [], strict=False):
+            disk.write(place / f"{i:06d}.png", figures.encode_png(figures.to_pil(image)), chunks.tmp_prefix())
+        return labels_and_hashes(job, number, images) | ({"images": images.numpy()} if npz else {})
+
+    chunks.begin(place, {"drawing": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
+    rank, size = rank_and_size()
+    disk.remove(place / "units" / f"done-{rank}")
+    if (place / INDEX_CSV).exists() and not npz:
+        progress(count, count)
+        return
+    for done in chunks.complete(place / "units", total, make, chunks.concurrency(artist.device), stop):
+        progress(min(done * job.batch, count), count)
+    if rank:
+        disk.write(place / "units" / f"done-{rank}", b"")
+        return
+    while any(not (place / "units" / f"done-{other}").exists() for other in range(1, size)):
+        if stop():
+            raise Stopped("stopped as asked; the same command goes on where it was")
+        time.sleep(0.05)  # nobody looks for units any more when they are removed
+    if npz:
+        write_npz(npz, count, chunks.read_chunks(place / "units", total))
+    if folder:
+        hashed = (sha256 for unit in chunks.read_chunks(place / "units", total) for sha256 in unit["sha256"])
+        rows = (f"{i:06d}.png,{job.label(i)},{job.seed + i},{h}\n" for i, h in zip(range(count), hashed, strict=True))
+        disk.write(folder / INDEX_CSV, "".join(["file,class,seed,sha256\n", *rows]).encode())
+    for left in place.glob(".tmp-*"):  # by whoever was killed
+        disk.remove(left)
+    disk.remove(place / "units" if folder else place)
+
+
+def write_npz(path: Path, count: int, parts: Iterator[Chunk]) -> None:
+    """Images and labels as ADM stores them, arr_0 (n, height, width, channels) uint8 and arr_1 (n,), one part in memory;
+    floats as they are prepared, (n, channels, height, width)."""
+    labels = []
+    with disk.replacing(path) as aside, zipfile.ZipFile(aside, "w", allowZip64=True) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for number, part in enumerate(parts):
+                images = part["images"] if part["images"].dtype != np.uint8 else np.moveaxis(part["images"], 1, -1)
+                if number == 0:
+                    about = {"descr": images.dtype.str, "fortran_order": False, "shape": (count, *images.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, about)  # pyright: ignore[reportArgumentType]
+                file.write(np.ascontiguousarray(images).tobytes())
+                labels.append(part["labels"])
+        with archive.open("arr_1.npy", "w") as file:
+            np.lib.format.write_array(file, np.concatenate(labels), allow_pickle=False)

@@ -1,0 +1,30 @@
+"""Progress of long work: a job is a generator that yields how far it is, and returns its result.
+
+Whoever drives a job shows its progress, or ignores it; one job hands on another's by `yield from`. A job that is closed early keeps
+what it has on disk, and resumes when it is started again.
+"""
+
+from collections.abc import Generator
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(NamedTuple):
+    """What is being done, how much of it is done, and of how much (0: not known)."""
+
+    what: str
+    done: float = 0.0
+    total: float = 0.0
+
+
+Job = Generator[Progress, None, T]
+
+
+def finish(job: Job[T]) -> T:
+    """Run a job to its end, unseen, and return its result."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            return end.value

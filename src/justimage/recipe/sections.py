@@ -1,0 +1,261 @@
+"""The sections of a recipe (Table 9): everything that determines a training, as plain data."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import inf
+from typing import Any, Literal, get_args
+
+from justimage.checks import check_choice, check_finite, check_range
+from justimage.data import Crop, Decode, Source
+from justimage.diffusion import Diffusion
+from justimage.distributed import Parallel
+from justimage.ema import half_life
+from justimage.normalization import Normalization, identity
+from justimage.sampling import Denoiser, Sampling
+from justimage.transformer import Architecture, JiT, architecture
+
+IMAGENET = 1_281_167
+"""Images of an epoch in the paper."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights are found (Table 9, "training")."""
+
+    total_images: int = 600 * IMAGENET
+    """images to train on, counted with repetition"""
+    batch: int = 1024
+    """images a step"""
+    learning_rate: float = 2e-4
+    """after warm-up"""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """of the learning rate after warm-up; cosine ends at 0"""
+    warmup: int = 5 * IMAGENET
+    """images over which the rate rises from 0"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's"""
+    gradient_clip: float | None = None
+    """largest norm of the gradient; None for any"""
+    ema: tuple[float, ...] = (0.9996, 0.9998, 0.9999)
+    """averages of the weights: decays at batch 1024 (below 1), or half-lives in images"""
+    ema_ramp: float = 0.0
+    """an average's half-life is at most this times the images seen; 0 for no such bound"""
+    sample_ema: float = 0.9999
+    """the average to sample with; 0 for the weights themselves"""
+    optimizer: str = "adam"
+    """a name in training.OPTIMIZERS"""
+    flip: bool = True
+    """mirror half of the images"""
+    upscale: bool = True
+    """scale up images that are smaller than the model's; otherwise they are an error"""
+    decode: Decode = "photo"
+    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
+    """what the network computes in; weights and the sample stay fp32. auto: bf16 on a GPU, on a CPU what is measured to be
+    faster"""
+    seed: int = 0
+    """of all randomness in training"""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_range(self, total_images=(1, inf), batch=(1, inf), warmup=(0, inf), ema_ramp=(0, inf))
+        if self.learning_rate <= 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
+            raise ValueError("learning_rate and gradient_clip must be above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must be at least 0 and below 1")
+        for value in self.ema:
+            half_life(value)
+        if self.sample_ema and self.sample_ema not in self.ema:
+            kept = ", ".join(map("{:g}".format, self.ema))
+            raise ValueError(f"sample_ema is {self.sample_ema:g}, which training does not keep; allowed: 0, {kept}")
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """How it is computed. Nothing here changes what is drawn or what is learned, beyond rounding; change it at any resume."""
+
+    parallel: Parallel = "ddp"
+    """with several processes: a whole copy in each (ddp); weights, moments and averages divided (fsdp); or divided within a
+    node and copied across nodes (hsdp)"""
+    grad_accumulation: int | None = None
+    """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it. None: the
+    fewest that fit into memory"""
+    activation_checkpointing: bool = False
+    """compute blocks again in the backward pass instead of keeping what is in them: a third slower, much less memory"""
+    compile: bool = True
+    """compile the blocks (torch.compile): slow to start, faster after; on a CPU only where that is measured to be faster"""
+    deterministic: bool = False
+    """on a GPU, compute so that a resumed training equals the uninterrupted one to the bit, as on a CPU: slower"""
+    workers: int = 4
+    """processes that read images, for each that trains; 0 for none (small sets are held in memory instead)"""
+    watchdog_timeout: float = 1800
+    """seconds without a step after which a run prints where it hangs and ends (code 70); 0 for never"""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_choice(self, parallel=get_args(Parallel))
+        check_range(self, grad_accumulation=(1, inf), workers=(0, inf), watchdog_timeout=(0, inf))
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a run writes for people to look at."""
+
+    log_every: int = 20
+    """steps between two lines of metrics"""
+    preview_every: int = 2_000_000
+    """images between two previews: samples, and real images denoised in one step"""
+    preview_count: int = 32
+    """samples in a preview"""
+    peak_tflops: float | None = None
+    """peak of one device, for the utilisation (MFU) in the metrics; None for a known device's data sheet"""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_range(self, log_every=(1, inf), preview_every=(1, inf), preview_count=(1, inf))
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops is {self.peak_tflops}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When checkpoints are saved and kept, and when a run ends early."""
+
+    save_every: int = 2_000_000
+    """images between two checkpoints"""
+    keep_checkpoints: int = 2
+    """newest checkpoints to keep"""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """where loss or gradient is not finite: stop; skip that step; or roll back to the last checkpoint and skip it then"""
+    monitor: str = ""
+    """a number in metrics.jsonl, such as loss or fid, whose best checkpoint is kept, too"""
+    monitor_mode: Literal["min", "max"] = "min"
+    """whether the monitored number is better when it is smaller or larger"""
+    patience: int | None = None
+    """images without a better monitored number after which the run ends (App. A, "early stop"); None for never"""
+
+    def __post_init__(self) -> None:
+        check_choice(self, on_nonfinite=("stop", "skip", "rollback"), monitor_mode=("min", "max"))
+        check_range(self, save_every=(1, inf), keep_checkpoints=(1, inf), patience=(1, inf))
+        if self.patience is not None and not self.monitor:
+            raise ValueError(f"patience is {self.patience}; it needs a number to monitor: --monitor fid")
+
+
+@dataclass(frozen=True)
+class OnlineEvaluation:
+    """Scores of a few samples while training goes on."""
+
+    every: int | None = None
+    """images between two scores of every average: fid in metrics.jsonl (--monitor fid); None for never"""
+    count: int = 1000
+    """samples of each average"""
+    features: str = ""
+    """the feature space: inception, or a file, such as justimage feature-space train makes"""
+    reference: str = ""
+    """what to compare with, as justimage evaluate takes it; empty for the training's images"""
+
+    def __post_init__(self) -> None:
+        check_range(self, every=(1, inf), count=(2, inf))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, whole. The default is JiT-B/16 on ImageNet 256 x 256 (Table 9)."""
+
+    data: str = ""
+    """a store, a folder of images (one sub-folder a class, or flat), the same in a .zip or .tar, or "digits\""""
+    model: Architecture = field(default_factory=lambda: architecture("B/16", classes=None))
+    diffusion: Diffusion = Diffusion()
+    training: Training = Training(decode="torchvision")
+    sampling: Sampling = Sampling(guidance=2.2, interval=(0.1, 1.0))
+    parallelism: Parallelism = Parallelism()
+    logging: Logging = Logging()
+    checkpoint: Checkpointing = Checkpointing()
+    evaluation: OnlineEvaluation = OnlineEvaluation()
+    class_names: tuple[str, ...] = ()
+    """the data's classes by number; filled in when the data is read"""
+    normalization: Normalization = Normalization()
+    """the data's statistics, where it is floats; filled in when the data is read"""
+    custom: tuple[str, ...] = ()
+    """names of the network, optimizer and loss that were given to `justimage.train`, as "net MyNet"; filled in there"""
+
+    def __post_init__(self) -> None:
+        check_size(self.model)
+        if self.diffusion.class_loss_weight and not (self.model.aux_classifier or self.custom):
+            raise ValueError("a classification loss needs a network with a classifier: --aux-classifier")
+
+    @property
+    def crop(self) -> Crop:
+        """How image files are read."""
+        return Crop(self.model.size, self.model.channels, self.training.upscale, self.training.decode)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return (self.model.channels, *self.model.size)
+
+    def denoiser(self, net: Any) -> Denoiser:
+        """A network with everything that is needed to sample from it."""
+        return Denoiser(net, self.diffusion, self.normalization, self.sampling, self.shape, self.model.classes or 0)
+
+    def build(self) -> Denoiser:
+        """A new denoiser, its weights freshly initialised from PyTorch's generator."""
+        return self.denoiser(JiT(self.model))
+
+    def resolve(self, source: Source) -> "Recipe":
+        """This recipe with what only the data knows: the number of classes and their names, and the normalization of floats."""
+        found = len(source.class_names)
+        classes = found if self.model.classes is None else self.model.classes
+        if classes and found and classes != found:
+            raise ValueError(f"classes is {classes}, but the data has {found}; leave it out, or 0 to ignore them")
+        return replace(
+            self,
+            model=replace(self.model, classes=classes),
+            sampling=self.sampling if classes or not source.has_class_numbers else replace(self.sampling, guidance=1.0),
+            class_names=tuple(source.class_names) if classes else (),
+            normalization=normalization_of(source),
+        )
+
+
+def normalization_of(source: Source) -> Normalization:
+    """Pixels as they are; floats by their statistics, or, without any, as floats in [-1, 1]."""
+    if not source.floats:
+        return Normalization()
+    return Normalization(*source.statistics) if source.statistics else identity(source.shape[0])
+
+
+LIMITS = dict(width=65_536, depth=1_000, context_tokens=65_536, bottleneck=65_536, classes=10**8)
+"""The largest architecture that is built: a recipe may come from a file that nobody checked."""
+
+
+def check_size(a: Architecture) -> None:
+    """ValueError for an architecture that no machine holds, before memory is taken for it."""
+    check_range(a, **{name: (0, most) for name, most in LIMITS.items()})
+    patches = a.grid[0] * a.grid[1]
+    if patches > 2**18:
+        raise ValueError(f"an image of {a.size[0]} x {a.size[1]} is {patches} patches; allowed: up to {2**18}")
+    if a.patch_dimension > 2**24:
+        raise ValueError(f"a patch is {a.patch_dimension} numbers; allowed: up to {2**24}")
+    if patches * a.width > 2**26:
+        raise ValueError(
+            f"{patches} patches of width {a.width} need tables of positions that are too large; allowed: up to "
+            f"{2**26 // a.width} patches"
+        )
+
+
+def with_values(recipe: Recipe, **values: Any) -> Recipe:
+    """The recipe with other values, each by its own name: with_values(r, prediction="v", loss_space="x", bottleneck=None).
+
+    A name that two sections have is the first one's; with its section before it, it is that one's: sampling_t_clip. ValueError
+    for a name that nothing in a recipe has.
+    """
+    for section in fields(recipe):
+        inner = getattr(recipe, section.name)
+        if is_dataclass(inner) and not isinstance(inner, type):
+            names = {key: f.name for f in fields(inner) for key in (f.name, f"{section.name}_{f.name}") if key in values}
+            if mine := {name: values.pop(key) for key, name in names.items()}:
+                values[section.name] = replace(inner, **mine)
+        if section.name in values:
+            recipe = replace(recipe, **{section.name: values.pop(section.name)})
+    if values:
+        raise ValueError(f"a recipe has nothing called {next(iter(values))}")
+    return recipe

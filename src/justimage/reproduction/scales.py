@@ -1,0 +1,177 @@
+"""The three scales at which an experiment is done: in the paper's terms ("B/16" at 256) another network on other images.
+
+laptop   two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
+gpu      one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
+paper    Table 9 on ImageNet
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from justimage import recipe as recipes
+from justimage.data.store import is_store, open_store
+from justimage.diffusion import Diffusion
+from justimage.recipe import IMAGENET, Checkpointing, Logging, OnlineEvaluation, Parallelism, Recipe, Training, with_values
+from justimage.sampling import Sampling
+from justimage.transformer import Architecture
+
+ScaleName = Literal["laptop", "gpu", "paper"]
+Size = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a trained network is scored: the best guidance by some images, then the score there by others' number."""
+
+    search_count: int
+    """images at each guidance that is tried"""
+    count: int
+    """images of the score"""
+    step: float
+    """between two candidates for the guidance, from 1 to 4 (Table 9)"""
+    coarse_to_fine: bool
+    """several averages and the cheap search over them; otherwise down the grid from a guidance of 2"""
+    feature_size: int | None
+    """the side to which images are scaled before they are compared; None for their own"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the paper's names mean at a scale, and how its trainings are made and scored."""
+
+    name: ScaleName
+    data: str
+    """as `train` takes it; {size} stands for the side of an image"""
+    scoring: Scoring
+    shapes: dict[int, tuple[int, int]]
+    """side of an image and of a patch, for the paper's patches of 4, 16, 32, 64"""
+    noise: float
+    """side of the image whose noise has the deviation 1"""
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """what the paper's B, L, H, G are here; as they are where it is empty"""
+    channels: int = 3
+    features: str = ""
+    """the space of scores, as `evaluate` takes it; a classifier of the data where it is empty"""
+    reference: str = ""
+    """the real images, or their statistics, as `evaluate` takes them; the data where it is empty"""
+    images: dict[int, int] = field(default_factory=dict)
+    """images to train on, for the paper's epochs"""
+    training: Training = Training()
+    sampling: Sampling = Sampling(guidance=2.2, interval=(0.1, 1.0))
+    parallelism: Parallelism = Parallelism()
+    logging: Logging = Logging()
+    checkpoint: Checkpointing = Checkpointing()
+    classifier: dict[str, Any] = field(default_factory=dict)
+    """of the data: width, features, images, batch"""
+
+    def recipe(self, name: str, epochs: int = 200) -> Recipe:
+        """What "B/16" is here: size, patch and length of training as the paper has them, all else by this scale's rules."""
+        size, patch = name[0], int(name[2:])
+        checkpoint, evaluation = self.checkpoint, OnlineEvaluation()
+        if self.name == "paper":
+            r = recipes.paper_recipe(name, epochs)
+            side = r.model.size[0]
+            if size == "G" and epochs > 320:  # they end early, about there (App. A)
+                checkpoint = replace(checkpoint, monitor="fid", patience=PATIENCE)
+                reference = self.reference.replace("{size}", str(side))
+                evaluation = OnlineEvaluation(FID_EVERY, 8_000, self.features, reference)
+        else:
+            side, own_patch = self.shapes[patch]
+            r = Recipe(
+                model=Architecture(side, own_patch, self.channels, None, **self.sizes[size]),
+                diffusion=Diffusion(noise_scale=side / self.noise),
+                training=replace(self.training, total_images=self.images[epochs]),
+                sampling=self.sampling,
+            )
+        return replace(
+            r, data=self.data.replace("{size}", str(side)), parallelism=self.parallelism, logging=self.logging,
+            checkpoint=checkpoint, evaluation=evaluation,
+        )  # fmt: skip
+
+    def patch_dimension(self, name: str) -> int:
+        return self.recipe(name).model.patch_dimension
+
+
+def baseline(r: Recipe) -> Recipe:
+    """The settings of Tables 2, 3 and 10 and Figs. 4 and 7: no bottleneck, none of Sec. 4.4's parts, guidance all the way."""
+    return with_values(r, bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
+
+
+LAPTOP = Scale(
+    name="laptop",
+    data="digits",
+    channels=1,
+    scoring=Scoring(search_count=256, count=1024, step=0.5, coarse_to_fine=False, feature_size=32),
+    shapes={4: (8, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
+    noise=32,
+    sizes={
+        "B": dict(width=64, depth=4, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
+        "L": dict(width=96, depth=5, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
+        "H": dict(width=128, depth=6, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
+        "G": dict(width=160, depth=8, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
+    },
+    images={200: 60_000, 600: 60_000},
+    training=Training(
+        batch=64, learning_rate=2e-3, lr_schedule="cosine", warmup=2_000, gradient_clip=1.0,
+        ema=(5_000,), ema_ramp=0.1, sample_ema=5_000, flip=False, precision="fp32",
+    ),
+    sampling=Sampling(steps=12, guidance=2.0, interval=(0.1, 1.0)),
+    parallelism=Parallelism(compile=False, workers=0),
+    logging=Logging(preview_every=10**12, preview_count=20),
+    checkpoint=Checkpointing(save_every=10_000, keep_checkpoints=1, on_nonfinite="skip"),
+    classifier=dict(width=16, features=64, images=20_000, batch=64),
+)  # fmt: skip
+
+GPU = Scale(
+    name="gpu",
+    data="cifar10.zip",
+    scoring=Scoring(search_count=2_000, count=10_000, step=0.25, coarse_to_fine=False, feature_size=32),
+    shapes={4: (32, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
+    noise=32,
+    sizes={
+        "B": dict(width=384, depth=12, heads=6, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
+        "L": dict(width=512, depth=12, heads=8, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
+        "H": dict(width=576, depth=14, heads=8, bottleneck=128, context_tokens=8, context_start=4, dropout=0.0),
+        "G": dict(width=640, depth=16, heads=8, bottleneck=128, context_tokens=8, context_start=5, dropout=0.0),
+    },
+    images={200: 2_000_000, 600: 2_000_000},
+    training=Training(
+        batch=512, learning_rate=1e-3, lr_schedule="cosine", warmup=50_000, gradient_clip=1.0,
+        ema=(200_000,), ema_ramp=0.1, sample_ema=200_000,
+    ),
+    sampling=Sampling(steps=25, guidance=2.0, interval=(0.1, 1.0)),
+    logging=Logging(preview_every=10**12, preview_count=20),
+    checkpoint=Checkpointing(save_every=500_000, keep_checkpoints=1, on_nonfinite="skip"),
+    classifier=dict(width=64, features=128, images=500_000, batch=128),
+)  # fmt: skip
+
+PAPER = Scale(
+    name="paper",
+    data="stores/imagenet-{size}",
+    scoring=Scoring(search_count=8_000, count=50_000, step=0.1, coarse_to_fine=True, feature_size=None),
+    shapes={patch: (16 * patch, patch) for patch in (4, 16, 32, 64)},
+    noise=256,
+    features="inception",
+    logging=Logging(preview_every=20 * IMAGENET),
+    checkpoint=Checkpointing(save_every=5 * IMAGENET),
+)
+
+PATIENCE, FID_EVERY = 60 * IMAGENET, 20 * IMAGENET
+"""The paper stops G "when the monitored FID begins to degrade"; the numbers are ours."""
+
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, GPU, PAPER)}
+
+
+def with_data(scale: Scale, data: str, features: str = "", reference: str = "") -> Scale:
+    """The scale with somebody's own data, and with another space to score in."""
+    given = {"features": features, "reference": reference}
+    scale = replace(scale, **{k: v for k, v in given.items() if v})
+    if not data:
+        return scale
+    channels = 1 if data == "digits" else 3
+    for side, _ in scale.shapes.values():
+        place = Path(data.replace("{size}", str(side))).expanduser()
+        if is_store(place):
+            channels = open_store(place).shape[0]
+    return replace(scale, data=data, channels=channels)
