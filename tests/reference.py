@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from justimage import convert
-from justimage.diffusion import Denoiser, Diffusion
+from justimage.diffusion import Diffusion
+from justimage.sampling import Denoiser
 from justimage.transformer import Architecture, JiT
 
 FIXTURES = Path(__file__).parent / "fixtures"

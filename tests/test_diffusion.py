@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from justimage.diffusion import INTERPOLANTS, Diffusion, Space, convert, edm, linear
+from justimage.diffusion import INTERPOLANTS, Batch, Diffusion, Space, convert, edm, linear
 
 SPACES = get_args(Space)
 interior = st.floats(0.06, 0.94)
@@ -121,33 +121,36 @@ def test_edm_coefficients_are_the_appendix_formulas() -> None:
 
 @pytest.mark.parametrize("prediction", [*SPACES, "edm", "linear"])
 def test_any_prediction_generates_through_v(prediction) -> None:
-    """A network that outputs the true quantity moves z along the true velocity, and denoises to the truth."""
+    """A network that outputs the true quantity moves z along the true velocity, and predicts the true image."""
     x, eps = draw()
     process, t = Diffusion(prediction=prediction), 0.4
     z, path = process.add_noise(x, eps, t), process.coefficients(t, x)
     c = {"edm": edm(path), "linear": (path.a, path.b)}.get(prediction)
     truth = (x - c[0] * z) / c[1] if c else {"x": x, "eps": eps, "v": x - eps}[prediction]
-    torch.testing.assert_close(process.velocity(truth, z, t), x - eps)
-    torch.testing.assert_close(process.denoised(truth, z, t), x)
-    torch.testing.assert_close(process.x_from_velocity(x - eps, z, t), x)
+    velocity, predicted = process.velocity(truth, z, t)
+    torch.testing.assert_close(velocity, x - eps)
+    torch.testing.assert_close(predicted, x)
 
 
 @pytest.mark.parametrize("prediction", [*SPACES, "edm", "linear"])
 @pytest.mark.parametrize("path", INTERPOLANTS)
 @pytest.mark.parametrize("t", [0.01, 0.5, 0.99])
-def test_behind_a_velocity_stands_what_the_network_said_clip_or_no_clip(prediction, path, t: float) -> None:
+def test_velocity_and_predicted_x_are_one_statement_of_table_1(prediction, path, t: float) -> None:
+    """Without a clip either follows from the other, whatever the network says."""
     x, eps = draw()
     process = Diffusion(prediction=prediction, interpolant=path)
-    z = process.add_noise(x, eps, t)
-    output = x.roll(1)  # anything
-    torch.testing.assert_close(process.x_from_velocity(process.velocity(output, z, t), z, t), process.denoised(output, z, t))
+    z, c = process.add_noise(x, eps, t), process.coefficients(t, x)
+    velocity, predicted = process.velocity(x.roll(1), z, t, t_clip=0.0)
+    torch.testing.assert_close(velocity, convert(predicted, "x", "v", z, c))
+    torch.testing.assert_close(predicted, convert(velocity, "v", "x", z, c))
 
 
 def test_training_and_sampling_clips_are_apart() -> None:
     x, eps = draw()
-    process, t = Diffusion(t_clip=0.2, sampling_t_clip=0.0), 0.9
+    process, t = Diffusion(t_clip=0.2), 0.9
     z, time = process.add_noise(x, eps, t), torch.full((3,), t, dtype=torch.float64)
-    torch.testing.assert_close(process.velocity(x, z, t), x - eps)
+    torch.testing.assert_close(process.velocity(x, z, t, t_clip=0.0)[0], x - eps)
+    torch.testing.assert_close(process.velocity(x, z, t, t_clip=0.3)[0], (x - z) / 0.3)
     torch.testing.assert_close(process.error(eps, x, eps, z, time), ((eps - x) / 0.2) ** 2)
 
 
@@ -156,21 +159,26 @@ def test_time_is_logit_normal() -> None:
     torch.testing.assert_close(t.logit(), torch.tensor([-1.6, -0.8, 0.0], dtype=torch.float64))
 
 
-def test_the_objective_tells_dropped_labels_as_no_class_and_adds_the_classifier() -> None:
+def test_the_loss_drops_labels_and_adds_the_classifier_of_the_networks_extras() -> None:
     x, eps = (q.float() for q in draw())
-    y, drop = torch.tensor([0, 1, 2]), torch.tensor([False, True, False])
-    told = []
+    seen, t = [], torch.tensor([0.2, 0.5, 0.8])
+    batch = Batch(x, torch.tensor([0, 1, 2]), t, eps, torch.tensor([False, True, False]))
 
-    def net(z, t, y, classify=False):
-        told.append(y.tolist())
-        return (z.tanh(), torch.eye(3) * 2) if classify else z.tanh()
+    def plain_net(z, t, y):
+        seen.append(y.tolist())
+        return z.tanh()
 
-    t = torch.tensor([0.2, 0.5, 0.8])
-    plain = Diffusion().loss(net, x, y, t, eps, drop)
-    both = Diffusion(class_loss_weight=100.0).loss(net, x, y, t, eps, drop)
-    assert told == [[0, -1, 2]] * 2
+    def classifying_net(z, t, y):
+        return plain_net(z, t, y), {"logits": torch.eye(3) * 2}
+
+    plain = Diffusion().loss(plain_net, batch)
+    assert torch.equal(Diffusion().loss(classifying_net, batch), plain)
+    both = Diffusion(class_loss_weight=100.0).loss(classifying_net, batch)
+    assert seen == [[0, -1, 2]] * 3
     cross_entropy = -torch.tensor([2.0, 0.0, 0.0]).log_softmax(0)[0]
     torch.testing.assert_close(both, plain * 16 + 100 * cross_entropy)
+    with pytest.raises(ValueError, match="logits"):
+        Diffusion(class_loss_weight=100.0).loss(plain_net, batch)
 
 
 @pytest.mark.parametrize(

@@ -15,24 +15,21 @@ import torch
 import justimage
 from justimage import checkpoint, cost, data, disk, distributed, log, randomness, run as runs, stopping, training
 from justimage.data import ArraySource
-from justimage.diffusion import from_uint8
+from justimage.diffusion import Batch
+from justimage.normalization import from_uint8
 from justimage.preview import preview as preview_of
-from justimage.recipe import Parallelism, Recipe, Training, Upkeep, preset
+from justimage.recipe import Recipe, Training, preset, with_values
 from justimage.training import learning_rate
 
-MACHINE = {f.name for f in fields(Parallelism)}
 
-
-def small(images: int = 48 * 8, **changes) -> Recipe:
+def small(total_images: int = 48 * 8, **changes) -> Recipe:
     """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
-    r = preset("digits")
-    network = replace(r.model, width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2)
-    machine = Parallelism(**{"compile": False, "workers": 0} | {k: changes.pop(k) for k in MACHINE & changes.keys()})
-    options = dict(images=images, batch=8, warmup=80, ema=(100, 200, 400), lr_schedule="constant", flip=True) | changes
-    upkeep = Upkeep(preview_every=10**9, save_every=10**9, log_every=6)
-    sampling = replace(r.sampling, use_ema=100, steps=2)
-    training = replace(r.training, **options)
-    return replace(r, model=network, training=training, parallelism=machine, upkeep=upkeep, sampling=sampling)
+    base = with_values(
+        preset("digits"), width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2, compile=False, workers=0,
+        batch=8, warmup=80, ema=(100, 200, 400), sample_ema=100, lr_schedule="constant", flip=True, steps=2, log_every=6,
+        preview_every=10**9, save_every=10**9,
+    )  # fmt: skip
+    return with_values(base, total_images=total_images, **changes)
 
 
 def finish(*open_runs: runs.Run) -> None:
@@ -58,7 +55,7 @@ def losses(directory: Path) -> list[tuple[int, float]]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_48_steps_are_24_and_a_kill_and_a_resume(accumulate: int, tmp_path: Path) -> None:
     recipe = small(grad_accumulation=accumulate)
-    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=24 * 8))
+    recipe = with_values(recipe, save_every=24 * 8)
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
     finish(straight)
     killed = runs.open_run(recipe, tmp_path / "killed", "cpu")
@@ -84,11 +81,11 @@ def test_stopping_anywhere_saves_that_step(tmp_path: Path) -> None:
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
     finish(straight)
     for _ in range(10):  # one step at a time
-        for _ in justimage.train(recipe, tmp_path / "stopped", "cpu"):
+        for _ in justimage.train(recipe, tmp_path / "stopped", device="cpu"):
             break
     stopped = runs.open_run(recipe, tmp_path / "stopped", "cpu")
     assert stopped.state.images_seen == 80 and equal(digest(straight.state), digest(stopped.state))
-    assert len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == recipe.upkeep.keep
+    assert len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == recipe.checkpoint.keep_checkpoints
 
 
 def final(recipe: Recipe) -> tuple[list[torch.Tensor], float]:
@@ -141,7 +138,7 @@ def test_every_formulation_learns(prediction, loss) -> None:
     def validation() -> float:
         state.denoiser.net.eval()
         with torch.no_grad():
-            value = process.loss(state.denoiser.net, x, y, t, eps, torch.zeros(256, dtype=torch.bool)).mean().item()
+            value = process.loss(state.denoiser.net, Batch(x, y, t, eps, torch.zeros(256, dtype=torch.bool))).mean().item()
         state.denoiser.net.train()
         return value
 
@@ -175,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(tmp_pa
 
 def test_a_run_refuses_what_contradicts_it(tmp_path: Path) -> None:
     recipe = small(total_images=16)
-    for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
+    for _ in justimage.train(recipe, tmp_path / "run", device="cpu"):
         pass
 
     def contents() -> list[tuple[Path, int]]:
@@ -184,28 +181,30 @@ def test_a_run_refuses_what_contradicts_it(tmp_path: Path) -> None:
 
     before = contents()
     with pytest.raises(ValueError, match=r"batch is 4, was 8"):
-        next(justimage.train(replace(recipe, training=replace(recipe.training, batch=4)), tmp_path / "run", "cpu"))
+        next(justimage.train(replace(recipe, training=replace(recipe.training, batch=4)), tmp_path / "run", device="cpu"))
     assert before == contents()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ValueError, match="holds no run"):
-        next(justimage.train(recipe, tmp_path / "other", "cpu"))
+        next(justimage.train(recipe, tmp_path / "other", device="cpu"))
 
 
 def test_other_data_under_the_same_name_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small(total_images=16)
-    for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
+    for _ in justimage.train(recipe, tmp_path / "run", device="cpu"):
         pass
     real = data.digits()
     fewer = ArraySource(real.images[:-1], real.labels[:-1], real.class_names, "another")
     monkeypatch.setattr(data, "open_source", lambda *_: fewer)
     with pytest.raises(ValueError, match="is not the data"):
-        next(justimage.train(replace(recipe, training=replace(recipe.training, total_images=32)), tmp_path / "run", "cpu"))
+        next(
+            justimage.train(replace(recipe, training=replace(recipe.training, total_images=32)), tmp_path / "run", device="cpu")
+        )
 
 
-def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     class Spoiling:
-        class_names, fingerprint = data.digits().class_names, "spoiling"
+        class_names = data.digits().class_names
         good = data.digits()
 
         def __len__(self) -> int:
@@ -216,11 +215,9 @@ def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
                 raise ValueError(f"image {index} cannot be read")
             return self.good[index]
 
-    monkeypatch.setattr(data, "open_source", lambda *_: Spoiling())
-    monkeypatch.setattr(data, "in_memory", lambda source, _: source)
     recipe, seen = small(total_images=800), 0
     with pytest.raises(ValueError, match="cannot be read"):
-        for step in justimage.train(recipe, tmp_path / "run", "cpu"):
+        for step in justimage.train(recipe, tmp_path / "run", data=Spoiling(), device="cpu"):
             seen = step.images_seen
     saved = checkpoint.newest(tmp_path / "run")
     assert saved is not None and int(saved.name) == seen >= 48
@@ -228,7 +225,7 @@ def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
 
 def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
     recipe = small(total_images=48)
-    with_previews = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=8, preview_count=4))
+    with_previews = with_values(recipe, preview_every=8, preview_count=4)
     a = runs.open_run(recipe, tmp_path / "a", "cpu")
     b = runs.open_run(with_previews, tmp_path / "b", "cpu")
     finish(a, b)
@@ -364,13 +361,15 @@ def test_each_epoch_shows_every_image_once_however_it_is_divided_and_resumed() -
 def test_a_checkpoint_written_in_the_background_is_of_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on while a slow disk takes it; what is published is what was to be saved."""
     recipe = small(total_images=8 * 12)
-    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, keep=9))
+    recipe = with_values(recipe, save_every=32, keep_checkpoints=9)
     quick = runs.open_run(recipe, tmp_path / "quick", "cpu")
     for _ in runs.steps(quick):
-        quick.record_saves(quick.saver.poll(wait=True))
+        quick.checkpoints.poll(wait=True)
     monkeypatch.setattr(disk, "observe", lambda *_: time.sleep(0.01))
     slow = runs.open_run(recipe, tmp_path / "slow", "cpu")
-    during = sum(slow.saver.pending is not None and not slow.saver.pending.done() for _ in runs.steps(slow))
+    during = sum(
+        slow.checkpoints.saver.pending is not None and not slow.checkpoints.saver.pending.done() for _ in runs.steps(slow)
+    )
     assert during >= 4
     for a, b in zip(*(checkpoint.list_checkpoints(tmp_path / name) for name in ("quick", "slow")), strict=True):
         assert checkpoint.verify(a)["files"] == checkpoint.verify(b)["files"]
@@ -382,7 +381,7 @@ def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small(total_images=8 * 100)
-    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=16))
+    recipe = with_values(recipe, save_every=16)
     run = runs.open_run(recipe, tmp_path / "run", "cpu")
 
     def full(operation: str, path: Path, content: bytes = b"") -> None:
@@ -392,7 +391,7 @@ def test_a_run_whose_disk_is_full_for_long_ends_and_its_checkpoint_is_whole(
     monkeypatch.setattr(disk, "observe", full)
     with pytest.raises(checkpoint.SaveFailed, match=r"No space left on device.*the last checkpoint is at 32 images"):
         for _ in runs.steps(run):
-            run.record_saves(run.saver.poll(wait=True))
+            run.checkpoints.poll(wait=True)
     assert 80 < run.state.images_seen < 200
     newest = checkpoint.newest(tmp_path / "run")
     assert newest is not None and newest.name == "000000032"
@@ -414,10 +413,9 @@ def test_metrics_tell_speed_waiting_memory_and_utilisation(tmp_path: Path) -> No
 
 
 def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watched number falls, then rises: the run ends `patience` images after its best, whose checkpoint is kept."""
+    """The monitored number falls, then rises: the run ends `patience` images after its best, whose checkpoint is kept."""
     recipe = small(total_images=8 * 200)
-    upkeep = replace(recipe.upkeep, log_every=1, save_every=16, keep=1, watch="loss", patience=48)
-    recipe = replace(recipe, upkeep=upkeep)
+    recipe = with_values(recipe, log_every=1, save_every=16, keep_checkpoints=1, monitor="loss", patience=48)
     measured = iter([5.0, 4.0, 3.0, 2.0, *[3.0] * 100])
     run = runs.open_run(recipe, tmp_path / "run", "cpu")
     true_steps = training.train
@@ -431,11 +429,11 @@ def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: 
     assert again.ended_early
     finish(again)
     assert again.state.images_seen == 88
-    patient = runs.open_run(replace(recipe, upkeep=replace(upkeep, patience=None)), tmp_path / "run", "cpu")
+    patient = runs.open_run(with_values(recipe, patience=None), tmp_path / "run", "cpu")
     assert not patient.ended_early
-    with pytest.raises(ValueError, match="patience is 48; it must be 1 or more, with --watch"):
-        replace(upkeep, watch="")
-    assert log.monitored_values(tmp_path / "run", "-loss")[0] == (8, -5.0)
+    with pytest.raises(ValueError, match="patience is 48; it needs a number to monitor"):
+        with_values(recipe, monitor="")
+    assert log.monitored_values(tmp_path / "run", "loss", "max")[0] == (8, -5.0)
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:

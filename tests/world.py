@@ -137,7 +137,7 @@ def first_weights(out: Path) -> dict[str, Any]:
     found = {}
     for mode in "ddp", "fsdp", "hsdp":
         recipe = changed(small(), parallel=mode)
-        sampling, averages = replace(recipe.sampling, use_ema=0), replace(recipe.training, ema=())
+        sampling, averages = replace(recipe.sampling, sample_ema=0), replace(recipe.training, ema=())
         recipe = replace(recipe, sampling=sampling, training=averages).resolve(source())
         with nodes_of(2), Held() as held:
             state = training.init_state(recipe)
@@ -169,7 +169,7 @@ def watched(out: Path) -> dict[str, dict[str, float]]:
     judge = online.OnlineFID(extractor, gaussian([means(source().images)[0]]))
     for mode in "ddp", "fsdp":
         recipe = changed(small(total_images=80), parallel=mode).resolve(source())
-        recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=150))
+        recipe = with_values(recipe, evaluate_count=150)
         found[mode] = online.online_scores(recipe, training.init_state(recipe), judge, lambda: None)
     return found
 
@@ -185,7 +185,7 @@ def resumes(out: Path) -> int:
         (256, 384, 512), ("ddp", "fsdp", "ddp") if world.size == 2 else ("hsdp", "fsdp", "hsdp"), strict=True
     ):
         recipe = changed(logged(images), parallel=mode)
-        recipe = replace(recipe, upkeep=replace(recipe.upkeep, preview_every=40, preview_count=2))
+        recipe = with_values(recipe, preview_every=40, preview_count=2)
         with nodes_of(2):
             run = runs.open_run(recipe, out / "run", "cpu")
         for _ in runs.steps(run):
@@ -199,7 +199,7 @@ def resumes(out: Path) -> int:
 
 def logged(images: int) -> Recipe:
     recipe = small(total_images=images)
-    return replace(recipe, upkeep=replace(recipe.upkeep, log_every=1, save_every=64))
+    return with_values(recipe, log_every=1, save_every=64)
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def policies(out: Path) -> dict[str, Any]:
     found = {}
     for policy in "skip", "rollback":
         recipe = logged(96)
-        recipe = replace(recipe, upkeep=replace(recipe.upkeep, not_finite=policy, save_every=16))
+        recipe = with_values(recipe, on_nonfinite=policy, save_every=16)
         run = runs.open_run(recipe, out / policy, "cpu")
         with spoilt("activation", run.state, float("nan"), lambda r=run: r.state.images_seen == 40 and r.world.rank == 0):
             for _ in runs.steps(run):

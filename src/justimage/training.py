@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ class TrainStep:
 
     def __init__(self, recipe: Recipe, source: Source, state: TrainState, loss: Loss) -> None:
         r, world = recipe.training, state.world
-        self.recipe, self.state, self.loss_of = recipe, state, loss
+        self.recipe, self.source, self.state, self.loss_of = recipe, source, state, loss
         self.accumulate = recipe.parallelism.grad_accumulation or 1
         self.size = r.batch // (self.accumulate * world.size)
         """images of a microbatch"""
@@ -185,7 +185,6 @@ class TrainStep:
         stream, pinned = data.Stream(source, r.seed, r.flip), world.device.type == "cuda"
         self.batches = data.batches(stream, starts, self.size, recipe.parallelism.workers, pinned)
         self.ignores_classes = source.has_class_numbers and not recipe.model.classes
-        self.zeros = torch.zeros(self.size, *source.shape), source[0][1]
         self.begin()
 
     def begin(self) -> None:
@@ -196,16 +195,16 @@ class TrainStep:
     def fetch(self) -> tuple[Tensor, Condition]:
         """The next microbatch, on the device. Where it cannot be read, zeros stand in: the step is finished with the other
         processes, whose collectives wait for this one, and then refused by all."""
-        images, condition = torch.empty(0), None
         if self.failure is None:
             began = time.perf_counter()
             try:
-                images, condition = next(self.batches)
+                self.fetched = next(self.batches)
             except (ValueError, OSError) as error:
                 self.failure = error
+                zeros = torch.zeros(self.size, *self.source.shape)
+                self.fetched = zeros, data.conditions_of(self.source, 0, [0] * self.size)
             self.data_seconds += time.perf_counter() - began
-        if self.failure is not None:
-            images, condition = self.zeros[0], repeat(self.zeros[1], self.size)
+        images, condition = self.fetched
         device = self.state.world.device
         images = images.to(device, non_blocking=True)
         condition = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), condition)
@@ -258,8 +257,3 @@ class TrainStep:
         self.net.zero_grad()
         state.images_seen += r.batch
         state.ema.update(r.batch, state.images_seen)
-
-
-def repeat(condition: Any, size: int) -> Condition:
-    """A batch of `size` times the same condition."""
-    return map_tensors(lambda tensor: torch.as_tensor(tensor).expand(size, *torch.as_tensor(tensor).shape), condition)
