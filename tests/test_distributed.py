@@ -203,10 +203,10 @@ def test_any_number_of_parts_is_read_by_any_other(tmp_path: Path) -> None:
         reader = checkpoint.shards.Reader(folder)
         checkpoint.verify(folder)
         for n, t in tensors.items():
-            assert torch.equal(reader.rows("model", n), t), (parts, n)
+            assert torch.equal(reader.read_rows("model", n), t), (parts, n)
             for start in range(t.shape[0] if t.ndim else 0):
                 for count in range(1, t.shape[0] - start + 1):
-                    assert torch.equal(reader.rows("model", n, start, count), t[start : start + count]), (parts, n, start)
+                    assert torch.equal(reader.read_rows("model", n, start, count), t[start : start + count]), (parts, n, start)
 
 
 def test_rows_that_are_missing_or_twice_are_refused(tmp_path: Path) -> None:

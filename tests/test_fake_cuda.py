@@ -93,8 +93,11 @@ def test_what_mixes_devices_fails(name: str, tried: Answer) -> None:
 @pytest.mark.parametrize("name", about("training/step"))
 def test_a_step_waits_once_and_only_queues_copies(name: str, found: Answer) -> None:
     case, parts = found(name), 2 if "accumulation" in name or "floats" in name else 1
-    assert case["waits"] == {"training.py:train": 1} and case["blocking"] == {}
-    assert case["queued"] == {"training.py:train to cuda": 3 * parts, "training.py:draw to cuda": 2 * parts}
+    assert case["waits"] == {"training.py:TrainStep.reduce": 1} and case["blocking"] == {}
+    assert case["queued"] == {
+        "training.py:TrainStep.fetch to cuda": 2 * parts, "training.py:TrainStep.backward to cuda": parts,
+        "training.py:draw to cuda": 2 * parts,
+    }  # fmt: skip
     assert set(case["state"]) == WHERE
 
 
@@ -130,7 +133,7 @@ def test_what_is_saved_is_copied_behind_the_step_to_a_few_pinned_pieces_kept_for
 
 def test_a_checkpoint_is_restored_to_the_device(found: Answer) -> None:
     case = found("training/restored")
-    assert set(case["state"]) == WHERE and case["blocking"] == {} and case["waits"] == {"training.py:train": 1}
+    assert set(case["state"]) == WHERE and case["blocking"] == {} and case["waits"] == {"training.py:TrainStep.reduce": 1}
 
 
 @pytest.mark.parametrize("name", about("sampling/trajectory"))
@@ -145,9 +148,9 @@ def test_images_are_drawn_with_weights_cast_once(name: str, found: Answer) -> No
     """In bf16 by default. What is asked and what was drawn are copied, and the classes looked at, before and after."""
     case, floats = found(name), "floats" in name
     assert case["state"] == ["cpu float32" if floats else "cpu uint8"]
-    assert case["waits"] == {"sampling.py:check": 1} and case["queued"] == {}
+    assert case["waits"] == {"sample_arguments.py:check_condition": 1} and case["queued"] == {}
     units = {n: count for n, count in case["blocking"].items() if n.startswith("process.py")}
-    assert case["blocking"] == {"sampling.py:draw to cuda": 2, "sampling.py:draw to cpu": 1} | units
+    assert case["blocking"] == {"sampling.py:sample_batches to cuda": 2, "sampling.py:sample_batches to cpu": 1} | units
     assert list(units.values()) == ([2] if floats else []), "mean and deviation, once"
     assert set(case["casts"].values()) == (set() if "fp32" in name else {1})
     assert not any("norm" in weight for weight in case["casts"])
@@ -155,10 +158,10 @@ def test_images_are_drawn_with_weights_cast_once(name: str, found: Answer) -> No
 
 def test_previews_are_drawn_on_the_device_and_shown_on_the_host(found: Answer) -> None:
     case = found("sampling/preview")
-    assert case["state"] == ["cpu uint8"] and case["waits"] == {"sampling.py:check": 1}
+    assert case["state"] == ["cpu uint8"] and case["waits"] == {"sample_arguments.py:check_condition": 1}
     assert set(case["casts"].values()) == {2}, "once for the samples and once to denoise"
     assert set(case["blocking"]) <= {
-        f"{f} to {d}" for f in ("sampling.py:draw", "preview.py:preview", "preview.py:denoise") for d in ("cuda", "cpu")
+        f"{f} to {d}" for f in ("sampling.py:sample_batches", "preview.py:preview", "preview.py:denoise_once") for d in ("cuda", "cpu")
     }
 
 
@@ -171,12 +174,12 @@ def test_the_demo_draws_where_its_run_was_trained(found: Answer) -> None:
 def test_a_training_is_scored_by_features_on_the_device(name: str, found: Answer) -> None:
     """For 64 images: they are copied to the network and its answers back, then three sums to all processes and back."""
     case = found(name)
-    assert case["scores"] == ["fid", "fid_100"] and case["waits"] == {"sampling.py:check": 1}
+    assert case["scores"] == ["fid", "fid_100"] and case["waits"] == {"sample_arguments.py:check_condition": 1}
     reader = {n: count for n, count in case["blocking"].items() if n.startswith("features/")}
     assert sorted((n.split()[-1], count) for n, count in reader.items()) == [("cpu", 2), ("cuda", 1)]
     assert {n: count for n, count in case["blocking"].items() if n not in reader} == {
-        "sampling.py:draw to cuda": 2, "sampling.py:draw to cpu": 1,
-        "evaluation/watching.py:distance to cuda": 3, "evaluation/watching.py:distance to cpu": 3,
+        "sampling.py:sample_batches to cuda": 2, "sampling.py:sample_batches to cpu": 1,
+        "evaluation/online.py:distance to cuda": 3, "evaluation/online.py:distance to cpu": 3,
     }  # fmt: skip
 
 

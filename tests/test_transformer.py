@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from justimage import randomness, transformer
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
-from justimage.diffusion import Diffusion
+from justimage.diffusion import Batch, Diffusion
 from justimage.mlp import MLP
 from justimage.transformer import Architecture, Dropout, JiT, architecture, dropout_layers, rotate, rotations, set_dropout_keys
 from tests.reference import DEVICES, TINY, TINY_ARRAYS, noise, relative_error, tiny
@@ -42,7 +42,7 @@ def test_the_loss_and_every_gradient_are_the_references(device: str) -> None:
     model = tiny(device)
     x, eps = noise(3, (4, 3, 32, 32)).tanh(), noise(4, (4, 3, 32, 32))
     drawn = x, torch.tensor([0, 3, 9, 10]), model.diffusion.sample_t(noise(5, (4,))), eps, torch.zeros(4, dtype=torch.bool)
-    loss = model.diffusion.loss(model.net, *(q.to(device) for q in drawn)).mean()
+    loss = model.diffusion.loss(model.net, Batch(*(q.to(device) for q in drawn))).mean()
     loss.backward()
     assert abs(loss.item() / TINY["loss"] - 1) < 1e-5
     gradients = {n: p.grad for n, p in model.net.named_parameters() if p.grad is not None}
@@ -131,11 +131,10 @@ def test_dropout_is_in_the_middle_half_in_attention_and_mlp() -> None:
 
 def test_the_classifier_is_not_told_the_class() -> None:
     net, z, t = awake(aux_classifier=True), noise(0, (2, 3, 16, 16)), torch.tensor([0.2, 0.4])
-    out_0, logits_0 = net(z, t, torch.tensor([0, 0]), classify=True)
-    out_1, logits_1 = net(z, t, torch.tensor([1, 2]), classify=True)
+    (out_0, extras_0), (out_1, extras_1) = net(z, t, torch.tensor([0, 0])), net(z, t, torch.tensor([1, 2]))
+    logits_0, logits_1 = extras_0["logits"], extras_1["logits"]
     assert logits_0.shape == (2, 5) and torch.equal(logits_0, logits_1) and not torch.equal(out_0, out_1)
-    assert torch.equal(net(z, t, torch.tensor([0, 0])), out_0)
-    loss = Diffusion(class_loss_weight=100.0).loss(net, z, torch.tensor([1, 2]), t, z, torch.zeros(2, dtype=torch.bool))
+    loss = Diffusion(class_loss_weight=100.0).loss(net, Batch(z, torch.tensor([1, 2]), t, z, torch.zeros(2, dtype=torch.bool)))
     loss.sum().backward()
     assert net.classifier.weight.grad is not None and net.classifier.weight.grad.abs().max() > 0
 
@@ -196,7 +195,7 @@ def test_masks_do_not_depend_on_how_many_are_computed_at_once(monkeypatch: pytes
     keys = torch.from_numpy(randomness.keys(0, "dropout", range(9)).astype(np.int64) & 0xFFFFFFFF)
     for shape in (3, 20), (5, 4, 3), (231,):
         whole = transformer.keep_mask(keys, shape, 0.3)
-        monkeypatch.setattr(transformer, "TOGETHER", 100)
+        monkeypatch.setattr(transformer, "MASK_BLOCK", 100)
         assert torch.equal(transformer.keep_mask(keys, shape, 0.3), whole)
         monkeypatch.undo()
         assert torch.equal(torch.compile(transformer.keep_mask, dynamic=False)(keys, shape, 0.3), whole)

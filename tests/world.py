@@ -23,11 +23,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from justimage import checkpoint, data, distributed, log, run as runs, training
-from justimage.diffusion import Diffusion, Normalization
+from justimage.diffusion import Batch, Diffusion
 from justimage.evaluation import online
 from justimage.evaluation.scores import gaussian
 from justimage.features import Extractor
-from justimage.recipe import Recipe
+from justimage.normalization import Normalization
+from justimage.recipe import Recipe, with_values
 from justimage.transformer import dropout_layers
 from tests.test_training import digest, small
 
@@ -47,21 +48,23 @@ def draws(out: Path) -> dict[str, str]:
     """Of each position in ten steps: a hash of its image, label, t, noise, drop and dropout keys."""
     recipe, found, at = small(total_images=80).resolve(source()), {}, []
     recipe = replace(recipe, diffusion=replace(recipe.diffusion, label_drop=0.5))
-    draw, objective = training.draw, Diffusion.loss
+    draw = training.draw
 
     def noted(process: Diffusion, seed: int, position: int, x: Tensor) -> Any:
         at.append(position)
         return draw(process, seed, position, x)
 
-    def hashed(self: Diffusion, net: Any, x: Tensor, y: Tensor, t: Tensor, eps: Tensor, drop: Tensor) -> Tensor:
+    def hashed(diffusion: Diffusion, net: Any, batch: Batch) -> Tensor:
+        x, y, t, eps, drop = batch
+        assert isinstance(y, Tensor)
         keys = torch.stack([layer.keys for layer in dropout_layers(state.denoiser.net)])  # pyright: ignore[reportArgumentType]
         for i in range(len(x)):
             found[str(at[-1] + i)] = sha(x[i], y[i], t[i], eps[i], drop[i], keys[:, i])
-        return objective(self, net, x, y, t, eps, drop)
+        return diffusion.loss(net, batch)
 
     state = training.init_state(recipe)
-    with mock.patch.object(training, "draw", noted), mock.patch.object(Diffusion, "objective", hashed):
-        for _ in training.train(recipe, source(), state):
+    with mock.patch.object(training, "draw", noted):
+        for _ in training.train(recipe, source(), state, loss=hashed):
             pass
     return found
 
@@ -75,8 +78,8 @@ def losses(out: Path) -> dict[str, list[list[float]]]:
     return losses_of({
         "ddp": {},
         "fsdp": {"parallel": "fsdp"},
-        "ddp parts": {"accumulate": 2},
-        "fsdp parts": {"parallel": "fsdp", "accumulate": 2},
+        "ddp parts": {"grad_accumulation": 2},
+        "fsdp parts": {"parallel": "fsdp", "grad_accumulation": 2},
         "fsdp recomputed": {"parallel": "fsdp", "activation_checkpointing": True},
         "bf16 ddp": {"precision": "bf16"},
         "bf16 fsdp": {"precision": "bf16", "parallel": "fsdp"},
@@ -88,7 +91,7 @@ def losses_across_nodes(out: Path) -> dict[str, list[list[float]]]:
     with nodes_of(2):
         return losses_of({
             "hsdp": {"parallel": "hsdp"},
-            "hsdp parts": {"parallel": "hsdp", "accumulate": 2},
+            "hsdp parts": {"parallel": "hsdp", "grad_accumulation": 2},
             "bf16 hsdp": {"precision": "bf16", "parallel": "hsdp"},
         })  # fmt: skip
 
@@ -137,8 +140,7 @@ def first_weights(out: Path) -> dict[str, Any]:
     found = {}
     for mode in "ddp", "fsdp", "hsdp":
         recipe = changed(small(), parallel=mode)
-        sampling, averages = replace(recipe.sampling, sample_ema=0), replace(recipe.training, ema=())
-        recipe = replace(recipe, sampling=sampling, training=averages).resolve(source())
+        recipe = with_values(recipe, ema=(), sample_ema=0).resolve(source())
         with nodes_of(2), Held() as held:
             state = training.init_state(recipe)
         weights = [p.full_tensor() if isinstance(p, DTensor) else p for p in state.denoiser.net.parameters()]
@@ -166,11 +168,11 @@ def watched(out: Path) -> dict[str, dict[str, float]]:
         return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1), None
 
     extractor, found = Extractor("means", "means", 4, means), {}
-    judge = online.OnlineFID(extractor, gaussian([means(source().images)[0]]))
+    online_fid = online.OnlineFID(extractor, gaussian([means(source().images)[0]]))
     for mode in "ddp", "fsdp":
         recipe = changed(small(total_images=80), parallel=mode).resolve(source())
-        recipe = with_values(recipe, evaluate_count=150)
-        found[mode] = online.online_scores(recipe, training.init_state(recipe), judge, lambda: None)
+        recipe = with_values(recipe, count=150)
+        found[mode] = online.online_scores(recipe, source(), training.init_state(recipe), online_fid, lambda: None)
     return found
 
 
@@ -209,12 +211,12 @@ def spoilt(what: str, state: training.TrainState, number: float, when: Callable[
     def spoil(x: Tensor) -> Tensor:
         return torch.full_like(x, number) if when() else x
 
-    objective, inside = Diffusion.loss, Normalization.normalize
+    error, normalize = Diffusion.error, Normalization.normalize
     if what == "image":
-        with mock.patch.object(Normalization, "inside", lambda self, images: spoil(inside(self, images))):
+        with mock.patch.object(Normalization, "normalize", lambda self, images: spoil(normalize(self, images))):
             yield
     elif what == "loss":
-        with mock.patch.object(Diffusion, "objective", lambda *a, **k: objective(*a, **k) + spoil(torch.zeros(()))):
+        with mock.patch.object(Diffusion, "error", lambda *a: error(*a) + spoil(torch.zeros(()))):
             yield
     else:
 

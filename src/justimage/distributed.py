@@ -250,7 +250,7 @@ def build_network(
     """The network that `make` makes, on this process's device, and what to call in training in place of it.
 
     Its weights are the same however many processes share it: those that PyTorch's generator draws in one. Where it is sharded
-    and knows how to `initialise` itself, no process ever holds the whole of it: it is made on the meta device, and then drawn
+    and knows how to `init_weights` itself, no process ever holds the whole of it: it is made on the meta device, and then drawn
     tensor by tensor, of which each process keeps its rows. how: options of `parallel`.
     """
     if mode == "ddp" or world.size == 1:
@@ -258,12 +258,14 @@ def build_network(
         return net, parallelize(net, world, mode, **how)
     with torch.device("meta"), InitShards():
         net = make().train()
-    if not hasattr(net, "initialise"):
-        raise ValueError(f"a {type(net).__name__} cannot be sharded: it has no method initialise, to draw its weights in place")
+    if not hasattr(net, "init_weights"):
+        raise ValueError(
+            f"a {type(net).__name__} cannot be sharded: it has no method init_weights, to draw its weights in place"
+        )
     called = parallelize(net, world, mode, **how)
     net.to_empty(device=world.device)
     with InitShards():
-        net.initialise()  # pyright: ignore[reportCallIssue]
+        net.init_weights()  # pyright: ignore[reportCallIssue]
     return net, called
 
 

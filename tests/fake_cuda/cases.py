@@ -15,16 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from justimage import checkpoint, data, demo, preview, sampling, training
+from justimage import checkpoint, data, demo, figures, preview, sampling, training
 from justimage.checkpoint import Saver
 from justimage.checkpoint.saver import SaveResult, sharded_state_dict
-from justimage.diffusion import INTERPOLANTS, Denoiser, Diffusion, Normalization, Prediction
+from justimage.diffusion import INTERPOLANTS, Batch, Diffusion, Prediction
+from justimage.normalization import Normalization
 from justimage.distributed import World
 from justimage.evaluation import online
 from justimage.evaluation.scores import Gaussian
 from justimage.features import Extractor, classifier, inception, open_features
 from justimage.recipe import Recipe, with_values
-from justimage.sampling import SOLVERS
+from justimage.sampling import SOLVERS, Denoiser, Sampling
+from justimage.training import Loss
 from justimage.transformer import Dropout, JiT
 from tests.fake_cuda.watch import CUDA, aten, fake_cuda
 from tests.test_training import small
@@ -37,7 +39,8 @@ PIXELS, FLOATS = (data.ArraySource(images, torch.arange(64) % 4, list("abcd"), "
 
 def recipe(**changes: Any) -> Recipe:
     """Two blocks, one before and one after the class tokens, in bf16; an average, and a gradient that is clipped."""
-    usual = dict(depth=2, precision="bf16", batch=BATCH, images=4 * BATCH, gradient_clip=0.1, ema=(100,), classes=4)
+    usual = dict(depth=2, precision="bf16", batch=BATCH, total_images=4 * BATCH, gradient_clip=0.1)
+    usual |= dict(ema=(100,), sample_ema=100, classes=4)
     return with_values(small(), **usual | changes)
 
 
@@ -81,11 +84,11 @@ def drawn_elsewhere() -> Found:
 # training
 
 
-def step(recipe: Recipe, source: data.ArraySource = PIXELS, before: int = 0) -> Found:
+def step(recipe: Recipe, source: data.ArraySource = PIXELS, before: int = 0, loss: Loss = Diffusion.loss) -> Found:
     """A step after some: copies, waits, casts of weights, and fills of as many numbers as a part's images have."""
     with fake_cuda() as watch:
         state = training.init_state(recipe, World(CUDA))
-        steps = training.train(recipe, source, state)
+        steps = training.train(recipe, source, state, loss=loss)
         for _ in range(before):
             next(steps)
         watch.clear()
@@ -116,14 +119,12 @@ FLOAT_STEP = replace(recipe(grad_accumulation=2), normalization=Normalization((1
 
 
 def mixed(what: int) -> Found:
-    """A step in which one of what the objective is given, by its place, was left on the host."""
-    objective = Diffusion.loss
+    """A step in which one of the tensors of a batch, by its place, was left on the host."""
 
-    def wrong(self: Diffusion, net: Any, *tensors: Tensor) -> Tensor:
-        return objective(self, net, *(q.cpu() if i == what else q for i, q in enumerate(tensors)))
+    def wrong(diffusion: Diffusion, net: Any, batch: Batch) -> Tensor:
+        return diffusion.loss(net, Batch(*(q.cpu() if i == what else q for i, q in enumerate(batch))))  # pyright: ignore
 
-    with mock.patch.object(Diffusion, "objective", wrong):
-        return step(recipe())
+    return step(recipe(), loss=wrong)
 
 
 def dropout() -> Found:
@@ -213,13 +214,13 @@ def trajectory(solver: Any, process: Diffusion, dtype: torch.dtype) -> Found:
     """From the first evaluation of the network to the end, guided but at t = 0."""
     with fake_cuda() as watch:
         noise, y = torch.randn(4, 1, 32, 32, device=CUDA), torch.zeros(4, dtype=torch.int64, device=CUDA)
-        settings: dict[str, Any] = dict(guidance=2.0, interval=(0.1, 0.9), steps=3, solver=solver, dtype=dtype)
-        points = sampling.trajectory(model(process), noise, y, **settings)
+        settings = Sampling(solver=solver, steps=3, guidance=2.0, interval=(0.1, 0.9))
+        points = sampling.trajectory(model(process), noise, y, settings, dtype)
         tensors = [*next(points)[1:]]
         watch.clear()
         for point in points:
             tensors += point[1:]
-        return watch.counts() | {"points": len(tensors) // 2, "state": described(tensors)}
+        return watch.counts() | {"points": len(tensors) // 3, "state": described(tensors)}
 
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -236,9 +237,9 @@ TRAJECTORIES = {
 def images(units: Normalization = Normalization(), **settings: Any) -> Found:  # noqa: B008
     """A batch of images from seeds, guided."""
     with fake_cuda() as watch:
-        drawing = model(normalization=units)
+        drawing = model(units=units)
         watch.clear()
-        images = sampling.sample(drawing, [0, 1, 2, 3], 0, guidance=2.0, steps=4, **settings)
+        images = sampling.sample(drawing, [0, 1, 2, 3], 0, Sampling(guidance=2.0, steps=4), **settings)
         return watch.counts() | {"casts": watch.weights_cast(drawing.net), "state": described([images])}
 
 
@@ -319,14 +320,14 @@ def incepted(path: Path) -> Extractor:
 
 def scored(file: Callable[[], Path], open_file: Callable[[Path], Extractor]) -> Found:
     """A training's average scored on the way."""
-    path, r = file(), recipe(evaluate_count=64)
+    path, r = file(), recipe(count=64)
     with fake_cuda() as watch:
         extractor, state = open_file(path), training.init_state(r, World(CUDA))
         dimension = extractor.extract(IMAGES)[0].shape[1]
         real = Gaussian(torch.zeros(dimension, dtype=torch.float64), torch.eye(dimension, dtype=torch.float64))
         watch.clear()
         return {
-            "scores": sorted(online.online_scores(r, state, online.OnlineFID(extractor, real), lambda: None))
+            "scores": sorted(online.online_scores(r, PIXELS, state, online.OnlineFID(extractor, real), lambda: None))
         } | watch.counts()
 
 

@@ -161,7 +161,7 @@ def fake_cuda() -> Iterator[Watch]:
         (torch.cuda, "set_device"): lambda device: None,
         (torch.cuda, "Event"): mock.MagicMock,  # of a stream
         (data, "batches"): batches,  # uses NumPy, and the driver to pin
-        (Reader, "rows"): real(Reader.read_rows),  # reads a file, as the two below do
+        (Reader, "read_rows"): real(Reader.read_rows),  # reads a file, as the two below do
         (classifier, "safe_open"): opened,
         (torch.export, "load"): real(torch.export.load),
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -110,7 +110,12 @@ class OwnData:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        return item_of(self.data, index)
+        image, condition = item_of(self.data, index)
+        if image.shape != self.first[0].shape:
+            raise ValueError(f"data[{index}] has an image of {tuple(image.shape)}; the first is {self.shape}")
+        if self.class_names and not NULL_CLASS <= condition < len(self.class_names):
+            raise ValueError(f"data[{index}] has class {condition}; there are {len(self.class_names)}")
+        return image, condition
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Condition]:
         images, conditions = default_collate([self[int(i)] for i in indices])
@@ -119,8 +124,9 @@ class OwnData:
 
 def item_of(data: Any, index: int) -> tuple[Tensor, Any]:
     """An item as a tensor and a condition; ValueError for another kind of image."""
+    item = data[index]
     try:
-        image, condition = data[index]
+        image, condition = item
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"data[{index}] must be (image, condition), a condition being None where there is none ({error})"
@@ -142,13 +148,13 @@ def as_source(data: Any) -> Source:
         return data
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or not len(data):
         raise ValueError(f"data is a {type(data).__name__}; it must have a length above 0, and data[i] -> (image, condition)")
-    digest = hashlib.sha256(str(len(data)).encode())
+    source, digest = OwnData(data, item_of(data, 0), ""), hashlib.sha256(str(len(data)).encode())
     for i in np.unique(np.linspace(0, len(data) - 1, FINGERPRINT_IMAGES).astype(np.int64)):
-        image, condition = item_of(data, int(i))
+        image, condition = source[int(i)]
         digest.update(image.contiguous().numpy().tobytes())
         for tensor in condition.values() if isinstance(condition, dict) else [condition]:
             digest.update(torch.as_tensor(tensor).contiguous().numpy().tobytes())
-    return OwnData(data, item_of(data, 0), digest.hexdigest())
+    return replace(source, fingerprint=digest.hexdigest())
 
 
 def conditions_of(source: Source, classes: int, indices: Sequence[int]) -> Condition:

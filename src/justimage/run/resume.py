@@ -81,7 +81,10 @@ def open_run(
 def open_data(recipe: Recipe, data: Any, world: World) -> Source:
     """The data of a recipe, listed by one process for all (a million files); or somebody's own."""
     if data is not None:
-        return datasets.as_source(data)
+        with world.all_or_none():
+            source = datasets.as_source(data)
+            check_own_data(source, recipe)
+        return source
     if not recipe.data:
         raise ValueError("no data is given; say where the images are: --data FOLDER, --data FILE.zip, or --data digits")
 
@@ -93,6 +96,17 @@ def open_data(recipe: Recipe, data: Any, world: World) -> Source:
     with world.all_or_none():
         datasets.check_same_files(sizes)
     return source
+
+
+def check_own_data(source: Source, recipe: Recipe) -> None:
+    """ValueError for images of another shape than the recipe's, and for class numbers that nobody counts."""
+    if source.shape != recipe.shape:
+        found, asked = (" x ".join(map(str, shape)) for shape in (source.shape, recipe.shape))
+        raise ValueError(f"data has images of {found}, the recipe asks for {asked} (channels x height x width)")
+    if source.has_class_numbers and source[0][1] >= 0 and not source.class_names and recipe.model.classes is None:
+        raise ValueError(
+            "data has class numbers, but not how many there are: give it a list class_names, or the recipe classes"
+        )
 
 
 def names_of(**given: Any) -> tuple[str, ...]:
