@@ -42,8 +42,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     out = tmp_path_factory.mktemp("two")
     for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
         pass
-    parts = "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies", "first_weights", "compiled", "own_optimizer"
-    return out, several(2, out, *parts)
+    parts = "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies", "first_weights", "compiled"
+    return out, several(2, out, *parts, "own_optimizer")
 
 
 @pytest.fixture(scope="module")
