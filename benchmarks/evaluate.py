@@ -35,6 +35,7 @@ from justimage.evaluation.scores import gaussian
 from justimage.features import open_features
 from justimage.features.classifier import Classifier, ClassifierShape
 from justimage.generate import ImageGenerator
+from justimage.progress import finish
 
 SIDE, UNIT = 256, 64
 
@@ -125,7 +126,7 @@ def one(count: int) -> None:
 
 def real(archive: str, classifier: str) -> None:
     """CIFAR-10: halves of train, train against test, train against itself with noise; in the space of a classifier."""
-    sets = {p: data.cache_in_ram(data.open_source(f"{archive}/{p}", Crop((32, 32)))) for p in ("train", "test")}
+    sets = {p: finish(data.cache_in_ram(data.open_source(f"{archive}/{p}", Crop((32, 32))))) for p in ("train", "test")}
     extractor = open_features(classifier, torch.device("cpu"))
     print(extractor.name)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, training
-from justimage.diffusion import Denoiser, Diffusion, Normalization
+from justimage.normalization import Normalization
 from justimage.recipe import Parallelism, Recipe, Training
 from justimage.transformer import Dropout, JiT, architecture
 
@@ -54,17 +54,15 @@ def main() -> None:
     for weight in net.parameters():
         nn.init.zeros_(weight)
     x, t, drop = torch.zeros(o.batch, *net.shape), torch.zeros(o.batch), torch.zeros(o.batch, dtype=torch.bool)
-    loss = lambda self, net, x, y, t, eps, drop: net(x, t, y).expand(len(x))
+    loss = lambda diffusion, net, batch: net(x, t, batch.condition).expand(len(x))
     with (
-        mock.patch.object(Recipe, "model", lambda self: Denoiser(net, self.process, self.units)),
         mock.patch.object(training, "draw", lambda *_: (t, x, drop)),
-        mock.patch.object(Normalization, "inside", lambda self, images: x),
-        mock.patch.object(Diffusion, "objective", loss),
+        mock.patch.object(Normalization, "normalize", lambda self, images: x),
     ):
-        state = training.init_state(recipe)
+        state = training.init_state(recipe, net=net)
         wall, busy, waited = [], [], []
         began = time.perf_counter(), time.thread_time()
-        for step in training.train(recipe, source, state):
+        for step in training.train(recipe, source, state, loss=loss):
             wall.append(time.perf_counter() - began[0])
             busy.append(time.thread_time() - began[1])
             waited.append(step.data_seconds)

@@ -39,11 +39,11 @@ from PIL import Image
 
 import justimage
 from justimage import cli, convert, disk, recipe as recipes, run as runs
-from justimage.data import Crop, open_source
-from justimage.data.prepare import prepare
+from justimage.data import Crop, open_source, prepare as preparation
 from justimage.data.store import open_store
 from justimage.transformer import JiT
 from tests import crash, sets
+from tests.sets import prepare
 
 MEMORY = 2**30
 """Bytes of address space that opening a file may take beyond what the process has."""
@@ -919,15 +919,15 @@ for name, change in {
     "class names that are numbers": dict(class_names=[1, 2]),
     "statistics that are words": dict(mean="abc"),
     "statistics that are not finite": dict(mean=[float("nan")] * 3),
-    "a making that is a list": dict(made=[]),
+    "a plan that is a list": dict(plan=[]),
     "refusals that are numbers": dict(refused=[5]),
     "a version of words": dict(version="1\n2"),
 }.items():
     add(f"a store with {name}", index(lambda f, change=change: f.update(change)), "index.json", stored)
 add("a store with one class name of two", index(lambda f: f.update(class_names=["cat"])), "labels.npy", stored)
-add("a store with a deep entry", index(lambda f: f.update(more=json.loads(b"[" * 900 + b"]" * 900))), "", stored)
-add("a store with a making in lines", index(lambda f: f["made"].update(dtype="a\nb")), "was begun otherwise", going_on)
-add("a store with a making that is a list", index(lambda f: f.update(made=[])), "index.json", going_on)
+add("a store with a deep entry", index(lambda f: f.update(more=json.loads(b"[" * 900 + b"]" * 900))), "index.json", stored)
+add("a store with a plan in lines", index(lambda f: f["plan"].update(dtype="a\nb")), "with other settings", going_on)
+add("a store with a plan that is a list", index(lambda f: f.update(plan=[])), "index.json", going_on)
 for name, content in {
     "pickled objects": PICKLED.getvalue(),
     "a pickle": EVIL,
@@ -993,8 +993,8 @@ def planned(**changes: Any) -> Make:
 
 
 for name, make, said in [
-    ("a plan in lines", planned(dtype="a\nb\x1b[2J"), "was begun otherwise"),
-    ("a plan of a long word", planned(dtype="a" * 4_000_000), "was begun otherwise"),
+    ("a plan in lines", planned(dtype="a\nb\x1b[2J"), "was begun with other settings"),
+    ("a plan of a long word", planned(dtype="a" * 4_000_000), "was begun with other settings"),
     ("a plan that is a pickle", begun(lambda s: (s / "plan.json").write_bytes(EVIL)), "plan.json"),
     ("a plan that is deep", begun(lambda s: (s / "plan.json").write_bytes(DEEP)), "plan.json"),
     ("a plan of 300 MB of nothing", begun(lambda s: os.truncate(s / "plan.json", 300 * 2**20)), "plan.json"),
@@ -1079,11 +1079,9 @@ def make_good(place: Path) -> None:
 def begin(store: Path) -> None:
     """Prepare a store up to its second shard."""
 
-    def stop(done: int, total: int) -> None:
-        if done >= 2:
+    for progress in preparation.prepare(str(GOOD["folder"]), store, image_size=8, workers=1, shard_images=2):
+        if progress.done >= 2:
             raise KeyboardInterrupt
-
-    prepare(str(GOOD["folder"]), store, image_size=8, workers=1, shard_images=2, progress=stop)
 
 
 CODE = {

@@ -1,10 +1,11 @@
-"""Small sets of images in every form that a source may have, and hostile files."""
+"""Small sets of images in every form that a source may have, and malicious files."""
 
 import io
 import json
 import os
 import tarfile
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from justimage import disk
-from justimage.data.prepare import encode
-from justimage.data.store import INDEX, LABELS, VERSION, shard_name
+from justimage.data import prepare as preparation
+from justimage.data.prepare import PrepareReport, encode
+from justimage.data.store import INDEX, LABELS, VERSION, ArrayEntry, Index, StorePlan, shard_name
+from justimage.progress import finish
+
+
+def prepare(source: str, store: str | Path, **settings: Any) -> PrepareReport:
+    """Prepare a store, unseen."""
+    return finish(preparation.prepare(source, store, **settings))
 
 
 def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
@@ -30,8 +38,8 @@ def colours(seed: int, side: int = 16) -> np.ndarray:
 
 def paper_crop(content: bytes, side: int, mode: str = "RGB") -> np.ndarray:
     """An image file as the paper's code reads it, (channels, side, side): Pillow's `convert`, then ADM's centre crop. It halves
-    the picture by a box filter k times, for the largest k that leaves the short side at least `side`; scales it (bicubic) until
-    the short side is `side`; and cuts out the middle."""
+    the image with a box filter k times, for the largest k that leaves the short side at least `side`; scales it (bicubic) until
+    the short side is `side`; and crops the centre."""
     image = Image.open(io.BytesIO(content)).convert(mode)
     for _ in range((min(image.size) // side).bit_length() - 1):
         image = image.resize((image.size[0] // 2, image.size[1] // 2), Image.Resampling.BOX)
@@ -48,8 +56,8 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def turned(jpeg: bytes, orientation: int) -> bytes:
-    """A JPEG file with an EXIF orientation, its pixels as they are."""
+def rotated(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG file with an EXIF orientation, its pixels unchanged."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     segment = exif.tobytes()
@@ -57,29 +65,29 @@ def turned(jpeg: bytes, orientation: int) -> bytes:
 
 
 def variants(jpeg: bytes, number: int) -> dict[str, bytes]:
-    """A photograph in sixteen kinds of file by name: turned by EXIF, small or narrow, and in other modes and formats."""
+    """A photograph as sixteen files by name: rotated by EXIF, small or narrow, and in other modes and formats."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     (width, height), ramp = image.size, Image.linear_gradient("L").resize(image.size)
-    veiled, seed = image.copy(), 10 + number
-    veiled.putalpha(ramp)
+    transparent, seed = image.copy(), 10 + number
+    transparent.putalpha(ramp)
     odd = [
         ("webp", lambda: saved(image, "WEBP", quality=80)),
         ("bmp", lambda: saved(image, "BMP")),
         ("gif", lambda: saved(image, "GIF")),
         ("tif", lambda: saved(image.convert("CMYK"), "TIFF")),
-        ("png", lambda: saved(veiled.convert("LA"), "PNG")),
+        ("png", lambda: saved(transparent.convert("LA"), "PNG")),
         ("png", lambda: saved(image.convert("1"), "PNG")),
         ("png", lambda: saved(image.quantize(64, Image.Quantize.FASTOCTREE), "PNG", transparency=number % 64)),
         ("ppm", lambda: saved(image, "PPM")),
     ]
     suffix, make = odd[number % len(odd)]
     return {
-        **{f"turned-{o}.jpg": turned(jpeg, o) for o in range(1, 9)},
+        **{f"rotated-{o}.jpg": rotated(jpeg, o) for o in range(1, 9)},
         "short.jpg": saved(image.resize((width, 32 + 7 * seed % 224)), "JPEG"),
         "narrow.png": saved(image.resize((3 + number, height)), "PNG"),
         "small.jpg": saved(image.resize((20 + 5 * seed % 236, 20 + 3 * seed % 236)), "JPEG"),
         "grey.jpg": saved(image.convert("L"), "JPEG"),
-        "veiled.png": saved(veiled, "PNG"),
+        "transparent.png": saved(transparent, "PNG"),
         "palette.png": saved(image.quantize(200, Image.Quantize.FASTOCTREE), "PNG"),
         "cmyk.jpg": saved(image.convert("CMYK"), "JPEG", quality=90),
         f"other.{suffix}": make(),
@@ -87,7 +95,7 @@ def variants(jpeg: bytes, number: int) -> dict[str, bytes]:
 
 
 def folder_of(place: Path, count: int = 5, side: int = 16) -> Path:
-    """PNGs in the classes cat and dog, alike in number (cat has the odd one)."""
+    """PNGs in the classes cat and dog, half each (cat has the odd one)."""
     for i in range(count):
         name = place / ("cat" if i < (count + 1) // 2 else "dog") / f"{i:03d}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +104,7 @@ def folder_of(place: Path, count: int = 5, side: int = 16) -> Path:
 
 
 def store_of_links(place: Path, shards: int, each: int, side: int) -> Path:
-    """A store of any number of shards, all of which are one file under as many names."""
+    """A store of any number of shards, all links to one file."""
     images = np.random.default_rng(0).integers(0, 256, (each, 3, side, side), dtype=np.uint8)
     head = io.BytesIO()
     npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(images))
@@ -106,13 +114,13 @@ def store_of_links(place: Path, shards: int, each: int, side: int) -> Path:
     disk.write(place / LABELS, labels.getvalue())
     for number in range(1, shards):
         os.link(first, place / shard_name(number))
-    its = {"count": each, "size": first.stat().st_size, "sha256": disk.sha256(first)}
-    index = {
-        "version": VERSION, "count": shards * each, "shape": [3, side, side], "dtype": "uint8",
-        "class_names": [str(i) for i in range(1000)], "fingerprint": "links", "mean": [127.5] * 3, "deviation": [74.0] * 3,
-        "made": {}, "refused": [], "labels": {"size": len(labels.getvalue()), "sha256": disk.sha256(place / LABELS)},
-        "shards": [its] * shards,
-    }  # fmt: skip
+    count, names = shards * each, tuple(str(i) for i in range(1000))
+    plan = StorePlan("links", "links", count, (side, side), 3, False, "photo", "uint8", each)
+    labels_entry = ArrayEntry(count, len(labels.getvalue()), disk.sha256(place / LABELS))
+    entries = (ArrayEntry(each, first.stat().st_size, disk.sha256(first)),) * shards
+    index = asdict(
+        Index(VERSION, count, plan.shape, "uint8", names, "links", (127.5,) * 3, (74.0,) * 3, plan, (), labels_entry, entries)
+    )
     disk.write(place / INDEX, encode(index | {"sha256": disk.self_checksum(index)}))
     return place
 
@@ -159,7 +167,7 @@ def header_of(name: str, size: int, kind: bytes) -> bytes:
 
 
 def npy_header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
-    """The head of an .npy file, without the numbers that it promises."""
+    """The header of an .npy file, without the numbers that it claims."""
     text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
@@ -173,7 +181,7 @@ def npz_of(members: dict[str, bytes], path: Path) -> Path:
 
 
 def hostile(place: Path) -> dict[str, tuple[Path, str]]:
-    """Files made to do harm, each with what is to be said of it."""
+    """Malicious files, each with words of the error that it must raise."""
     place.mkdir(parents=True, exist_ok=True)
     one = png(colours(0))
 

@@ -12,10 +12,10 @@ from torch import Tensor
 import justimage
 from justimage import figures, recipe as recipes, sampling
 from justimage.data import Crop, open_source
-from justimage.data.prepare import prepare
 from justimage.data.store import open_store
 from justimage.diffusion import Normalization, from_uint8, to_uint8
 from justimage.recipe import for_store, preset
+from tests.sets import prepare
 
 MEAN = np.array([280.0, -3.0, 1e5, 0.5, 2e-6])
 DEVIATION = np.array([15.0, 4.0, 800.0, 0.2, 5e-7])

@@ -43,7 +43,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
         pass
     parts = "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies", "first_weights", "compiled"
-    return out, several(2, out, *parts)
+    return out, several(2, out, *parts, "own_optimizer")
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,13 @@ def test_losses_agree_however_the_work_is_divided(
             assert len(values) == world.STEPS
             assert_close(name, values, losses_alone)
             assert all(values == one[part][name] for one in found)
+
+
+def test_the_state_of_any_optimizer_is_divided_anew(two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    alone = torch.tensor(world.own_optimizer(tmp_path), dtype=torch.float64)
+    assert len(alone) == 24
+    for one in two[1]:
+        assert_close("own", one["own_optimizer"], alone)
 
 
 def test_the_first_weights_are_those_of_one_process_of_which_none_holds_the_whole(

@@ -197,7 +197,7 @@ def test_the_npz_is_what_prepare_reads(run: Path, tmp_path: Path) -> None:
     found = open_array_file(tmp_path / "s.npz")
     assert len(found) == 20 and found.shape == (1, 32, 32) and found.labels == [3, 7] * 10
     whole = [artist.sample_chunk(job, unit).numpy() for unit in range(3)]
-    assert np.array_equal(np.stack([found.pixels(i) for i in range(20)]), np.concatenate(whole)[:20])
+    assert np.array_equal(torch.stack([found[i][0] for i in range(20)]).numpy(), np.concatenate(whole)[:20])
     assert [p.name for p in tmp_path.iterdir()] == ["s.npz"]
 
 

@@ -1,4 +1,4 @@
-"""Stores: the reference's crops, one set in every form, kills that change nothing, and what is refused."""
+"""Stores: the reference's crops, one set in every form, kills that change nothing, and errors."""
 
 import errno
 import hashlib
@@ -21,14 +21,16 @@ import torch
 
 from justimage import disk
 from justimage.cli import prepare as command
-from justimage.data import Crop, Stream, batches, cache_in_ram, open_source
+from justimage.data import Crop, Stream, batches, cache_in_ram, open_source, prepare as preparation
 from justimage.data.files import open_files
-from justimage.data.prepare import PrepareReport, prepare
+from justimage.data.prepare import PrepareReport
 from justimage.data.store import Store, open_store
 from justimage.pool import run_in_pool
+from justimage.progress import finish
 from justimage.recipe import preset
 from tests import sets
 from tests.reference import SHARED, needs_shared
+from tests.sets import prepare
 
 
 def files(store: Path) -> dict[str, str]:
@@ -37,7 +39,7 @@ def files(store: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 images, of which two cannot be used."""
+    """40 images, two of them unusable."""
     folder = sets.folder_of(tmp_path_factory.mktemp("forty") / "set", 40)
     (folder / "cat" / "005.png").write_bytes((folder / "cat" / "005.png").read_bytes()[:70])
     (folder / "dog" / "030.png").write_bytes(sets.png(sets.colours(30, 4)))
@@ -46,13 +48,13 @@ def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(forty: Path) -> Path:
-    """The store of forty, made in one go by one process."""
+    """The store of forty, made by one process without interruption."""
     prepare(str(forty), forty.parent / "whole", image_size=8, shard_images=4, workers=1)
     return forty.parent / "whole"
 
 
 def fatal(how: str, k: int) -> Iterator[int]:
-    """A piece of work that ends its process, or fails, after some others."""
+    """An item that kills its process, or fails, after others have succeeded."""
     yield 1
     if k == 3 and how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -60,12 +62,12 @@ def fatal(how: str, k: int) -> Iterator[int]:
         raise OSError(errno.ENOSPC, "No space left on device", "images-00003.npy")
 
 
-@pytest.mark.parametrize(("how", "said"), [("killed", "a process at work died"), ("full", "No space left"), ("well", "")])
-def test_a_process_that_dies_ends_the_work_with_a_reason(how: str, said: str) -> None:
+@pytest.mark.parametrize(("how", "message"), [("killed", "process .*died"), ("full", "No space left"), ("well", "")])
+def test_a_process_that_dies_ends_the_pool_with_a_reason(how: str, message: str) -> None:
     if how == "well":
         assert sum(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store")) == 6
         return
-    with pytest.raises((ValueError, OSError), match=said):
+    with pytest.raises((ValueError, OSError), match=message):
         list(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store"))
 
 
@@ -84,58 +86,53 @@ def test_the_crops_in_a_store_are_the_references_bit_for_bit(size: int, tmp_path
 
 @needs_shared
 def test_the_papers_data_is_the_papers_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A thousand photographs turned by EXIF, smaller than the crop, and in every mode and format, by way of a store and
-    straight; as photographs, those that lie on their side would be other images."""
+    """A thousand photographs rotated by EXIF, smaller than the crop, and in every mode and format, from a store and from files;
+    decoded as photographs, the rotated ones would be other images."""
     for number, path in enumerate(sorted((SHARED / "data" / "imagenet-sample").iterdir())):
         for name, content in sets.variants(path.read_bytes(), number).items():
             place = tmp_path / "train" / f"n{number:08d}" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-    words = [str(tmp_path / "train"), str(tmp_path / "store"), "--for", "jit-b16-256"]
-    assert command.main(words) == 0 and "refused" not in capsys.readouterr().out
-    assert command.main(words) == 0 and "every hash was verified" in capsys.readouterr().out
+    argv = [str(tmp_path / "train"), str(tmp_path / "store"), "--for", "jit-b16-256"]
+    assert command.main(argv) == 0 and "refused" not in capsys.readouterr().out
+    assert command.main(argv) == 0 and "every hash was verified" in capsys.readouterr().out
     crop = preset("jit-b16-256").crop
     files, store = open_files(str(tmp_path / "train"), crop), open_store(tmp_path / "store")
     as_photographs = open_files(str(tmp_path / "train"), replace(crop, decode="photo"))
-    assert len(files) == len(store) == 16 * 63 and store.index["made"]["decode"] == "torchvision"
+    assert len(files) == len(store) == 16 * 63 and store.index.plan.decode == "torchvision"
     different = Counter()
     for i, name in enumerate(files.names):
         paper = torch.from_numpy(sets.paper_crop((tmp_path / "train" / name).read_bytes(), 256).copy())
         assert torch.equal(store[i][0], paper) and torch.equal(files[i][0], paper), name
-        if "turned" in name:
+        if "rotated" in name:
             different[name[-5]] += not torch.equal(as_photographs[i][0], paper)
     assert different == {"1": 0, **dict.fromkeys("2345678", 63)}
     assert as_photographs.fingerprint != files.fingerprint
 
 
-def test_a_preset_gives_what_is_not_given(tmp_path: Path) -> None:
+def test_a_preset_gives_the_defaults_of_options(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(sets.png(sets.colours(0, 70)))
 
-    def made(*words: str) -> dict[str, object]:
+    def plan(*options: str) -> tuple[object, ...]:
         store = tmp_path / f"store{len(list(tmp_path.iterdir()))}"
-        assert command.main([str(tmp_path / "set"), str(store), *words]) == 0
-        plan = open_store(store).index["made"]
-        return {k: plan[k] for k in ("image_size", "channels", "upscale", "decode")}
+        assert command.main([str(tmp_path / "set"), str(store), *options]) == 0
+        plan = open_store(store).index.plan
+        return plan.image_size, plan.channels, plan.upscale, plan.decode
 
-    wanted = {"image_size": [64, 64], "channels": 3, "upscale": True, "decode": "torchvision"}
-    assert made("--for", "jit-b4-64") == wanted
-    assert made("--for", "folder-64") == wanted | {"upscale": False, "decode": "photo"}
-    own = "--image-size", "32", "48", "--channels", "1", "--no-upscale", "--decode", "photo"
-    mine = {"image_size": [32, 48], "channels": 1, "upscale": False, "decode": "photo"}
-    assert made("--for", "jit-b4-64", *own) == made(*own) == mine
+    assert plan("--for", "jit-b4-64") == ((64, 64), 3, True, "torchvision")
+    assert plan("--for", "folder-64") == ((64, 64), 3, False, "photo")
+    given = "--image-size", "32", "48", "--channels", "1", "--no-upscale", "--decode", "photo"
+    assert plan("--for", "jit-b4-64", *given) == plan(*given) == ((32, 48), 1, False, "photo")
 
 
-def test_a_store_from_before_stores_said_how_they_decode_is_one_of_photographs(
-    forty: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_store_of_another_version_is_refused_in_one_line(forty: Path, whole: Path, tmp_path: Path) -> None:
     store = copied(whole, tmp_path / "store")
     index = json.loads((store / "index.json").read_text())
-    del index["made"]["decode"]
-    (store / "index.json").write_text(json.dumps(index | {"sha256": disk.self_checksum(index)}))
-    assert prepare(str(forty), store, image_size=8, shard_images=4).verified
-    with pytest.raises(ValueError, match="decode is torchvision, was 'photo'"):
-        prepare(str(forty), store, image_size=8, shard_images=4, decode="torchvision")
+    (store / "index.json").write_text(json.dumps(index | {"version": 1}))
+    for attempt in partial(open_store, store), partial(prepare, str(forty), store, image_size=8, shard_images=4):
+        with pytest.raises(ValueError, match=r"index\.json is of version 1; this justimage reads version 2: remove"):
+            attempt()
 
 
 def test_one_set_in_every_form_is_one_store(tmp_path: Path) -> None:
@@ -158,8 +155,8 @@ def test_one_set_in_every_form_is_one_store(tmp_path: Path) -> None:
         prepare(str(source), tmp_path / f"store{i}", image_size=size, workers=1, shard_images=3 + i % 3)
         stores.append(open_store(tmp_path / f"store{i}"))
     assert len({s.fingerprint for s in stores}) == 1 and stores[0].class_names == ["cat", "dog"]
-    assert torch.equal(stores[0].gather(np.arange(10))[0], torch.from_numpy(first))
-    assert stores[0].gather(np.arange(10))[1].tolist() == labels
+    assert torch.equal(stores[0].batch(np.arange(10))[0], torch.from_numpy(first))
+    assert stores[0].batch(np.arange(10))[1].tolist() == labels
     web = sets.web_dataset(tmp_path / "web", images, labels)
     for pattern in web, web / "train-{0000..0001}.tar", web / "train-*.tar", web / "train-000{0,1}.tar":
         source = open_source(str(pattern), Crop((16, 16)))
@@ -201,13 +198,12 @@ def test_a_table_without_its_package_names_the_extra(tmp_path: Path, monkeypatch
 
 
 def test_the_number_of_processes_changes_nothing(forty: Path, whole: Path, tmp_path: Path) -> None:
-    counts = []
-    prepare(str(forty), tmp_path / "s", image_size=8, shard_images=4, workers=3, progress=lambda *n: counts.append(n))
-    assert files(tmp_path / "s") == files(whole) and counts[-1] == (40, 40)
+    *_, last = preparation.prepare(str(forty), tmp_path / "s", image_size=8, shard_images=4, workers=3)
+    assert files(tmp_path / "s") == files(whole) and last == ("preparing", 40, 40)
     assert {p.name for p in whole.iterdir()} == {"index.json", "labels.npy", *(f"images-{k:05d}.npy" for k in range(10))}
 
 
-def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> None:
+def test_refused_images_are_listed_with_their_reasons(forty: Path, whole: Path) -> None:
     refused = dict(json.loads((whole / "index.json").read_text())["refused"])
     assert (
         set(refused) == {"cat/005.png", "dog/030.png"}
@@ -216,15 +212,14 @@ def test_what_is_refused_is_listed_with_its_reason(forty: Path, whole: Path) -> 
     )
     store = open_store(whole)
     assert len(store) == 38 and store.labels.tolist() == [0] * 19 + [1] * 19
-    kept = [p for p in sorted(forty.rglob("*.png")) if p.relative_to(forty).as_posix() not in refused]
     plain = open_source(str(forty), Crop((8, 8)))
     names = sorted(p.relative_to(forty).as_posix() for p in forty.rglob("*.png"))
-    for i, path in enumerate(kept):
-        assert torch.equal(store[i][0], plain[names.index(path.relative_to(forty).as_posix())][0])
+    for i, name in enumerate(name for name in names if name not in refused):
+        assert torch.equal(store[i][0], plain[names.index(name)][0])
 
 
 def dying(life: Callable[[], object], left: int) -> bool:
-    """Run in a child process, killed at its n-th operation that makes, publishes, syncs or removes; whether it was."""
+    """Run in a child process, killed at the n-th operation that creates, renames, syncs or removes; whether it was killed."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -232,12 +227,12 @@ def dying(life: Callable[[], object], left: int) -> bool:
         return os.WIFSIGNALED(status)
 
     def counted(plain: Callable[..., object]) -> Callable[..., object]:
-        def call(*words: object, **more: object) -> object:
+        def call(*arguments: object, **more: object) -> object:
             nonlocal left
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return plain(*words, **more)
+            return plain(*arguments, **more)
 
         return call
 
@@ -251,7 +246,7 @@ def dying(life: Callable[[], object], left: int) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_killed_at_every_operation_and_started_again_it_is_the_same_store(forty: Path, tmp_path: Path) -> None:
+def test_killed_at_every_operation_and_resumed_it_is_the_same_store(forty: Path, tmp_path: Path) -> None:
     settings = dict(image_size=8, shard_images=14, workers=1)
     prepare(str(forty), tmp_path / "straight", **settings)
     straight, at = files(tmp_path / "straight"), 0
@@ -268,12 +263,12 @@ def test_killed_at_every_operation_and_started_again_it_is_the_same_store(forty:
     assert at > 20
 
 
-def test_killed_with_its_processes_at_some_moment_it_is_the_same_store(tmp_path: Path) -> None:
+def test_killed_with_its_workers_at_some_moment_it_is_the_same_store(tmp_path: Path) -> None:
     folder = sets.folder_of(tmp_path / "set", 300, side=160)
-    words = ["prepare", str(folder), "--image-size", "64", "--shard-images", "8", "--workers", "2"]
+    options = ["--image-size", "64", "--shard-images", "8", "--workers", "2"]
 
     def start(store: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "justimage", *words[:2], str(store), *words[2:]]
+        command = [sys.executable, "-m", "justimage", "prepare", str(folder), str(store), *options]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     straight = start(tmp_path / "straight")
@@ -290,15 +285,15 @@ def test_killed_with_its_processes_at_some_moment_it_is_the_same_store(tmp_path:
     while len(list((tmp_path / "killed").glob("images-*.json"))) < 18 and time.monotonic() < deadline:
         time.sleep(0.002)
     interrupted.send_signal(signal.SIGTERM)
-    _, said = interrupted.communicate(timeout=20)
-    assert interrupted.returncode == 75 and "go on with:  justimage prepare" in said and said.count("\n") == 1, said
+    _, stderr = interrupted.communicate(timeout=20)
+    assert interrupted.returncode == 75 and "resume with:  justimage prepare" in stderr and stderr.count("\n") == 1, stderr
     with pytest.raises(ValueError, match="is not finished"):
         open_store(tmp_path / "killed")
     prepare(str(folder), tmp_path / "killed", image_size=64, shard_images=8, workers=2)
     assert files(tmp_path / "killed") == files(tmp_path / "straight")
 
 
-def test_a_complete_store_is_verified_without_its_source_too(forty: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_complete_store_is_verified_also_without_its_source(forty: Path, whole: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole.iterdir()}
     assert prepare(str(forty), whole, image_size=8, shard_images=4).verified
     assert prepare(str(tmp_path / "gone"), whole, image_size=8, shard_images=4).verified
@@ -322,21 +317,21 @@ def test_damage_is_named_in_one_line(file: str, damage: str, forty: Path, whole:
     else:
         flipped = content[:-30] + bytes([content[-30] ^ 16]) + content[-29:]
         (store / file).write_bytes(content[:-1] if damage == "cut" else flipped)
-    said = "holds no store|missing" if (file, damage) == ("index.json", "missing") else file.replace(".", r"\.")
-    with pytest.raises((ValueError, OSError), match=said) as caught:
+    message = "holds no store|missing" if (file, damage) == ("index.json", "missing") else file.replace(".", r"\.")
+    with pytest.raises((ValueError, OSError), match=message) as caught:
         opened = open_store(store)
         assert damage == "bit" and len(opened) == 38  # in a shard, it is found when the store is prepared again
         prepare(str(forty), store, image_size=8, shard_images=4)
     assert "\n" not in str(caught.value)
 
 
-def test_going_on_otherwise_is_refused(forty: Path, whole: Path, tmp_path: Path) -> None:
-    for change, words in (
-        (dict(image_size=4), r"image_size is \[4, 4\], was \[8, 8\]"),
+def test_resuming_with_other_settings_is_refused(forty: Path, whole: Path, tmp_path: Path) -> None:
+    for change, message in (
+        (dict(image_size=4), r"image_size is \(4, 4\), was \(8, 8\)"),
         (dict(shard_images=5), "shard_images is 5, was 4"),
         (dict(upscale=True), "upscale is True, was False"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             prepare(str(forty), whole, **({"image_size": 8, "shard_images": 4} | change))
     with pytest.raises(ValueError, match="is not the data it was begun with"):
         prepare(str(sets.folder_of(tmp_path / "other", 40)), whole, image_size=8, shard_images=4)
@@ -354,36 +349,81 @@ def test_going_on_otherwise_is_refused(forty: Path, whole: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_damage_to_what_an_unfinished_store_has_is_made_good_or_named(forty: Path, whole: Path, tmp_path: Path) -> None:
+def test_damage_to_an_unfinished_store_is_repaired_or_named(forty: Path, whole: Path, tmp_path: Path) -> None:
     settings = dict(image_size=8, shard_images=4, workers=1)
     assert dying(partial(prepare, str(forty), tmp_path / "s", **settings), 40)
     (tmp_path / "s" / "images-00000.json").write_bytes(b"{")
     (tmp_path / "s" / "images-00001.npy").write_bytes(b"")
     plan = (tmp_path / "s" / "plan.json").read_bytes()
     (tmp_path / "s" / "plan.json").write_bytes(b"[")
-    with pytest.raises(ValueError, match=r"plan\.json is damaged"):
+    with pytest.raises(ValueError, match=r"plan\.json is missing or damaged"):
         prepare(str(forty), tmp_path / "s", **settings)
     (tmp_path / "s" / "plan.json").write_bytes(plan)
     prepare(str(forty), tmp_path / "s", **settings)
     assert files(tmp_path / "s") == files(whole)
 
 
-def test_two_at_once_on_one_store_are_one(forty: Path, tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
+HOLD = """
+import sys
+from pathlib import Path
+from justimage import disk
+lock = disk.file_lock(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_prepare_one_store(forty: Path, tmp_path: Path) -> None:
+    """The lock is refused without waiting while another process holds it, and free when that is killed."""
+    pytest.importorskip("fcntl")
     (tmp_path / "s").mkdir()
-    held = os.open(tmp_path / "s", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(ValueError, match="is being prepared by another process"):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "s" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError, match="s is in use by another process") as caught:
+            prepare(str(forty), tmp_path / "s", image_size=8)
+        assert "\n" not in str(caught.value)
+        other.kill()
+    prepare(str(forty), tmp_path / "s", image_size=8, shard_images=4)
+    assert not (tmp_path / "s" / ".lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_lock_ends_with_its_process_though_workers_live_on(tmp_path: Path) -> None:
+    """Processes forked while it is held, such as the DataLoader's workers, do not hold it."""
+    pytest.importorskip("fcntl")
+    read, write = os.pipe()
+    if not (holder := os.fork()):
+        lock = disk.file_lock(tmp_path / ".lock")
+        if not (worker := os.fork()):
+            time.sleep(60)
+            os._exit(0)
+        os.write(write, f"{worker}\n".encode())
+        time.sleep(60)
+        os._exit(lock.closed)
+    worker = int(os.read(read, 100))
+    try:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        disk.file_lock(tmp_path / ".lock").close()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_link_where_the_lock_is_made_is_refused(forty: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="lock is a link"):
         prepare(str(forty), tmp_path / "s", image_size=8)
-    os.close(held)
+    assert not (tmp_path / "victim").exists()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_a_store_reads_as_its_folder_for_any_number_of_workers(tmp_path: Path) -> None:
     folder = sets.folder_of(tmp_path / "set", 40)
     prepare(str(folder), tmp_path / "store", image_size=8, shard_images=7, workers=1)
     streams = [Stream(open_source(str(tmp_path / n), Crop((8, 8))), 3, flip=True) for n in ("set", "store")]
-    assert isinstance(streams[1].source, Store) and cache_in_ram(streams[1].source) is streams[1].source
+    assert isinstance(streams[1].source, Store) and finish(cache_in_ram(streams[1].source)) is streams[1].source
 
     def digest(stream: Stream, workers: int, start: int = 0) -> list[str]:
         read = batches(stream, range(start, 128, 16), 16, workers)
@@ -397,7 +437,7 @@ def test_a_store_reads_as_its_folder_does_for_any_number_of_workers(tmp_path: Pa
         assert digest(stream, 2, start=48) == straight[3:]  # resumed
 
 
-def test_a_store_is_handed_to_a_worker_as_its_path(whole: Path) -> None:
+def test_a_store_is_pickled_as_its_path(whole: Path) -> None:
     import pickle
 
     store = open_store(whole)
@@ -414,39 +454,39 @@ def test_a_store_of_another_shape_is_one_line(whole: Path) -> None:
 
 
 def test_hostile_files_are_one_line_each_and_bounded(tmp_path: Path) -> None:
-    """Under a limit of address space, in a process of its own, with an audit hook that watches for unpickling."""
+    """In a process with limited address space and an audit hook that watches for unpickling."""
     corpus = sets.hostile(tmp_path / "corpus")
     code = """
 import json, resource, sys
 from justimage.data import open_source
-from justimage.pool import made
-from justimage.data.prepare import prepare
-import multiprocessing.connection  # which imports pickle, lawfully
+from tests.sets import prepare
+import multiprocessing.connection  # imports pickle
 seen = []
-sys.addaudithook(lambda event, words: seen.append(event) if event in ("pickle.find_class", "os.system", "exec") else None)
+sys.addaudithook(lambda event, _: seen.append(event) if event in ("pickle.find_class", "os.system", "exec") else None)
 used = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
-said = {}
+messages = {}
 for name, path in json.load(sys.stdin).items():
     size = None if path.endswith(("npy", "npz")) else 8
     try:
         prepare(path, sys.argv[1], image_size=size, workers=1)
-        said[name] = "nothing was wrong"
+        messages[name] = "nothing was wrong"
     except (ValueError, OSError) as error:
-        said[name] = str(error)
+        messages[name] = str(error)
 assert "pickle.find_class" not in seen and "os.system" not in seen
-print(json.dumps(said))
+print(json.dumps(messages))
 """
     given = json.dumps({name: str(path) for name, (path, _) in corpus.items()})
     before = set(tmp_path.rglob("*"))
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], input=given, capture_output=True, text=True)
+    command, root = [sys.executable, "-c", code, str(tmp_path / "s")], Path(__file__).parents[1]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    wrong = {name: said[name] for name, (_, words) in corpus.items() if words not in said[name] or "\n" in said[name]}
-    assert not wrong and len(said) == len(corpus)
+    found = json.loads(done.stdout)
+    wrong = {name: found[name] for name, (_, text) in corpus.items() if text not in found[name] or "\n" in found[name]}
+    assert not wrong and len(found) == len(corpus)
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_links_and_devices_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+def test_links_and_devices_in_a_tar_are_ignored(tmp_path: Path) -> None:
     source = open_source(str(sets.linked(tmp_path / "links.tar")), Crop((8, 8)))
     assert len(source) == 1 and source[0][0].shape == (3, 8, 8)

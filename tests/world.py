@@ -199,6 +199,16 @@ def resumes(out: Path) -> int:
     return same
 
 
+def own_optimizer(out: Path) -> list[list[float]]:
+    """Loss and gradient norm of 24 steps by an optimizer of one's own, whose state is divided anew after 8 and 16 of them."""
+    found = []
+    for images, mode in (64, "ddp"), (128, "fsdp"), (192, "ddp"):
+        amsgrad = lambda parameters: torch.optim.AdamW(parameters, amsgrad=True, weight_decay=0.1)
+        run = runs.open_run(changed(logged(images), parallel=mode), out / "own", "cpu", optimizer=amsgrad)
+        found += [[s.loss, s.gradient_norm] for s in runs.steps(run)]
+    return found
+
+
 def logged(images: int) -> Recipe:
     recipe = small(total_images=images)
     return with_values(recipe, log_every=1, save_every=64)

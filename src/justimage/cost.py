@@ -1,7 +1,6 @@
 """What a network costs before it is built: parameters, multiply-adds, and an estimate of the memory to train it."""
 
 import os
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -51,9 +50,13 @@ def training_flops(a: Architecture) -> int:
 
 
 def memory_used(device: torch.device) -> int:
-    """Bytes that tensors took at most on a GPU; elsewhere, the process."""
+    """Peak memory in bytes: of tensors on a GPU, elsewhere of the process; 0 on a system that does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

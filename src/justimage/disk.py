@@ -1,10 +1,9 @@
-"""The one place that changes a disk. What is written here is whole or absent after a crash, and can be made to fail in tests.
+"""Every change to a file system, durable and atomic: after a crash a file is whole or absent.
 
-Every change to a file system is announced to `observe` just before it happens. A test replaces it to kill the process, to
-tear a write in two or to raise "no space left" at any one of them (tests/test_crash.py).
+Each change is announced to `observe` just before it happens. Tests replace it to kill the process, to tear a write in two or to
+raise "no space left" at any one of them (tests/test_crash.py).
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,34 +14,35 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 JSON_LIMIT, JSON_VALUES = 256 * 2**20, 2**24
-"""Bytes of the largest JSON file that is read, and how much it may hold: three bytes can become a list of a hundred."""
+"""Bytes and values of the largest JSON file that is read: three bytes of it can become a list of a hundred in memory."""
+WINDOWS = os.name == "nt"
 
 
 def observe(operation: str, path: Path, content: bytes | memoryview = b"") -> None:
-    """Called before each change: make, write (with the content), sync, rename, remove."""
+    """Do nothing; called before each change: make, write (with the content), sync, rename, remove."""
 
 
 def mkdir(folder: Path) -> None:
-    """A folder, with those above it, where there is none."""
+    """Create a folder and its parents, unless it exists."""
     if not folder.is_dir():
         observe("make", folder)
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_durable(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write a file in parts and flush it to the disk; its size and SHA-256, of what was in memory."""
+def write_durable(path: Path, blocks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a file block by block and flush it to the disk; return its size and the SHA-256 of the blocks in memory."""
     size, digest = 0, hashlib.sha256()
     with open(path, "wb", buffering=0) as file:
-        for part in parts:
-            size += len(part)
-            digest.update(part)
-            write_all(file, path, part)
+        for block in blocks:
+            size += len(block)
+            digest.update(block)
+            write_all(file, path, block)
     sync(path)
     return size, digest.hexdigest()
 
 
 def write_all(file: BinaryIO, path: Path, content: bytes | memoryview) -> None:
-    """Write to an unbuffered file all of the content; a disk that takes only a part of it is asked again, and then says why."""
+    """Write all of the content to an unbuffered file: after a partial write, the rest is written or raises the disk's error."""
     observe("write", path, content)
     rest = memoryview(content)
     while rest:
@@ -52,7 +52,9 @@ def write_all(file: BinaryIO, path: Path, content: bytes | memoryview) -> None:
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, would survive a power cut."""
     observe("sync", path)
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which has no call for it
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -60,14 +62,14 @@ def sync(path: Path) -> None:
 
 
 def rename(path: Path, target: Path) -> None:
-    """Give a file or folder its final name, in one indivisible moment, and keep that through a power cut."""
+    """Move a file or folder to its final name, atomically and durably."""
     observe("rename", target)
     path.replace(target)
     sync(target.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it; a crash in the midst of it leaves only a name that is never read."""
+    """Remove a file, or a folder and its content. A crash half-way leaves only a name that is never read (.tmp-)."""
     if path.is_dir() and not path.is_symlink():
         aside = path if path.name.startswith(".tmp-") else path.with_name(f".tmp-gone-{path.name}")
         if aside != path:
@@ -81,14 +83,14 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, by: str = "") -> Iterator[Path]:
-    """A place to write a file aside; on leaving, it becomes `path` whole. After an error or a crash `path` is what it was.
+def replacing(path: Path, prefix: str = "") -> Iterator[Path]:
+    """Yield a temporary path to write to, which becomes `path` on leaving. After an error or a crash `path` is as before.
 
-    by: who writes, where several may write the same file.
+    prefix: of the temporary name, unique to the writer where several may write the same file.
     """
     mkdir(path.parent)
-    aside = path.with_name(f".tmp-{by}{path.name}")
-    remove(aside)  # by a crash, or a link that somebody else put there
+    aside = path.with_name(f".tmp-{prefix}{path.name}")
+    remove(aside)  # left by a crash, or a link that somebody put there
     try:
         yield aside
         sync(aside)
@@ -98,14 +100,14 @@ def replacing(path: Path, by: str = "") -> Iterator[Path]:
         raise
 
 
-def write(path: Path, content: bytes, by: str = "") -> None:
-    """Replace a file whole: readers see the old one or the new one, after a crash too."""
-    with replacing(path, by) as aside:
+def write(path: Path, content: bytes, prefix: str = "") -> None:
+    """Replace a file atomically: readers see the old content or the new, also after a crash."""
+    with replacing(path, prefix) as aside:
         write_durable(aside, [content])
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add a line to a log. One that a crash tore stays, on a line of its own."""
+    """Append a line to a log. A line torn by a crash stays on a line by itself."""
     with open(path, "ab+", buffering=0) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -115,7 +117,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def check_writable(place: Path) -> None:
-    """OSError in one line now, rather than after the work, where a file or folder could not be written at `place`."""
+    """Raise OSError, before hours of work, where a file or folder cannot be written at `place`."""
     parent = next(p for p in place.absolute().parents if p.exists())
     if not parent.is_dir():
         raise NotADirectoryError(f"{place} cannot be written: {parent} is a file")
@@ -124,15 +126,28 @@ def check_writable(place: Path) -> None:
 
 
 def file_lock(path: Path) -> BinaryIO:
-    """A lock file, held until the process ends; BlockingIOError where another process holds it."""
+    """Lock a file, without waiting, until it is closed or the process ends; BlockingIOError where another process holds it.
+
+    The file stays. The lock is the process's: forked workers do not inherit it, so it ends with the process that took it,
+    however that ends. On a file system without locks nothing is locked.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link; remove it")
     file = open(path, "ab")  # noqa: SIM115
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        if WINDOWS:
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         file.close()
-        if isinstance(error, BlockingIOError | PermissionError):
-            raise BlockingIOError(f"{path.parent} is in use by another process") from error
-        return open(path, "rb")  # a file system without locks
+        raise BlockingIOError(f"{path.parent} is in use by another process; wait for it, or end it") from error
+    except (ImportError, OSError):  # without locks
+        pass
     return file
 
 
@@ -142,13 +157,13 @@ def sha256(path: Path) -> str:
 
 
 def self_checksum(entries: dict[str, Any]) -> str:
-    """The SHA-256 of a JSON object without its entry "sha256", which is where this is kept."""
+    """The SHA-256 of a JSON object without its entry "sha256", where this checksum is stored."""
     body = {k: v for k, v in entries.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ValueError, in one line, for anything else."""
+    """Read a JSON object from a file; ValueError, in one line, for anything else."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a file")
     if path.stat().st_size > JSON_LIMIT:
@@ -157,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:
-    """A JSON object of bounded size; ValueError, in one line, for anything else."""
+    """Decode a JSON object of bounded size; ValueError, in one line, for anything else."""
     if sum(map(content.count, (b",", b"[", b"{"))) > JSON_VALUES:
         raise ValueError(f"{where} holds more than {JSON_VALUES} values")
     try:
@@ -172,7 +187,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def printable(name: object, most: int = 500) -> str:
-    """A name that comes from a file, for a message: in one line, without commands to a terminal, and not endless."""
+    """A name from an untrusted file, for a message: one line of bounded length, without control characters."""
     text = str(name)
     text = text if len(text) <= most else f"{text[:most]}..."
     return text if text.isprintable() else repr(text)

@@ -1,8 +1,8 @@
 """One process or many by the same calls: plain PyTorch, DDP, FSDP2 or HSDP, started alone or by torchrun.
 
-One process is a world of one, in which every call here is trivial, so nobody else asks how many there are. What is
-applied to a network from outside - sharding, compilation, activation checkpointing - is applied here, and the network does
-not know. Optimizer, averages and checkpoints work on `local` tensors: whole ones, or this process's rows of them.
+One process is a world of one, in which every call here is trivial, so no other file asks how many processes there are. What
+is applied to a network from outside - sharding, compilation, activation checkpointing - is applied here, and the network does
+not know. Averages and checkpoints work on local tensors (`to_local`): whole ones, or this process's rows of sharded ones.
 """
 
 import atexit
@@ -35,11 +35,11 @@ Parallel = Literal["ddp", "fsdp", "hsdp"]
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 PEER_GRACE = 2.0
-"""Seconds in which a process may notice by itself that another one is gone, and say more about it."""
+"""Seconds that a process has to notice by itself that a peer is gone, and to report it in more detail."""
 
 
 class RemoteError(RuntimeError):
-    """Another process of this world met an error; `kind` is what it was there."""
+    """An error raised in another process; `kind` is its class there."""
 
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RemoteError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, as one of them sees it."""
+    """The processes that train together, as seen by one of them."""
 
     device: torch.device
     rank: int = 0
@@ -56,13 +56,13 @@ class World:
     control_group: Any = None
     """group for short messages between hosts"""
     checkpoint_group: Any = None
-    """group for the threads that write checkpoints; with the training's own collectives they would wait for each other"""
+    """group for the threads that write checkpoints: on the training's own group their collectives would deadlock"""
     heartbeat_group: Any = None
-    """group in which each process notices when the next one is gone"""
+    """group in which each process watches the next one"""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
     @property
@@ -70,18 +70,18 @@ class World:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def shard_count(self, mode: Parallel) -> int:
-        """Into how many parts weights are divided: over all processes (fsdp), or those of a node (hsdp)."""
+        """Shards of each weight: one (ddp), one a process (fsdp), or one a process of a node (hsdp)."""
         node = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         return {"ddp": 1, "fsdp": self.size, "hsdp": node}[mode]
 
     def all_reduce(self, numbers: Tensor) -> Tensor:
-        """The sum over all processes of a tensor on the device."""
+        """Sum a tensor on the device over all processes."""
         if self.size > 1:
             dist.all_reduce(numbers)
         return numbers
 
     def gather(self, value: Any, group: Any = None) -> list[Any]:
-        """Every process's value, in order of rank; anything that JSON can say."""
+        """Gather every process's value (JSON), in order of rank."""
         if self.size == 1:
             return [value]
         texts: list[Any] = [None] * self.size
@@ -89,7 +89,7 @@ class World:
         return [json.loads(text) for text in texts]
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What the action returns in the first process (JSON), for all; where it fails, all fail alike."""
+        """Run `action` on rank 0 and broadcast its JSON result; an error there is raised on every rank."""
         result, failure = None, None
         if self.is_main:
             try:
@@ -104,7 +104,7 @@ class World:
         return result_there if result is None else result
 
     def broadcast_from_main(self, action: Callable[[], T]) -> T:
-        """What the action returns in the first process, for all, as pickle hands it on; where that or this fails, all fail."""
+        """Run `action` on rank 0 and broadcast its result by pickle; an error in either is raised on every rank."""
         made: list[Any] = []
         self.on_main(lambda: made.append(action()))
         if self.size > 1:
@@ -115,7 +115,7 @@ class World:
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """A block in which no process goes on alone: where it fails in one, the others raise `Elsewhere` at its end."""
+        """A block that succeeds in all processes or in none: where one fails, the others raise `RemoteError` at its end."""
         failure = None
         try:
             yield
@@ -130,9 +130,9 @@ class World:
 
     @contextmanager
     def watch_peers(self, lost: Callable[[], object]) -> Iterator[None]:
-        """A block in which `lost` is called in every process, from a thread, when one is gone and this one does not notice.
+        """A block in which `lost` is called, from a thread of every process, when a peer is gone and this one does not notice.
 
-        Among GPUs a collective whose partner has died may never return, and the process that waits in it hears no signal.
+        On GPUs a collective whose peer has died may never return, and the process that waits in it receives no signal.
         """
         if self.size == 1:
             yield
@@ -140,7 +140,7 @@ class World:
         over, told = threading.Event(), threading.Lock()
 
         def tell(gone: float) -> None:
-            if told.acquire(blocking=False):  # once: nobody listens to more
+            if told.acquire(blocking=False):  # once: the peer reads no more
                 with suppress(RuntimeError):
                     dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.heartbeat_group)
 
@@ -160,30 +160,31 @@ class World:
         finally:
             over.set()
             tell(0.0)
-            listener.join(5 * PEER_GRACE)  # until the next one leaves, too: connections must not end under a thread that waits
+            listener.join(5 * PEER_GRACE)  # until the next one leaves, too: a connection must not close under a waiting thread
 
     def assert_same(self, what: str, value: Any) -> None:
-        """ValueError where the processes differ in a value."""
+        """Raise ValueError where the processes have different values."""
         values = self.gather(value)
         if odd := next((i for i, v in enumerate(values) if v != values[0]), 0):
             raise ValueError(f"{what} differs between processes: {values[0]} in the first, {values[odd]} in number {odd}")
 
 
 def find_device(name: torch.device | str | None = None) -> torch.device:
-    """The device of that name, or the best there is; under torchrun each process takes the one of its local rank."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Return the device of that name, or the best there is; under torchrun each process takes the one of its local rank."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name or best)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return device
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number among those that were started together, and theirs; it need not speak to them."""
+    """(rank, world size) from the environment, without initialising torch.distributed."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def init(name: torch.device | str | None = None) -> World:
-    """The world that torchrun's environment tells of, or a world of one. The first call connects the processes."""
+    """Return the world that torchrun's environment describes, or a world of one. The first call connects the processes."""
     device = find_device(name)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World(device)
@@ -204,11 +205,11 @@ def init_once(device: torch.device) -> World:
 
 
 def rendezvous_store() -> tuple[PrefixStore, int, int]:
-    """A store that only these processes write to, the rank, and how many they are.
+    """Return a store that only these processes write to, the rank, and the world size.
 
-    torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of processes that are dead. The number of
-    restarts does not tell them apart, as each node counts its own. So every process says its name, chosen now, and the first
-    one answers until all the others have heard from it; nobody but the living can answer to such a name.
+    torchrun keeps one store through all restarts (PyTorch 2.13), with the addresses of dead processes. The number of restarts
+    does not tell them apart, because each node counts its own. So every process writes a name chosen now, and rank 0 answers
+    until all others have heard it: only live processes can answer to such a name.
     """
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     first = me = uuid.uuid4().hex
@@ -220,7 +221,7 @@ def rendezvous_store() -> tuple[PrefixStore, int, int]:
         deadline = time.monotonic() + TIMEOUT.total_seconds()
         while store.add(f"justimage/heard/{me}", 0) < size - 1:
             if time.monotonic() > deadline:
-                raise RemoteError(f"not all of {size} processes came within {TIMEOUT}")
+                raise RemoteError(f"not all of {size} processes connected within {TIMEOUT}")
             for other in range(1, size):
                 if store.check([f"justimage/name/{other}"]):
                     store.set(f"justimage/answer/{store.get(f'justimage/name/{other}').decode()}", me)
@@ -229,29 +230,29 @@ def rendezvous_store() -> tuple[PrefixStore, int, int]:
 
 
 def shutdown() -> None:
-    """Part from the other processes."""
+    """Disconnect from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def restarts_left() -> int:
-    """How often torchrun would still start this again; 0 without torchrun."""
+    """Restarts that torchrun has left; 0 without torchrun."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def is_restart() -> bool:
-    """Whether a launcher (torchrun, SLURM) has started the same command before."""
+    """Whether a launcher (torchrun, SLURM) restarted this command."""
     return any(int(os.environ.get(n) or 0) > 0 for n in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def build_network(
     make: Callable[[], nn.Module], world: World, mode: Parallel = "ddp", **how: Any
 ) -> tuple[nn.Module, Callable[..., Any]]:
-    """The network that `make` makes, on this process's device, and what to call in training in place of it.
+    """Build the network that `make` returns, on this process's device; return it and what to call in training instead of it.
 
-    Its weights are the same however many processes share it: those that PyTorch's generator draws in one. Where it is sharded
-    and knows how to `init_weights` itself, no process ever holds the whole of it: it is made on the meta device, and then drawn
-    tensor by tensor, of which each process keeps its rows. how: options of `parallel`.
+    First weights are those that PyTorch's generator draws in one process, at any world size. A sharded network with a method
+    `init_weights` never exists whole: it is made on the meta device and drawn tensor by tensor, of which each process keeps its
+    rows. how: options of `parallelize`.
     """
     if mode == "ddp" or world.size == 1:
         net = make().to(world.device).train()
@@ -270,8 +271,8 @@ def build_network(
 
 
 class InitShards(TorchDispatchMode):
-    """Within the block a random fill of a tensor draws all of it on the CPU, as in one process; of a sharded one the rows of
-    this process are kept, of one on the meta device nothing is but the generator's progress."""
+    """Within the block a random fill draws the whole tensor on the CPU, as in one process. Of a sharded tensor the rows of this
+    process are kept; of one on the meta device only the generator's progress."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in RANDOM or not (isinstance(args[0], DTensor) or args[0].is_meta):
@@ -296,19 +297,19 @@ def parallelize(
     bf16: bool = False,
     unused: bool = False,
 ) -> Callable[..., Any]:
-    """What to call in training in place of `net`, which is changed in place and stays the network to sample with.
+    """Shard, compile and checkpoint `net` in place; return what to call in training instead of it.
 
-    mode: with several processes, whole copies (ddp), every tensor divided by rows (fsdp, FSDP2, a unit a block), or divided
-    within a node and copied across nodes (hsdp). bf16: blocks are gathered as bfloat16, which they compute in. unused: some
-    weights may have no gradient.
+    mode: with several processes, full replicas (ddp), every tensor sharded by rows (fsdp: FSDP2, a unit a block), or sharded
+    within a node and replicated across nodes (hsdp). bf16: blocks are gathered as bfloat16, which they compute in. unused: some
+    weights may get no gradient.
     """
     blocks = list(getattr(net, "blocks", []))
     if compile:
         prepare_compiler()
     for block in blocks:
-        if compile:  # a graph for each of the two lengths of the sequence, and no third one for any length
+        if compile:  # one graph for each of the two sequence lengths, and no dynamic third one
             block.forward = torch.compile(block.forward, dynamic=False)
-        if activation_checkpointing:  # outside what is compiled; dropout needs no generator's state to be computed again
+        if activation_checkpointing:  # outside the compiled code; recomputed dropout needs no generator state
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     if world.size == 1:
         return net
@@ -317,7 +318,7 @@ def parallelize(
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
-        fully_shard(net, mesh=mesh, reshard_after_forward=True)  # else a preview would leave its average's weights gathered
+        fully_shard(net, mesh=mesh, reshard_after_forward=True)  # else a preview would leave the weights of an average gathered
         return net
     with warnings.catch_warnings():  # newer versions call the first of these otherwise
         warnings.simplefilter("ignore", FutureWarning)
@@ -331,8 +332,8 @@ def parallelize(
 
 
 def prepare_compiler() -> None:
-    """Forget what was compiled before: all blocks share one piece of code, of which Dynamo keeps 8 graphs and then, silently,
-    makes no more. And leave DDP's buckets to its hooks, which work between blocks: Dynamo would cut each block at them."""
+    """Reset the compiler: all blocks share one piece of code, of which Dynamo keeps 8 graphs and then silently falls back to
+    eager. And switch off its DDP optimizer, which would split each compiled block at a bucket; hooks between blocks suffice."""
     import torch._dynamo
 
     torch.compiler.reset()
@@ -340,7 +341,7 @@ def prepare_compiler() -> None:
 
 
 def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
-    """All processes in a row, or, for hsdp on several nodes, a row a node."""
+    """Return the device mesh: one dimension, or for hsdp on several nodes (node, process of the node)."""
     shards = world.shard_count(mode)
     if world.size % shards:
         raise ValueError(f"hsdp needs as many processes on every node; there are {world.size} in all and {shards} on this one")
@@ -350,15 +351,15 @@ def mesh_for(world: World, mode: Parallel) -> DeviceMesh:
 
 
 def use_deterministic(device: torch.device) -> None:
-    """From now on compute on a GPU by algorithms whose result does not depend on which thread comes first: slower."""
+    """Use deterministic algorithms on a GPU from now on: slower."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass adds in any order, whatever is asked for
+        torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass adds in any order, whatever the flag says
 
 
 def no_sync_until(net: Callable[..., Any], last: bool) -> Any:
-    """A block whose backward pass leaves gradients unreduced until the last part of a batch."""
+    """A block whose backward pass leaves gradients unreduced until the last microbatch of a step."""
     if isinstance(net, FSDPModule):
         net.set_requires_gradient_sync(last)
         net.set_is_last_backward(last)
@@ -368,29 +369,30 @@ def no_sync_until(net: Callable[..., Any], last: bool) -> Any:
 
 
 class Shard(NamedTuple):
-    """A tensor, or the rows of one that this process holds."""
+    """The rows of a tensor that this process holds; of an unsharded one all."""
 
     tensor: Tensor
     start: int
     shape: list[int]
-    """of the whole tensor"""
+    """of the full tensor"""
     is_writer: bool
-    """whether this process is the one to write it"""
+    """whether this process writes them to a checkpoint"""
 
 
 @torch.no_grad()
 def to_local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor; it shares its memory."""
+    """Return this process's part of a tensor, sharing its memory."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def local_shard(tensor: Tensor, world: World) -> Shard:
-    """This process's part of a tensor, and where it lies in the whole."""
+    """Return this process's part of a tensor, and its place in the full one."""
     return shard_of(tensor) if isinstance(tensor, DTensor) else Shard(to_local(tensor), 0, list(tensor.shape), world.is_main)
 
 
 def shard_of(tensor: DTensor) -> Shard:
-    """FSDP2 divides the first dimension, rounding up, along the mesh's last one; what lies across the first are copies."""
+    """Return the local rows of a sharded tensor. FSDP2 shards dimension 0, rounding up, along the mesh's last dimension; along
+    the first there are replicas."""
     mesh = tensor.device_mesh
     height = -(-tensor.shape[0] // mesh.size(mesh.ndim - 1))
     start = min(mesh.get_local_rank(mesh.ndim - 1) * height, tensor.shape[0])
@@ -398,6 +400,6 @@ def shard_of(tensor: DTensor) -> Shard:
 
 
 def shard_count(net: nn.Module) -> int:
-    """Into how many parts, each in another process, the network's tensors are divided; the first so many processes have all."""
+    """Return the number of shards of the network's tensors; the first so many processes hold all of them."""
     mesh = next((p.device_mesh for p in net.parameters() if isinstance(p, DTensor)), None)
     return mesh.size(mesh.ndim - 1) if mesh else 1

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """`net(z, t, condition)`: (b, dimension, ...) vectors and (b,) times -> a tensor like z; the condition is ignored (Sec. 3.3).
+    """`net(z, t, condition)`: (b, dimension, ...) vectors and (b,) times -> a tensor like z; the condition is ignored (Sec.
+    3.3).
 
     depth linear layers of hidden size width; the time enters as one more input.
     """

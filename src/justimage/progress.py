@@ -1,10 +1,10 @@
 """Progress of long work: a job is a generator that yields how far it is, and returns its result.
 
-Whoever drives a job shows its progress, or ignores it; one job hands on another's by `yield from`. A job that is closed early keeps
-what it has on disk, and resumes when it is started again.
+Whoever drives a job shows its progress, or ignores it; one job hands on another's by `yield from`. A job that is closed early
+keeps what it has on disk, and resumes when it is started again.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -21,10 +21,10 @@ class Progress(NamedTuple):
 Job = Generator[Progress, None, T]
 
 
-def finish(job: Job[T]) -> T:
-    """Run a job to its end, unseen, and return its result."""
+def finish(job: Job[T], show: Callable[[Progress], object] = lambda progress: None) -> T:
+    """Run a job to its end and return its result; `show` receives its progress."""
     while True:
         try:
-            next(job)
+            show(next(job))
         except StopIteration as end:
             return end.value

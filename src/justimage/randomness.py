@@ -1,9 +1,10 @@
-"""Every random draw as a function of (seed, stream, position), so that nothing about randomness need be saved.
+"""Random numbers as functions of (seed, stream, position), so that no generator's state has to be saved.
 
-A draw's address is hashed to 64 bits; per-image numbers (order, flip, t, label drop, the keys of dropout) are made from the
-hash itself, and large tensors (noise) by PyTorch's generator seeded with it, on the device, UNIT images at a time. Position
-is the number of images seen before this one, so a resumed, regrouped or redistributed training draws what the uninterrupted
-one would have drawn (noise, on devices of one kind: PyTorch's generators differ between CPU and GPU).
+The address (seed, stream, position) is hashed to 64 bits. Numbers for an image (order, flip, t, label drop, dropout keys) are
+computed from the hash; large tensors (noise) come from PyTorch's generator seeded with it, on the device, NOISE_BLOCK images
+at a time. The position of an image is the number of images seen before it, so a resumed, regrouped or redistributed training
+draws what the uninterrupted one would have drawn (noise, on devices of one kind: PyTorch's generators differ between CPU and
+GPU).
 
 PyTorch's generator for CPUs uses 32 bits of its seed: among n images drawn there, about n^2 / 2^33 pairs have the same noise
 (22 in 400,000; none among the seeds 0 to 49,999). CUDA's uses all 64.
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 NOISE_BLOCK = 8
-"""Images whose noise is drawn together; any batch is cut from whole units."""
+"""Images whose noise is drawn together; the noise of any batch is cut from whole blocks."""
 
 
 def mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -41,7 +42,7 @@ def fnv(text: str) -> int:
 
 
 def keys(seed: int, stream: str, *positions: ArrayLike) -> NDArray[np.uint64]:
-    """The hash of each address; positions broadcast against each other. At least one-dimensional."""
+    """The hash of each address, at least one-dimensional; positions broadcast against each other."""
     h = mix(np.atleast_1d(np.uint64(seed % 2**64)))
     h = mix(h ^ np.uint64(fnv(stream)))
     for position in positions:
@@ -50,17 +51,17 @@ def keys(seed: int, stream: str, *positions: ArrayLike) -> NDArray[np.uint64]:
 
 
 def key(seed: int, stream: str, *positions: int) -> int:
-    """One address's hash, as a seed that PyTorch takes (63 bits)."""
+    """The hash of one address as a seed for PyTorch (63 bits)."""
     return int(keys(seed, stream, *positions)[0] >> np.uint64(1))
 
 
 def uniform(seed: int, stream: str, *positions: ArrayLike) -> NDArray[np.float64]:
-    """Numbers in (0, 1), one an address: the hash's upper 53 bits."""
+    """A number in (0, 1) for each address: the upper 53 bits of its hash."""
     return ((keys(seed, stream, *positions) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def normal(seed: int, stream: str, *positions: ArrayLike) -> Tensor:
-    """Standard normal numbers (float64), one an address: the inverse of the normal distribution function at `uniform`."""
+    """A standard normal number (float64) for each address: the inverse normal distribution function of `uniform`."""
     return torch.special.ndtri(torch.from_numpy(uniform(seed, stream, *positions)))
 
 
@@ -71,17 +72,17 @@ def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise (count, *shape) of the images at positions start, start + 1, ..., drawn on the device."""
+    """Standard normal noise (count, *shape) for the images at positions start, start + 1, ..., drawn on the device."""
     first, last = start // NOISE_BLOCK, (start + count - 1) // NOISE_BLOCK
     generator = torch.Generator(device)
-    units = []
-    for unit in range(first, last + 1):
-        generator.manual_seed(key(seed, "noise", unit))
-        units.append(torch.randn(NOISE_BLOCK, *shape, generator=generator, device=device))
-    whole = torch.cat(units) if len(units) > 1 else units[0]
-    return whole[start - first * NOISE_BLOCK :][:count]
+    blocks = []
+    for block in range(first, last + 1):
+        generator.manual_seed(key(seed, "noise", block))
+        blocks.append(torch.randn(NOISE_BLOCK, *shape, generator=generator, device=device))
+    joined = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+    return joined[start - first * NOISE_BLOCK :][:count]
 
 
 def image_noise(seed: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise of the image with this seed; drawn on the CPU, so that every device draws the same image."""
+    """Standard normal noise for the image of a seed, drawn on the CPU, so that it is the same on every device."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(key(seed, "sample")))

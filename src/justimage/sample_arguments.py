@@ -1,4 +1,5 @@
-"""The arguments of `sample`, as a person gives them: completed to one condition and one seed an image, or refused in one line."""
+"""The arguments of `sample`, as a person gives them: completed to one condition and one seed an image, or refused in one
+line."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -186,8 +186,8 @@ def trajectory(
     """Every point on the way from noise to images.
 
     noise: (b, *shape), z at the first time, of standard deviation `denoiser.diffusion.noise_scale` (`sample` scales its noise
-    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. At t = 1 a point's x is its z,
-    the image: floats around [-1, 1].
+    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. At t = 1 a point's x is its
+    z, the image: floats around [-1, 1].
     """
     sampling = sampling or denoiser.sampling
     check_condition(condition, len(noise), denoiser.classes, sampling.guidance)

@@ -1,4 +1,4 @@
-"""How a training ends before its time: a signal, a file called STOP in its directory, or a watchdog when it hangs."""
+"""Ways to stop long work early: a signal, a file called STOP in a run's directory, or a watchdog when training hangs."""
 
 import faulthandler
 import math
@@ -19,32 +19,33 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class Stopped(ValueError):
-    """Something that may not start, or go on, because a person asked it to stop."""
+    """Raised by work that a person asked to stop."""
 
 
 class Requests(list[str]):
-    """Why to stop, in order of arrival; empty until somebody asks."""
+    """Names of the signals that asked to stop, in order of arrival."""
 
 
 CURRENT: list[Requests] = []
-"""What is being listened to: signals are the process's, so that whoever works in it may ask `requested`."""
+"""The requests of each open `requests` block. Signals belong to the process, so any code in it may ask `requested`."""
 
 
 def requested() -> bool:
-    """Whether a person asked this process to stop."""
+    """Return whether a signal asked this process to stop."""
     return any(CURRENT)
 
 
 def check() -> None:
-    """`Stopped` where a person asked this process to stop."""
+    """Raise `Stopped` if a signal asked this process to stop."""
     if requested():
         raise Stopped("stopped as asked; the same command resumes where it was")
 
 
 @contextmanager
 def requests(after: str = "this step, saved") -> Iterator[Requests]:
-    """Within the block Ctrl-C, SIGTERM and SIGUSR1 are written down; a second Ctrl-C interrupts at once, unsaved. `after`: what
-    a person is told that it stops after."""
+    """Within the block record Ctrl-C, SIGTERM and SIGUSR1 instead of dying; a second Ctrl-C interrupts at once, unsaved.
+
+    after: the unit of work that is finished first, named in the message."""
     asked = Requests()
 
     def note(number: int, frame: Any) -> None:
@@ -66,13 +67,13 @@ def requests(after: str = "this step, saved") -> Iterator[Requests]:
 
 
 class StopFile:
-    """The file RUN/STOP. It stays until a person removes it, and as long as it is there the run does not start."""
+    """The file RUN/STOP. As long as a person leaves it there, the run does not start."""
 
     def __init__(self, directory: Path) -> None:
         self.path, self.looked, self.found = directory / "STOP", 0.0, False
 
     def exists(self) -> bool:
-        """Whether it is there, as of at most a second ago."""
+        """Return whether the file exists, as of at most a second ago."""
         now = time.monotonic()
         if now - self.looked > 1:
             self.looked, self.found = now, self.path.exists()
@@ -80,13 +81,13 @@ class StopFile:
 
 
 def exit_peer_lost() -> None:
-    """End the process, whatever its main thread waits for: another process is gone."""
+    """End the process because a peer is gone, whatever the main thread waits for."""
     print("justimage: error: another process is gone", file=sys.__stderr__, flush=True)
     os._exit(EXIT_HUNG)
 
 
 class Watchdog:
-    """Ends the process, with every thread's stack on stderr, when no `beat` comes for so many seconds (0: never)."""
+    """Ends the process, with every thread's stack on stderr, when no heartbeat comes for `seconds` (0: never)."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.beaten, self.over = seconds, time.monotonic(), threading.Event()
@@ -94,8 +95,8 @@ class Watchdog:
 
     def heartbeat(self) -> None:
         self.beaten = time.monotonic()
-        if self.seconds and self.beaten - self.armed > 1:  # to arm it takes milliseconds where all cores are busy
-            self.armed = self.beaten  # should Python itself be stuck, the thread below is, too
+        if self.seconds and self.beaten - self.armed > 1:  # arming takes milliseconds where all cores are busy
+            self.armed = self.beaten  # the fallback if Python itself is stuck, and with it the thread below
             with suppress(ValueError, OSError):
                 faulthandler.dump_traceback_later(self.seconds + 30, exit=True, file=STDERR)
 

@@ -1,8 +1,9 @@
 """Training (Algorithm 1): a generator of steps. Progress, pictures, files and stopping are the affair of whoever iterates.
 
-What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the number of
-images seen. So the state, saved and restored, resumes exactly; and processes that share a batch draw what one process would draw.
-After each step they exchange one row of numbers - loss, gradient norm, who wants to stop, who failed - so that all decide alike.
+What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the number
+of images seen. So the state, saved and restored, resumes exactly; and processes that share a batch draw what one process would
+draw. After each step they exchange one row of numbers - loss, gradient norm, who wants to stop, who failed - so that all decide
+alike.
 """
 
 import math
@@ -151,8 +152,8 @@ def train(
 ) -> Iterator[Step]:
     """Train from state.images_seen up to the recipe's total_images, a whole batch a step; `state` is up to date at each yield.
 
-    stop_requested: whether this process was asked to stop; a step says whether any was. Raises NonFiniteError, and ValueError or
-    OSError for data that cannot be read, in all processes at the same step and with the state as it was before it.
+    stop_requested: whether this process was asked to stop; a step says whether any was. Raises NonFiniteError, and ValueError
+    or OSError for data that cannot be read, in all processes at the same step and with the state as it was before it.
     """
     r, step = recipe.training, TrainStep(recipe, source, state, loss)
     for begin, starts in schedule(recipe, state):

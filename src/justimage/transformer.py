@@ -1,8 +1,8 @@
 """JiT, "just image Transformers": a plain Vision Transformer on large patches of raw pixels (Sec. 4.1, Fig. 3).
 
 An image is cut into patches; each patch is one token. Tokens get a position, pass a stack of Transformer blocks that are
-told the time and the class (adaLN-Zero, and class tokens put in front of the sequence), and each token is mapped back to
-its patch of pixels. The network knows nothing of noise schedules, losses or devices: it is `net(z, t, y)`.
+conditioned on the time and the class (adaLN-Zero, and class tokens in front of the sequence), and each token is mapped back
+to its patch of pixels. The network knows nothing of noise schedules, losses or devices: it is `net(z, t, y)`.
 """
 
 import math
@@ -145,7 +145,7 @@ class JiT(nn.Module):
         self.register_buffer("positions", torch.empty(1, tokens, a.width), persistent=False)
         self.register_buffer("cos", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
         self.register_buffer("sin", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
-        if not self.class_table.weight.is_meta:  # there, whoever gives it memory does
+        if not self.class_table.weight.is_meta:  # there, whoever allocates them initialises them
             self.init_weights()
 
     @torch.no_grad()
@@ -303,10 +303,10 @@ MASK_BLOCK = 2**23
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is a hash of an image's key and the number's place, so that no generator has a state to save.
+    """Dropout whose mask is a hash of an image's key and the element's index, so that there is no generator state to save.
 
-    With keys set by `key_dropout` an image's mask depends on them alone: not on its batch, on the device, or on whether it is
-    computed again (activation checkpointing). Without them it is drawn from PyTorch's generator.
+    With keys set by `set_dropout_keys` an image's mask depends on them alone: not on its batch, the device, or recomputation
+    (activation checkpointing). Without keys it is drawn from PyTorch's generator.
     """
 
     def __init__(self, rate: float) -> None:
@@ -323,10 +323,10 @@ class Dropout(nn.Module):
 
 
 def keep_mask(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
-    """The mask (b, *shape) of what dropout keeps: where a hash of an image's key (b,) and the place, below 2^32, is at least
+    """Return the mask (b, *shape) of elements to keep: a hash of an image's key (b,) and the index, below 2^32, is at least
     rate * 2^32.
 
-    A compiler fuses this into one pass. In eager mode it is done for some images at a time: the hash's 64-bit numbers would be
+    A compiler fuses this into one pass. Eager mode hashes some images at a time: the 64-bit hashes of a whole batch would be
     many times as large as the activations.
     """
     places = torch.arange(math.prod(shape), device=keys.device).view(*shape) * 0x9E3779B1 & 0xFFFFFFFF
@@ -336,20 +336,20 @@ def keep_mask(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
 
 
 def hash32(h: Tensor) -> Tensor:
-    """A hash of 32 bits in int64 arithmetic that never overflows (two rounds of multiply and xor-shift). In int32, where it
-    would wrap, the C++ that torch.compile writes for a CPU computes something else."""
+    """Hash 32-bit numbers, held as int64 so that nothing overflows (two rounds of multiply and xor-shift). In int32, where
+    products would wrap, the C++ that torch.compile generates for CPUs computes other numbers."""
     for _ in range(2):
         h = (h >> 16 ^ h) * 0x45D9F3B & 0xFFFFFFFF
     return h >> 16 ^ h
 
 
 def dropout_layers(net: nn.Module) -> list[Dropout]:
-    """The layers of a network that drop, in their order."""
+    """Return the dropout layers of a network with a rate above 0, in order."""
     return [m for m in net.modules() if isinstance(m, Dropout) and m.rate]
 
 
 def set_dropout_keys(net: nn.Module, keys: Tensor) -> None:
-    """Fix the masks of the next pass: keys (layers, b), whole numbers below 2^32, for the layers that `dropouts` lists."""
+    """Fix the masks of the next pass: keys (layers, b), integers below 2^32, for the layers that `dropout_layers` lists."""
     for layer, its in zip(dropout_layers(net), keys, strict=True):
         layer.keys = its
 
@@ -369,8 +369,8 @@ class Head(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Computed by the fused kernel under autocast, too, which wants the weight in the input's type on a CPU. On CUDA autocast
-    computes it in fp32 whatever the input is: the weight stays as it is."""
+    """RMSNorm by the fused kernel under autocast, too: on a CPU it needs the weight in the input's type. On CUDA autocast runs
+    it in fp32 whatever the input is, so the weight stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype) if x.device.type == "cpu" else self.weight
@@ -386,7 +386,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of neighbouring numbers of x (b, heads, n, d) by its token's angles, given as `rotations` gives them."""
+    """Rotate each pair of neighbouring elements of x (b, heads, n, d) by its token's angles, as `rotations` returns them."""
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cos, swapped, sin)
 

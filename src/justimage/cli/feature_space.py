@@ -14,6 +14,7 @@ from justimage.data.store import is_store, open_store
 from justimage.evaluation.reference import open_reference, save_statistics
 from justimage.features import open_features
 from justimage.features.classifier import ClassifierShape, ClassifierTrainer
+from justimage.progress import finish
 from justimage.recipe import normalization_of
 from justimage.stopping import requests
 
@@ -108,7 +109,7 @@ def train(o: TrainOptions) -> int:
     with stage(f"reading {o.data}"):
         source = data.open_source(o.data, crop)
     with bar("reading images") as advance:
-        source = data.cache_in_ram(source, advance)
+        source = finish(data.cache_in_ram(source), lambda p: advance(p.done, int(p.total)))
     shape = ClassifierShape(crop.channels, crop.size, len(source.class_names), o.width, o.dimension)
     units = normalization_of(source)
     trainer = ClassifierTrainer(source, shape, units, o.images, o.batch, o.learning_rate, o.flip, o.seed, device)

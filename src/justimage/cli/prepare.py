@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,60 +18,61 @@ from justimage.cli.options import parse, peek_option
 from justimage.cli.progress import bar
 from justimage.data import Decode
 from justimage.data.images import TOO_SMALL
-from justimage.data.prepare import PrepareReport, describe_plan as times, prepare
+from justimage.data.prepare import PrepareReport, format_shape, prepare
 from justimage.disk import printable
+from justimage.progress import finish
 
 DESCRIPTION = """Decode and crop a set of images once, into a store: shards that training reads without decoding.
 
-SOURCE is a folder (one sub-folder a class, or flat), the same in a .zip; tar shards (one .tar, a folder of them, or a
+SOURCE is a folder (one sub-folder for each class, or flat); the same in a .zip; tar shards (one .tar, a folder of them, or a
 pattern; classes in .cls members, or by folder); arrays in .npy or .npz, uint8 or floats of any scale and shape
-(n, channels, height, width); or a folder that Hugging Face datasets saved (pip install 'justimage[hf]').
+(n, channels, height, width); or a folder saved by Hugging Face datasets (pip install 'justimage[hf]').
 
 examples:
-  justimage prepare imagenet/train stores/imagenet-256 --for jit-b16-256          the paper's data, read as it is there
+  justimage prepare imagenet/train stores/imagenet-256 --for jit-b16-256          the paper's data, read as in the paper
   justimage prepare cifar10.zip stores/cifar --image-size 32
   justimage prepare 'shards/train-{0000..0255}.tar' stores/scans --image-size 192 256 --channels 1
-  justimage prepare weather.npy stores/weather              arrays have their own size
+  justimage prepare weather.npy stores/weather              arrays are not cropped
   justimage train --preset folder-64 --data stores/weather --out runs/weather
 
-Interrupted or killed, the same command goes on. On a complete store it verifies every hash."""
+Interrupted or killed, the same command resumes. On a complete store it verifies every hash."""
 
-REFUSED_SHOWN = 10
+MAX_REFUSED_LINES = 10
 """Refused images that are printed; index.json lists all."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
     source: Positional[str]
-    """the images, or arrays"""
+    """images, or arrays of them"""
     store: Positional[Path]
-    """a new folder, or a store to go on with"""
+    """a new folder, or a store to resume or verify"""
     preset: Annotated[str | None, tyro.conf.arg(name="for", metavar="PRESET")] = None
-    """the preset of justimage train that the store is for: its image size, channels, upscale and decode, unless given here"""
+    """a preset of justimage train, whose image size, channels, upscale and decode are the defaults of these options"""
     image_size: int | tuple[int, int] | None = None
     """of the crop: one side, or height and width; arrays are not cropped"""
     channels: int | None = None
     """1, 3 or 4 [3; arrays have their own]"""
     upscale: bool = False
-    """scale up what is smaller; otherwise it is refused"""
+    """scale up smaller images; otherwise they are refused"""
     decode: Decode = "photo"
-    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
+    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: none of it, as the authors read ImageNet"""
     shard_images: int | None = None
-    """images a shard [about 64 MB; fewer of a small set]"""
+    """images in a shard [about 64 MB; fewer for a small set]"""
     workers: int | None = None
-    """processes [one a core]"""
+    """processes [one for each core]"""
 
 
-def main(words: Sequence[str]) -> int:
-    o = parse(PrepareOptions, words, "prepare", DESCRIPTION, default=default(peek_option(words, "--for")))
+def main(argv: Sequence[str]) -> int:
+    o = parse(PrepareOptions, argv, "prepare", DESCRIPTION, default=defaults(peek_option(argv, "--for")))
     names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()
     try:
-        with raise_on_sigterm(), bar("preparing") as advance:
-            report = prepare(o.source, o.store, progress=advance, **settings)
+        with raise_on_sigterm(), bar("preparing") as advance, closing(prepare(o.source, o.store, **settings)) as job:
+            report = finish(job, lambda p: advance(p.done, int(p.total)))
     except KeyboardInterrupt:
-        print(f"stopped; go on with:  {shlex.join(['justimage', 'prepare', *words])}", file=sys.stderr)
+        print(f"stopped; resume with:  {shlex.join(['justimage', 'prepare', *argv])}", file=sys.stderr)
         return 75
     seconds = time.perf_counter() - started
     for line in summary(o, report, seconds):
@@ -79,36 +80,36 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def default(names: Sequence[str]) -> PrepareOptions:
-    """The options that are not given, of which a preset knows some."""
-    source, store = tyro.MISSING, tyro.MISSING
-    if not names:
-        return PrepareOptions(source, store)
-    crop = recipes.preset(names[0]).crop
-    return PrepareOptions(source, store, names[0], crop.size, crop.channels, crop.upscale, crop.decode)
+def defaults(presets: Sequence[str]) -> PrepareOptions:
+    """The values of options that are not given, some of them from a preset."""
+    if not presets:
+        return PrepareOptions(tyro.MISSING, tyro.MISSING)
+    crop = recipes.preset(presets[0]).crop
+    return PrepareOptions(tyro.MISSING, tyro.MISSING, presets[0], crop.size, crop.channels, crop.upscale, crop.decode)
 
 
 def summary(o: PrepareOptions, report: PrepareReport, seconds: float) -> Iterator[str]:
-    for name, reason in report.refused[:REFUSED_SHOWN]:
+    """What was done, line by line, and the command to train on it."""
+    for name, reason in report.refused[:MAX_REFUSED_LINES]:
         yield f"refused {printable(name)}: {printable(reason)}"
     if report.refused:
-        more = f", of which {REFUSED_SHOWN} are shown" if len(report.refused) > REFUSED_SHOWN else ""
-        yield f"refused in all: {len(report.refused):,}{more}; they are listed in {o.store / 'index.json'}"
+        more = f", {MAX_REFUSED_LINES} of them shown" if len(report.refused) > MAX_REFUSED_LINES else ""
+        yield f"refused in all: {len(report.refused):,}{more}; {o.store / 'index.json'} lists them"
     if small := sum(TOO_SMALL in reason for _, reason in report.refused):
         remedy = "--upscale scales them up, and so does --for PRESET, which reads the paper's data as the paper does"
         yield f"smaller than the crop: {small:,}; {remedy} (into another store)"
-    what = f"{report.count:,} images of {times(report.shape)} {report.dtype}"
+    content = f"{report.count:,} images of {format_shape(report.shape)} {report.dtype}"
     if report.verified:
-        yield f"{o.store} is complete: {what}; every hash was verified in {seconds:.1f} s"
+        yield f"{o.store} is complete: {content}; every hash was verified in {seconds:.1f} s"
     else:
-        yield f"{what} in {o.store}, in {seconds:.1f} s"
+        yield f"{content} in {o.store}, in {seconds:.1f} s"
     preset = ["--preset", o.preset] if o.preset else []
     yield f"now try:  {shlex.join(['justimage', 'train', *preset, '--data', str(o.store)])}"
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM interrupts as Ctrl-C does."""
+    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -1,13 +1,12 @@
-"""Images at any position: `data[position] -> (image, label)`, with no state, in any order.
+"""Images at any position: `data[position] -> (image, condition)`, without state, in any order.
 
-A source (digits, a folder, an archive, a store) numbers its images; a `Stream` turns that into an endless shuffled
-sequence whose every position is a function of the seed. Images are (channels, height, width): uint8, or, from a store of
-arrays, float32 in the data's own units.
+A source (digits, a folder, an archive, a store, or any dataset) numbers its images; a `Stream` turns that into an endless
+shuffled sequence, every position of which is a function of the seed. Images are (channels, height, width): uint8, or float32
+of any scale.
 """
 
 import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,37 +16,27 @@ import torch
 from justimage.data.arrays import SUFFIXES, ArraySource, digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
-from justimage.data.source import OwnData, Source, as_source, conditions_of
+from justimage.data.source import DatasetSource, ImageError, LabeledImages, Source, as_source, conditions_of
 from justimage.data.store import Store, is_store, open_store
 from justimage.data.stream import Stream, batches
+from justimage.progress import Job, Progress
 
 __all__ = [
-    "ArraySource",
-    "Crop",
-    "Decode",
-    "Files",
-    "Source",
-    "Store",
-    "Stream",
-    "batches",
-    "cache_in_ram",
-    "check_same_files",
-    "decode",
-    "digits",
-    "open_source",
+    "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Source", "Store", "Stream",
+    "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "open_source",
     "sample_sizes",
 ]  # fmt: skip
 
 SAMPLED_FILES = 64
-"""Files by which processes see whether they have the same."""
+"""Files whose sizes are compared between processes."""
 MAX_RAM_BYTES = 2**30
-"""Bytes of decoded images up to which a source is read into memory once, instead of decoded again each epoch."""
+"""Bytes of decoded images up to which a source is read into memory once, instead of decoded again in every epoch."""
 
 
 def open_source(path: str, crop: Crop) -> Source:
-    """The images at `path`: "digits"; a store; or image files as `open_files` says.
+    """Open the images at `path`: "digits", a store, or image files as in `open_files`.
 
-    Raises ValueError or OSError, in one line, for what is missing, damaged, or of another size than the model's.
+    Raises ValueError or OSError, in one line, for a path that is missing, damaged, or of another size than the crop.
     """
     if path == "digits":
         if crop.channels != 1:
@@ -68,26 +57,26 @@ def open_source(path: str, crop: Crop) -> Source:
 
 
 def sample_sizes(source: Source) -> dict[str, int]:
-    """The sizes in bytes of some files, spread over a set, by which another process knows that it sees the same set."""
+    """Sizes in bytes of some files of a source, by path, from which another process knows that it sees the same files."""
     if not isinstance(source, Files | Store):
         return {}
-    places = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, SAMPLED_FILES)}
-    return {str(place): place.stat().st_size for place in places}
+    paths = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, SAMPLED_FILES)}
+    return {str(path): path.stat().st_size for path in paths}
 
 
 def check_same_files(sizes: dict[str, int]) -> None:
-    """ValueError, in one line, where this process finds other files than the one that listed them, such as on another disk."""
-    for place, size in sizes.items():
-        found = Path(place).stat().st_size if Path(place).exists() else None
+    """ValueError, in one line, where this process sees other files than the one that listed them, as on another disk."""
+    for path, size in sizes.items():
+        found = Path(path).stat().st_size if Path(path).exists() else None
         if found != size:
             here = "is missing" if found is None else f"has {found:,} bytes"
-            raise ValueError(f"{place} {here} here, and has {size:,} for the first process; all must see the same files")
+            raise ValueError(f"{path} {here} here, and has {size:,} for the first process; all must see the same files")
 
 
-def cache_in_ram(source: Source, progress: Callable[[int, int], object] = lambda done, total: None) -> Source:
-    """Image files decoded once into memory, if that takes at most MAX_RAM_BYTES; otherwise the source itself.
+def cache_in_ram(source: Source) -> Job[Source]:
+    """Decode image files into memory, if they take at most MAX_RAM_BYTES there; any other source is returned as it is.
 
-    A damaged image is found here, before anything is trained. progress receives how many are decoded, and of how many.
+    A damaged image is found here, before training begins.
     """
     if not isinstance(source, Files) or len(source) * math.prod(source.shape) > MAX_RAM_BYTES:
         return source
@@ -99,5 +88,5 @@ def cache_in_ram(source: Source, progress: Callable[[int, int], object] = lambda
 
     with ThreadPoolExecutor(os.cpu_count() if source.contents.threads else 1) as pool:
         for done, _ in enumerate(pool.map(load, range(len(source))), 1):
-            progress(done, len(source))
+            yield Progress("reading images", done, len(source))
     return ArraySource(images, labels, source.class_names, source.fingerprint)

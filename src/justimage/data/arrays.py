@@ -1,4 +1,4 @@
-"""Arrays of numbers as images: in memory, or in an .npy or .npz file that is about to be prepared.
+"""Arrays of numbers as images: in memory, or in an .npy or .npz file.
 
 Numbers are uint8 or floats of any scale, (n, channels, height, width); spectra and weather are images too.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from justimage.data.source import Pixels
+from justimage.data.source import ImageError, LabeledImages
 from justimage.disk import printable
 
 SUFFIXES = (".npy", ".npz")
@@ -28,12 +28,12 @@ MAX_HEADER_BYTES = 2**16
 MAX_UNPACKED_BYTES = 2**33
 """Bytes of a compressed array, which has to be unpacked into memory."""
 MAX_RATIO = 200
-"""How many times smaller than itself a large array may be compressed: nearly nothing but zeros is smaller."""
+"""Largest compression ratio of a large array: little but zeros is compressed further."""
 LABEL_KEYS = ("labels", "label", "arr_1")
 
 
 @dataclass(frozen=True)
-class ArraySource(Pixels):
+class ArraySource(LabeledImages):
     """A source in memory: images (n, channels, height, width), labels (n,), and the classes' names (empty for none)."""
 
     images: Tensor
@@ -44,6 +44,10 @@ class ArraySource(Pixels):
     @property
     def shape(self) -> tuple[int, int, int]:
         return tuple(self.images.shape[1:])  # pyright: ignore[reportReturnType]
+
+    @property
+    def floats(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.images.is_floating_point()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,8 +74,8 @@ def digits(size: tuple[int, int] = (32, 32)) -> ArraySource:
 
 
 @dataclass(frozen=True)
-class ArrayFile:
-    """The images of an .npy or .npz file, as uint8 or float32, with labels where it has them."""
+class ArrayFile(LabeledImages):
+    """A source in an .npy or .npz file: images as uint8 or float32, with labels where the file has them."""
 
     path: Path
     numbers: NDArray[Any]
@@ -94,24 +98,20 @@ class ArrayFile:
         return self.numbers.shape[1:]  # pyright: ignore[reportReturnType]
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint8 if self.numbers.dtype == np.uint8 else np.float32)
+    def floats(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.numbers.dtype != np.uint8
 
-    @property
-    def names(self) -> range:
-        return range(len(self))
-
-    def pixels(self, index: int) -> NDArray[Any]:
-        """One image (channels, height, width); ValueError for one with numbers that are not finite."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         with np.errstate(over="ignore"):
-            image = self.numbers[index].astype(self.dtype)
-        if self.dtype == np.float32 and not np.isfinite(image).all():
-            raise ValueError("has numbers that are not finite")
-        return image
+            image = self.numbers[index].astype(np.float32 if self.floats else np.uint8)
+        if self.floats and not np.isfinite(image).all():
+            reason = "has numbers that are not finite"
+            raise ImageError(f"{self.path}: image {index} {reason}", f"image {index}", reason)
+        return torch.from_numpy(image), self.labels[index]
 
 
 def open_array_file(path: Path) -> ArrayFile:
-    """ValueError, in one line, for a file that is damaged, or holds something else than images."""
+    """Open an .npy or .npz file; ValueError, in one line, for one that is damaged or holds something else than images."""
     try:
         if path.suffix.lower() == ".npy":
             with open(path, "rb") as file:
@@ -135,10 +135,10 @@ def open_array_file(path: Path) -> ArrayFile:
 
 
 class NpyHeader:
-    """What the head of an .npy file says, read from no more than LONGEST_HEADER bytes: nothing is allocated by its word."""
+    """Shape, type, order and offset of an .npy array, checked before anything of the size it claims is allocated."""
 
     def __init__(self, start: bytes, total: int) -> None:
-        """start: the first LONGEST_HEADER bytes; total: bytes of the whole file, which must agree."""
+        """start: the first MAX_HEADER_BYTES bytes; total: bytes of the whole file, which must agree."""
         if not start.startswith(npy.MAGIC_PREFIX) or len(start) < 12:
             raise ValueError("not an .npy array")
         length = struct.unpack("<H", start[8:10])[0] if start[6] == 1 else struct.unpack("<I", start[8:12])[0]
@@ -164,7 +164,7 @@ class NpyHeader:
 
 
 def map_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
-    """The array that begins at some byte of a file, mapped; `file` is open there."""
+    """Map the array that begins at byte `start` of a file, where `file` is open."""
     header = NpyHeader(file.read(MAX_HEADER_BYTES)[:total], total)
     if 0 in header.shape:
         return np.empty(header.shape, header.dtype)
@@ -172,7 +172,7 @@ def map_array(path: Path, file: Any, start: int, total: int) -> NDArray[Any]:
 
 
 def open_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
-    """The one array of images in an archive, the small ones beside it by name, and whether it is mapped."""
+    """The array of images in an archive, the small arrays beside it by name, and whether the images are mapped."""
     with zipfile.ZipFile(path) as archive:
         headers = {}
         for entry in archive.infolist():
@@ -198,6 +198,7 @@ def open_npz(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]], bool]:
 
 
 def unpack(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> NDArray[Any]:
+    """Read an array of an archive into memory; ValueError for one that is too large, or compressed suspiciously well."""
     entry = archive.getinfo(name + ".npy")
     if entry.file_size > MAX_UNPACKED_BYTES:
         raise ValueError(f"{name} is compressed and has {entry.file_size / 1e9:.0f} GB; save it as .npy, or with np.savez")
@@ -209,16 +210,16 @@ def unpack(archive: zipfile.ZipFile, name: str, header: NpyHeader) -> NDArray[An
         file.read(header.offset)
         done = 0
         while done < len(flat):
-            part = file.read(min(2**24, len(flat) - done))
-            if not part:
+            block = file.read(min(2**24, len(flat) - done))
+            if not block:
                 raise ValueError(f"{name} ends too early")
-            flat[done : done + len(part)] = part
-            done += len(part)
+            flat[done : done + len(block)] = block
+            done += len(block)
     return array
 
 
 def channels_first(found: NDArray[Any]) -> NDArray[Any]:
-    """Any allowed array as (n, channels, height, width), without a copy."""
+    """View an array as (n, channels, height, width); ValueError for one that is no images."""
     if found.dtype != np.uint8 and found.dtype.kind != "f":
         raise ValueError(f"its numbers are {found.dtype}; allowed: uint8 and floats")
     if found.ndim not in (3, 4) or 0 in found.shape:

@@ -1,4 +1,4 @@
-"""Image files in a folder, an archive or a table: listed once, each decoded and cropped when it is asked for."""
+"""Image files in a folder, an archive or a table: listed once, each decoded and cropped when it is read."""
 
 import hashlib
 import io
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from justimage.data import hf_table, tars
 from justimage.data.images import FORMATS, MODES, Crop, decode
-from justimage.data.source import Pixels
+from justimage.data.source import ImageError, LabeledImages
 from justimage.disk import printable
 
 JUNK = re.compile(r"(?:^|/)(?:\.|(?:thumbs\.db|desktop\.ini|__macosx)(?:/|$))", re.IGNORECASE | re.ASCII)
-"""What is hidden, or left behind by a file manager, in a path."""
+"""Paths with a hidden component, or a file manager's leftovers; these are ignored."""
 SPLITS = {"train", "training", "test", "val", "valid", "validation"}
 MAX_FILE_BYTES = 2**28
-"""Bytes of one image file beyond which it is refused unread."""
+"""Bytes of an image file above which it is refused unread."""
 
 
 class ByteReader(Protocol):
@@ -36,13 +36,13 @@ class ByteReader(Protocol):
 
     def read_bytes(self, index: int) -> bytes: ...
     def file(self, index: int) -> Path:
-        """The file on the disk that has them."""
+        """The file on the disk that holds them."""
         ...
 
 
 @dataclass
-class Files(Pixels):
-    """A source of image files: each is decoded and cropped when asked for."""
+class Files(LabeledImages):
+    """A source of image files, each decoded and cropped when it is read."""
 
     root: Path
     """the folder, the archive, or the table"""
@@ -57,8 +57,6 @@ class Files(Pixels):
     fingerprint: str
     """of names, sizes in bytes, classes, and how files are decoded"""
 
-    dtype = np.dtype(np.uint8)
-
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.crop.shape
@@ -71,17 +69,18 @@ class Files(Pixels):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
-            return torch.from_numpy(self.pixels(index)), self.labels[index]
+            return torch.from_numpy(self.decode(index)), self.labels[index]
         except ValueError as error:
-            raise ValueError(f"{printable(self.root / self.names[index])}: {error}") from error
+            name = self.names[index]
+            raise ImageError(f"{printable(self.root / name)}: {error}", name, str(error)) from error
 
-    def pixels(self, index: int) -> np.ndarray:
+    def decode(self, index: int) -> np.ndarray:
         """One image (channels, height, width); ValueError, without its name, for one that cannot be used."""
         if self.sizes[index] > MAX_FILE_BYTES:
             raise ValueError(f"{self.sizes[index]:,} bytes; an image file has at most {MAX_FILE_BYTES:,}")
         try:
             content = self.contents.read_bytes(index)
-        except OSError:  # the disk's fault, not the image's
+        except OSError:  # of the disk, not of the image
             raise
         except Exception as error:  # a damaged archive
             raise ValueError(describe_error(error)) from error
@@ -98,6 +97,8 @@ def describe_error(error: Exception) -> str:
 
 @dataclass
 class FolderReader:
+    """Reads the files below a folder."""
+
     root: Path
     names: list[str]
     threads = True
@@ -111,14 +112,16 @@ class FolderReader:
 
 @dataclass
 class ZipReader:
+    """Reads the members of a zip archive."""
+
     archive: Path
     names: list[str]
     opened: dict[int, zipfile.ZipFile] = field(default_factory=dict, repr=False)
-    """the opened archive, one a process: a shared one would share its file position"""
+    """the opened archive by process: a shared one would share its file position"""
     threads = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"opened": {}}  # an opened file is not passed on to worker processes
+        return self.__dict__ | {"opened": {}}  # worker processes open the archive themselves
 
     def file(self, index: int) -> Path:
         return self.archive
@@ -128,21 +131,21 @@ class ZipReader:
         if process not in self.opened:
             self.opened[process] = zipfile.ZipFile(self.archive)
         entry = self.opened[process].getinfo(self.names[index])
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others one piece can unpack to anything
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack a block to any size
             raise ValueError(f"it is compressed by method {entry.compress_type}; allowed: stored and deflated")
         with self.opened[process].open(entry) as file:
-            content = file.read(entry.file_size)  # and not what there is, which can be more
+            content = file.read(entry.file_size)  # a member may unpack to more than it claims
         if len(content) < entry.file_size:
             raise ValueError("the archive ends within it")
         return content
 
 
 def open_files(path: str, crop: Crop) -> Files:
-    """The image files at `path`: a folder; a zip archive; `archive.zip/a/folder/in/it`; tar shards; a table of images.
+    """Open the image files at `path`: a folder, a zip archive, `archive.zip/a/folder/in/it`, tar shards or a table of images.
 
-    One sub-folder a class, or no sub-folders for no classes. A folder of splits stands for its `train`. Images smaller than
-    the crop are an error when read, unless it enlarges. Raises ValueError or OSError, in one line, for a path that is missing
-    or holds no images, or something else among them.
+    Each sub-folder is a class; without sub-folders there are no classes. A folder of splits stands for its `train`. An image
+    smaller than the crop raises ImageError when read, unless the crop upscales. Raises ValueError or OSError, in one line,
+    for a path that is missing, or holds no images or other files among them.
     """
     if crop.channels not in MODES:
         raise ValueError(f"channels is {crop.channels}; image files have {', '.join(map(str, MODES))}")
@@ -158,11 +161,11 @@ def open_files(path: str, crop: Crop) -> Files:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
     prefix = inside + class_root(n[len(inside) :] for n in names)
     names = [n for n in names if n.startswith(prefix)]
-    strangers = [n for n in names if n[n.rfind(".") :].lower() not in FORMATS]
-    if strangers:
-        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+    others = [n for n in names if n[n.rfind(".") :].lower() not in FORMATS]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise ValueError(
-            f"{printable(root / strangers[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
+            f"{printable(root / others[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
         )
     labels, class_names = classes_by_folder(names, prefix, root)
     sizes = [found[n] for n in names]
@@ -172,14 +175,14 @@ def open_files(path: str, crop: Crop) -> Files:
 
 
 def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
-    """The images in tar shards, with the classes that stand beside them, or else by folder."""
+    """Open the images in tar shards, with the classes that members beside them give, or else by folder."""
     members = [m for m in tars.list_images(shards) if not JUNK.search(m.name)]
     if not members:
         raise ValueError(f"{path} holds no images; allowed kinds: {' '.join(sorted(FORMATS))}")
     labelled = [m for m in members if m.label is not None]
     if labelled and len(labelled) < len(members):
         without = next(m for m in members if m.label is None)
-        raise ValueError(f"{shards[without.shard]}: {without.name} has no class (.cls), where others have one")
+        raise ValueError(f"{shards[without.shard]}: {without.name} has no class (.cls), but other images have one")
     if labelled:
         labels = [m.label for m in members if m.label is not None]
         class_names = [str(i) for i in range(max(labels) + 1)]
@@ -187,16 +190,16 @@ def open_tars(path: str, shards: list[Path], crop: Crop) -> Files:
         prefix = class_root(m.name for m in members)
         members = [m for m in members if m.name.startswith(prefix)]
         labels, class_names = classes_by_folder([m.name for m in members], prefix, Path(path))
-    alone = len(shards) == 1
-    names = [m.name if alone else f"{shards[m.shard].name}/{m.name}" for m in members]
+    single = len(shards) == 1
+    names = [m.name if single else f"{shards[m.shard].name}/{m.name}" for m in members]
     sizes = [m.size for m in members]
     digest = fingerprint_of(crop, [*class_names, *map(str, labels)], names, sizes)
-    root = shards[0] if alone else shards[0].parent
+    root = shards[0] if single else shards[0].parent
     return Files(root, names, sizes, labels, class_names, tars.TarReader(shards, members), crop, digest)
 
 
 def open_hf_table(root: Path, crop: Crop) -> Files:
-    """The images of a table that Hugging Face `datasets` saved."""
+    """Open the images of a table that Hugging Face `datasets` saved."""
     contents = hf_table.HFTable(root)
     labels, class_names = contents.labels()
     found = list_folder(root)
@@ -205,15 +208,15 @@ def open_hf_table(root: Path, crop: Crop) -> Files:
     return Files(root, names, [0] * len(names), labels, class_names, contents, crop, digest)
 
 
-def fingerprint_of(crop: Crop, words: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
-    """A fingerprint. Photographs decoded otherwise are other images, whose features and statistics are kept apart."""
+def fingerprint_of(crop: Crop, classes: Sequence[str], names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Hash names, sizes and classes of files, and how they are decoded: the same files decoded differently are other images."""
     decoded = [] if crop.decode == "photo" else [crop.decode]
-    text = "\n".join([*decoded, *words, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
+    text = "\n".join([*decoded, *classes, *(f"{n} {s}" for n, s in zip(names, sizes, strict=True))])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def classes_by_folder(names: Sequence[str], prefix: str, root: Path) -> tuple[list[int], list[str]]:
-    """The class of each file by the folder below `prefix` in which it lies, and the classes' names."""
+    """The class of each file by its folder below `prefix`, and the classes' names."""
     folders = [n[len(prefix) :].rpartition("/")[0].partition("/")[0] for n in names]
     class_names = sorted(set(folders) - {""})
     if class_names and "" in folders:
@@ -225,7 +228,7 @@ def classes_by_folder(names: Sequence[str], prefix: str, root: Path) -> tuple[li
 
 
 def split_archive(path: Path) -> tuple[Path, str]:
-    """A folder or archive, and the folder in the archive ("" or "a/b/") that the path goes on to name."""
+    """Split a path into a folder or archive, and the folder within the archive ("" or "a/b/")."""
     for root in [path, *path.parents]:
         if root.is_file():
             if not zipfile.is_zipfile(root):
@@ -238,7 +241,7 @@ def split_archive(path: Path) -> tuple[Path, str]:
 
 
 def list_archive(archive: Path) -> dict[str, int]:
-    """Path in the archive and size in bytes of every file."""
+    """Path within the archive and size in bytes of every file."""
     try:
         with zipfile.ZipFile(archive) as opened:
             found = {entry.filename: entry.file_size for entry in opened.infolist() if not entry.is_dir()}
@@ -250,7 +253,7 @@ def list_archive(archive: Path) -> dict[str, int]:
 
 
 def list_folder(folder: Path) -> dict[str, int]:
-    """Path below the folder and size in bytes of every file; pipes and devices, which have no end, are passed over."""
+    """Path below the folder and size in bytes of every regular file; links are followed, cycles of links are not."""
     found: dict[str, int] = {}
     visited: set[str] = set()
     left = [""]
@@ -265,19 +268,19 @@ def list_folder(folder: Path) -> dict[str, int]:
             for entry in entries:
                 if entry.is_dir():
                     folders.append(f"{below}{entry.name}/")
-                elif stat.S_ISREG((its := entry.stat()).st_mode):
-                    found[below + entry.name] = its.st_size
+                elif stat.S_ISREG((status := entry.stat()).st_mode):
+                    found[below + entry.name] = status.st_size
         left += sorted(folders, reverse=True)
     return found
 
 
 def class_root(names: Iterable[str]) -> str:
-    """The folder ("" or "a/b/") that holds the classes: past folders that stand alone, and into `train` among splits."""
+    """The folder ("" or "a/b/") that holds the class folders: below single folders, and in `train` among splits."""
     folders, prefix = {n.rpartition("/")[0] for n in names}, ""
     while True:
         tops = {f.partition("/")[0] for f in folders}
-        into = tops.pop() if len(tops) == 1 else next((t for t in ("train", "training") if t in tops and tops <= SPLITS), "")
-        if not into:
+        top = tops.pop() if len(tops) == 1 else next((t for t in ("train", "training") if t in tops and tops <= SPLITS), "")
+        if not top:
             return prefix
-        prefix += into + "/"
-        folders = {f.partition("/")[2] for f in folders if f.partition("/")[0] == into}
+        prefix += top + "/"
+        folders = {f.partition("/")[2] for f in folders if f.partition("/")[0] == top}

@@ -14,11 +14,11 @@ def is_hf_table(root: Path) -> bool:
 
 @dataclass
 class HFTable:
-    """The encoded images of a table's image column; of several splits, `train`."""
+    """Reads the encoded images of a table's image column; of several splits, `train`."""
 
     root: Path
     opened: dict[int, Any] = field(default_factory=dict, repr=False)
-    """the opened table and its image column, one a process"""
+    """the opened table and its image column, by process"""
     threads = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class HFTable:
         features = {name: f for name, f in table.features.items() if is_label(name, f)}
         if not features:
             return [-1] * len(table), []
-        column = self.one(features, "label")
+        column = self.choose(features, "label")
         labels = [-1 if label is None else int(label) for label in table[column][:]]
         if any(label < 0 for label in labels):
             raise ValueError(f"{self.root}: column {column} has rows without a class; classes are numbers from 0")
@@ -62,7 +62,7 @@ class HFTable:
             raise ValueError(f"{self.root} is a table that needs datasets: pip install 'justimage[hf]'") from error
         try:
             table = load_from_disk(str(self.root))
-        except Exception as error:  # of many libraries below it
+        except Exception as error:  # of many kinds, from the libraries it uses
             reason = printable((str(error).splitlines() or [type(error).__name__])[0])
             raise ValueError(f"{self.root} is not a readable table: {reason}") from error
         if isinstance(table, DatasetDict):
@@ -74,19 +74,19 @@ class HFTable:
         images = {name: f for name, f in table.features.items() if isinstance(f, Image)}
         if not images or not len(table):
             raise ValueError(f"{self.root} holds no images; its columns are {', '.join(table.features)}")
-        column = self.one(images, "image")
+        column = self.choose(images, "image")
         return table.cast_column(column, Image(decode=False)), column
 
-    def one(self, columns: dict[str, Any], usual: str) -> str:
-        """The only column of its kind, or the one with the usual name."""
+    def choose(self, columns: dict[str, Any], usual: str) -> str:
+        """The only column, or the one with the usual name."""
         if len(columns) > 1 and usual not in columns:
             raise ValueError(f"{self.root} has several columns to choose from: {', '.join(columns)}; name one {usual}")
         return usual if usual in columns else next(iter(columns))
 
 
 def is_label(name: str, feature: Any) -> bool:
-    """Whether a column gives classes: by its kind, or as whole numbers under a usual name."""
+    """Whether a column holds classes: by its type, or as integers under a usual name."""
     from datasets import ClassLabel, Value  # pyright: ignore[reportMissingImports]
 
-    whole = isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
-    return isinstance(feature, ClassLabel) or (whole and name in ("label", "labels", "cls", "class"))
+    integers = isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))
+    return isinstance(feature, ClassLabel) or (integers and name in ("label", "labels", "cls", "class"))

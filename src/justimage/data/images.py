@@ -1,4 +1,4 @@
-"""One image file as numbers: decoded as a photograph or as torchvision does, cropped at its centre as the reference crops."""
+"""Decode an image file, as a photograph or as torchvision does, and crop it at its centre as ADM and the authors' code do."""
 
 import io
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jpe", ".jfif"}
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 2**27
-"""Of the largest picture: in memory four bytes each, and twice that while it is cropped."""
+"""Pixels of the largest image: four bytes each in memory, and twice that while it is cropped."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 TOO_SMALL = "smaller than the model's"
 Decode = Literal["photo", "torchvision"]
@@ -18,14 +18,14 @@ Decode = Literal["photo", "torchvision"]
 
 @dataclass(frozen=True)
 class Crop:
-    """All that decides which pixels an image file becomes."""
+    """How an image file is decoded and cropped."""
 
     size: tuple[int, int]
     """height and width"""
     channels: int = 3
     """1, 3 or 4"""
     upscale: bool = False
-    """scale up what is smaller than `size`; otherwise it is an error"""
+    """scale up images smaller than `size`; otherwise they are an error"""
     decode: Decode = "photo"
     """photo: upright by EXIF, transparency on white, 16 bits scaled to 8; torchvision: Pillow's `convert` and no more, as
     torchvision's `pil_loader` and so the authors' code read ImageNet"""
@@ -36,9 +36,9 @@ class Crop:
 
 
 def decode(file: io.BytesIO, crop: Crop) -> np.ndarray:
-    """An image file as (channels, height, width) uint8, cropped at its centre.
+    """Decode an image file to (channels, height, width) uint8, cropped at its centre.
 
-    ValueError for an image smaller than the crop, unless it may be enlarged, and for one of more than PIXELS.
+    ValueError for an image smaller than the crop, unless the crop upscales, and for one of more than MAX_PIXELS.
     """
     image = Image.open(file, formats=PILLOW_FORMATS)
     if image.width * image.height > MAX_PIXELS:
@@ -54,7 +54,7 @@ def decode(file: io.BytesIO, crop: Crop) -> np.ndarray:
 
 
 def convert_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Any picture in mode L, RGB or RGBA: 16 bits become 8, and what is transparent shows white unless RGBA is wanted."""
+    """Convert an image to L, RGB or RGBA: 16 bits to 8, and transparency to white unless the mode is RGBA."""
     if image.mode == "F":
         raise ValueError("pixels are floats; allowed: 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
@@ -69,10 +69,10 @@ def convert_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part of the wanted shape, scaled to (height, width) as in ADM and the authors' code.
+    """Crop the largest centred rectangle of the target's aspect, scaled to (height, width), as ADM and the authors' code do.
 
-    Halved with a box filter while both sides are at least twice the target, then bicubic, also upwards. ValueError for a
-    picture so narrow that it would be scaled to more than PIXELS.
+    Halve with a box filter while both sides are at least twice the target, then scale (bicubic), also upwards. ValueError for
+    an image so narrow that it would be scaled to more than MAX_PIXELS.
     """
     height, width = size
     while image.width >= 2 * width and image.height >= 2 * height:

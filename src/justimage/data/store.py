@@ -1,25 +1,24 @@
-"""A store: a set of images decoded and cropped once, in shards of which any image is read by its offset.
+"""A store: a set of images decoded and cropped once, in shards in which any image is found by its offset.
 
     store/index.json  labels.npy  images-00000.npy  images-00001.npy  ...
 
-Shards are plain .npy arrays (n, channels, height, width), uint8 or float32. index.json is written last, says what each
-file must be, and carries a hash of itself. `prepare.py` makes a store; here it is read.
+Shards are plain .npy arrays (n, channels, height, width), uint8 or float32. index.json is written last, describes every other
+file, and carries a checksum of itself. `prepare.py` makes a store; this module reads it.
 
-There may be more shards than a process may open files: ImageNet at 1024 x 1024 has 61,000. So only the last ones used are
-kept open. Reads are positional, which needs no file position that threads or forked processes would share.
+There may be more shards than files that a process may open: ImageNet at 1024 x 1024 has 61,000. So only the most recently
+used are open. Reads are positional: there is no file position for threads or forked processes to share.
 """
 
 import hashlib
 import math
 import mmap
 import os
-import resource
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,51 +26,88 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from justimage import disk
+from justimage.checks import check_range
 from justimage.data.arrays import MAX_HEADER_BYTES, NpyHeader
-from justimage.data.source import Pixels
+from justimage.data.images import Decode
+from justimage.data.source import LabeledImages
+from justimage.strict_json import parse
 
-VERSION = 1
-INDEX, LABELS = "index.json", "labels.npy"
+VERSION = 2
+"""Of index.json and plan.json."""
+INDEX, PLAN, LABELS = "index.json", "plan.json", "labels.npy"
 HINT = "remove the store and prepare it again"
-KINDS = {"uint8": torch.uint8, "float32": torch.float32}
+DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+MAX_COUNT = 2**53
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-"""Read only what is in memory; on a system that cannot, every read waits."""
-MAX_CACHED_SHARD = 2**14
+"""The flag to read only what is in memory; on a system without it every read waits."""
+MAX_MAPPED_IMAGE = 2**14
 """Bytes of an image up to which a system call takes longer than its copy; shards of such images are mapped, and few."""
 MAX_OPEN_SHARDS = 4096
-"""Shards that are kept open, where the system allows a process four times as many files: it has other files, and stores."""
+"""Shards to keep open, and at most a quarter of the files that the system allows a process: it opens others, too."""
 
 
-def is_count(value: Any, least: int = 0) -> bool:
-    return type(value) is int and least <= value < 2**53
+@dataclass(frozen=True)
+class StorePlan:
+    """Everything that decides what a store holds."""
+
+    source: str
+    fingerprint: str
+    count: int
+    image_size: tuple[int, int]
+    channels: int
+    upscale: bool
+    decode: Decode
+    dtype: str
+    shard_images: int
+    version: int = VERSION
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard_images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, *self.image_size
 
 
-def all_of(kind: Callable[[Any], bool], values: Any) -> bool:
-    return isinstance(values, list) and all(map(kind, values))
+@dataclass(frozen=True)
+class ArrayEntry:
+    """An .npy file of a store: images or labels in it, its bytes, and their hash."""
+
+    count: int
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_range(self, count=(0, MAX_COUNT), size=(0, MAX_COUNT))
 
 
-def is_word(value: Any) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class Index:
+    """What a store holds: the content of index.json, without its checksum."""
 
+    version: int
+    count: int
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "float32"]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, ...]
+    """of each channel, over the whole set"""
+    std: tuple[float, ...]
+    plan: StorePlan
+    refused: tuple[tuple[str, str], ...]
+    """name and reason of each image that could not be used"""
+    labels: ArrayEntry
+    shards: tuple[ArrayEntry, ...]
 
-def is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300
-
-
-INDEX_SCHEMA: dict[str, Callable[[Any], bool]] = {
-    "count": lambda v: is_count(v, 1),
-    "shape": lambda v: all_of(lambda side: is_count(side, 1), v) and len(v) == 3,
-    "dtype": lambda v: is_word(v) and v in KINDS,
-    "class_names": lambda v: all_of(is_word, v),
-    "fingerprint": is_word,
-    "mean": lambda v: all_of(is_finite, v),
-    "deviation": lambda v: all_of(is_finite, v) and all(d >= 0 for d in v),
-    "made": lambda v: isinstance(v, dict),
-    "refused": lambda v: all_of(lambda item: all_of(is_word, item) and len(item) == 2, v),
-    "labels": lambda v: is_word(v["sha256"]),
-    "shards": lambda v: all_of(lambda s: is_count(s["count"]) and is_count(s["size"]) and is_word(s["sha256"]), v),
-}
-"""What each entry of an index must be."""
+    def __post_init__(self) -> None:
+        if min(*self.shape, self.count) < 1 or sum(shard.count for shard in self.shards) != self.count:
+            raise ValueError("its shards do not hold as many images as it says")
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise ValueError("its mean and std are not one number for each channel")
+        if min(self.std) < 0 or not all(abs(value) < 1e300 for value in (*self.mean, *self.std)):
+            raise ValueError("its mean and std are not finite, or std is below 0")
 
 
 def shard_name(number: int) -> str:
@@ -80,23 +116,23 @@ def shard_name(number: int) -> str:
 
 @dataclass(eq=False)
 class Shard:
-    """An opened shard. Its descriptor closes with the last reference, so a thread may read what another one has let go."""
+    """An open shard. Its descriptor closes with the last reference, so a thread may read a shard that another evicts."""
 
     path: Path
     descriptor: int
     start: int
     """of the first image, in bytes"""
-    small: memoryview | None = None
-    """all its images, mapped, where they are SMALL"""
+    mapped: memoryview | None = None
+    """all its images, where they are small, or the system has no positional reads"""
 
     def __del__(self, close: Callable[[int], object] = os.close) -> None:
         close(self.descriptor)
 
     def read_cached(self, out: memoryview, offset: int) -> bool:
-        """Fill `out` with the bytes from an offset into the images on, if the system has them in memory; otherwise ask it to
-        fetch them and return False at once, so that a slow disk works on many at a time."""
-        if self.small:
-            out[:] = self.small[offset : offset + len(out)]
+        """Fill `out` with the bytes from an offset into the images on, if they are in the system's memory; otherwise ask the
+        system to fetch them and return False at once, so that a slow disk works on many reads at a time."""
+        if self.mapped:
+            out[:] = self.mapped[offset : offset + len(out)]
             return True
         try:
             complete = os.preadv(self.descriptor, (out,), self.start + offset, NOWAIT) == len(out)
@@ -120,77 +156,79 @@ class Shard:
 
 
 def advise(descriptor: int, offset: int, size: int) -> None:
-    """Tell the system, where it listens, that a part of a file will be read soon."""
+    """Tell the system, where it takes such hints, that a range of a file will be read soon."""
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
             os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def open_shard(root: Path, index: dict[str, Any], number: int) -> Shard:
-    """A shard of a store, its header checked; ValueError or OSError, in one line, for one that is not what the index says."""
-    path, its = root / shard_name(number), index["shards"][number]
-    shape, dtype = (its["count"], *index["shape"]), np.dtype(index["dtype"])
-    start = its["size"] - math.prod(shape) * dtype.itemsize
-    shard = Shard(path, os.open(path, os.O_RDONLY), start)
+def open_shard(root: Path, index: Index, number: int) -> Shard:
+    """Open a shard and check its header; ValueError or OSError, in one line, for one that is not what the index says."""
+    path, entry = root / shard_name(number), index.shards[number]
+    shape, dtype = (entry.count, *index.shape), np.dtype(index.dtype)
+    start = entry.size - math.prod(shape) * dtype.itemsize
+    shard = Shard(path, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), start)
     size = os.fstat(shard.descriptor).st_size
     try:
-        header = header_of(os.pread(shard.descriptor, start, 0), size)
+        header = cached_header(os.read(shard.descriptor, start), size)
     except ValueError as error:
         raise ValueError(f"{path} is not an array: {error}; {HINT}") from error
     if (header.shape, header.dtype, header.order, header.offset) != (shape, dtype, "C", start):
         raise ValueError(f"{path} is {header.dtype} {header.shape}, which is not what {INDEX} says; {HINT}")
-    if size - start <= MAX_CACHED_SHARD * its["count"]:
+    if size - start <= MAX_MAPPED_IMAGE * entry.count or not hasattr(os, "preadv"):
         advise(shard.descriptor, 0, size)
-        shard.small = memoryview(mmap.mmap(shard.descriptor, 0, access=mmap.ACCESS_READ))[start:]
+        shard.mapped = memoryview(mmap.mmap(shard.descriptor, 0, access=mmap.ACCESS_READ))[start:]
     return shard
 
 
-header_of = lru_cache(maxsize=16)(NpyHeader)
-"""Shards of as many images begin alike; parsing a header takes longer than opening the file."""
+cached_header = lru_cache(maxsize=16)(NpyHeader)
+"""Shards of equally many images begin alike, and parsing a header takes longer than opening the file."""
 
 
-def most_opened() -> int:
-    """How many shards may be kept open by the limit that this process has now."""
+def max_open_shards() -> int:
+    """How many shards to keep open under the limit that this process has now."""
+    try:
+        import resource
+    except ImportError:  # Windows allows 512 files
+        return 128
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_SHARDS, soft // 4))
 
 
 @dataclass(frozen=True)
-class Store(Pixels):
-    """A source that reads a store. Another process opens it anew by its path: workers are handed nothing else."""
+class Store(LabeledImages):
+    """A source that reads a store. It is pickled as its path: worker processes open it again."""
 
     root: Path
-    index: dict[str, Any] = field(repr=False)
+    index: Index = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     starts: NDArray[np.int64] = field(repr=False)
     """of each shard, the number of images before it"""
-    opened: Callable[[int], Shard] = field(repr=False, compare=False)
-    """a shard by its number; keeps the last ones open"""
+    open_shard: Callable[[int], Shard] = field(repr=False, compare=False)
+    """a shard by its number; the most recently used stay open"""
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Path, bool]]:
         return open_store, (self.root, False)  # the sizes were compared here
 
     @property
     def class_names(self) -> list[str]:
-        return self.index["class_names"]
+        return list(self.index.class_names)
 
     @property
     def fingerprint(self) -> str:
-        return self.index["fingerprint"]
+        return self.index.fingerprint
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(self.index["shape"])
+        return self.index.shape
 
     @property
-    def floats(self) -> bool:
-        """Whether images are float32 in the data's own units, rather than uint8."""
-        return self.index["dtype"] == "float32"
+    def floats(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.index.dtype == "float32"
 
     @property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, over the whole set."""
-        return tuple(self.index["mean"]), tuple(self.index["deviation"])
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.index.mean, self.index.std
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -205,44 +243,44 @@ class Store(Pixels):
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The images (b, channels, height, width) and labels (b,) at some indices, in range(len)."""
-        images = torch.empty(len(indices), *self.shape, dtype=KINDS[self.index["dtype"]])
+        images = torch.empty(len(indices), *self.shape, dtype=DTYPES[self.index.dtype])
         shards = np.searchsorted(self.starts, indices, side="right") - 1
         size = math.prod(self.shape) * images.itemsize
         offsets = (indices - self.starts[shards]) * size
         content = images.numpy().reshape(-1).view(np.uint8).data
         rows = [content[i : i + size] for i in range(0, len(content), size)]
         wanted = zip(rows, shards.tolist(), offsets.tolist(), strict=True)
-        late = [(row, shard, offset) for row, shard, offset in wanted if not self.opened(shard).read_cached(row, offset)]
+        late = [(row, shard, offset) for row, shard, offset in wanted if not self.open_shard(shard).read_cached(row, offset)]
         for row, shard, offset in late:
-            self.opened(shard).read(row, offset)
+            self.open_shard(shard).read(row, offset)
         return images, torch.from_numpy(self.labels[indices])
 
 
 def is_store(place: Path) -> bool:
     """Whether a folder is a store, complete or begun."""
-    return (place / INDEX).is_file() or (place / "plan.json").is_file()
+    return (place / INDEX).is_file() or (place / PLAN).is_file()
 
 
 def open_store(root: Path, sizes: bool = True) -> Store:
-    """The store in a folder. Its index, its labels and the sizes of its shards are checked here, one line for what is wrong;
-    each shard's header when it is opened; their hashes when the store is prepared again.
+    """Open the store in a folder; ValueError or OSError, in one line, for one that is incomplete or damaged.
 
-    sizes: compare the sizes of the files, of which there may be many; what another process has opened was compared there.
+    Index, labels and the sizes of the shards are checked here; a shard's header when it is opened; hashes when the store is
+    prepared again. sizes: compare the sizes of the shards, of which there may be many; False where another process did.
     """
     index = read_index(root)
-    image = math.prod(index["shape"]) * np.dtype(index["dtype"]).itemsize
-    if any(not 0 <= shard["size"] - shard["count"] * image <= MAX_HEADER_BYTES for shard in index["shards"]):
+    image = math.prod(index.shape) * np.dtype(index.dtype).itemsize
+    if any(not 0 <= shard.size - shard.count * image <= MAX_HEADER_BYTES for shard in index.shards):
         raise ValueError(f"{root / INDEX} says of a shard that it is larger or smaller than its images; {HINT}")
     if sizes:
-        check_sizes(root, [shard["size"] for shard in index["shards"]])
+        check_sizes(root, [shard.size for shard in index.shards])
     labels = read_labels(root / LABELS, index)
-    starts = np.cumsum([0, *(shard["count"] for shard in index["shards"][:-1])])
-    return Store(root, index, labels, starts, lru_cache(maxsize=most_opened())(partial(open_shard, root, index)))
+    starts = np.cumsum([0, *(shard.count for shard in index.shards[:-1])])
+    return Store(root, index, labels, starts, lru_cache(maxsize=max_open_shards())(partial(open_shard, root, index)))
 
 
 def check_sizes(root: Path, sizes: list[int]) -> None:
     """ValueError for a shard that is missing or of another size than the index says."""
-    with os.scandir(root) as entries:  # of which a network's file system sends the sizes with the names
+    with os.scandir(root) as entries:  # a network file system sends the sizes with the names
         found = {e.name: e.stat().st_size for e in entries if e.name.endswith(".npy") and e.is_file()}
     for number, size in enumerate(sizes):
         name = shard_name(number)
@@ -252,41 +290,45 @@ def check_sizes(root: Path, sizes: list[int]) -> None:
             raise ValueError(f"{root / name} has {found[name]:,} bytes, not {size:,}; {HINT}")
 
 
-def read_labels(path: Path, index: dict[str, Any]) -> NDArray[np.int64]:
-    """The class of each image, or a ValueError."""
-    most = 8 * index["count"] + MAX_HEADER_BYTES
-    content = path.read_bytes() if path.is_file() and path.stat().st_size <= most else b""
-    if hashlib.sha256(content).hexdigest() != index["labels"]["sha256"]:
+def read_labels(path: Path, index: Index) -> NDArray[np.int64]:
+    """Read the class of each image; ValueError, in one line, for a file that is damaged or of other classes."""
+    limit = 8 * index.count + MAX_HEADER_BYTES
+    content = path.read_bytes() if path.is_file() and path.stat().st_size <= limit else b""
+    if hashlib.sha256(content).hexdigest() != index.labels.sha256:
         raise ValueError(f"{path} is missing or was changed; {HINT}")
     try:
         header = NpyHeader(content[:MAX_HEADER_BYTES], len(content))
-        if header.dtype != np.int64 or header.shape != (index["count"],):
+        if header.dtype != np.int64 or header.shape != (index.count,):
             raise ValueError(f"{header.dtype} {header.shape}")
         labels = np.frombuffer(content, np.int64, offset=header.offset)
-        if labels.min() < -1 or labels.max() >= len(index["class_names"]):
-            raise ValueError(f"there are {len(index['class_names'])} classes")
+        if labels.min() < -1 or labels.max() >= len(index.class_names):
+            raise ValueError(f"there are {len(index.class_names)} classes")
     except ValueError as error:
         raise ValueError(f"{path} is not a class for each image ({error}); {HINT}") from error
     return labels
 
 
-def read_index(root: Path) -> dict[str, Any]:
-    """A store's index, whole and unchanged, or a ValueError."""
+def read_index(root: Path) -> Index:
+    """Read a store's index; ValueError, in one line, for one that is missing, damaged, changed or of another version."""
     path = root / INDEX
-    if not path.is_file() and (root / "plan.json").is_file():
-        raise ValueError(f"{root} is not finished; the same justimage prepare goes on with it")
+    if not path.is_file() and (root / PLAN).is_file():
+        raise ValueError(f"{root} is not finished; the same justimage prepare resumes it")
+    values = read_versioned(path)
     try:
-        index = disk.read_json(path)
-        if index["sha256"] != disk.self_checksum(index):
-            raise ValueError("its hash of itself does not match")
-        if index["version"] != VERSION:
-            raise ValueError(f"it is of version {disk.printable(index['version'])}, where this program reads {VERSION}")
-        if wrong := [name for name, right in INDEX_SCHEMA.items() if not right(index[name])]:
-            raise ValueError(f"its {wrong[0]} is not one")
-        if sum(shard["count"] for shard in index["shards"]) != index["count"]:
-            raise ValueError("its shards have not as many images as it says")
-        if not len(index["mean"]) == len(index["deviation"]) == index["shape"][0]:
-            raise ValueError("its statistics are of other channels")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if values.pop("sha256", None) != disk.self_checksum(values):
+            raise ValueError("its checksum of itself does not match")
+        return parse(values, Index, "index")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {HINT}") from error
+
+
+def read_versioned(path: Path) -> dict[str, Any]:
+    """Read a JSON object of this version; ValueError, in one line, for anything else."""
+    try:
+        values = disk.read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); {HINT}") from error
-    return index
+    if values.get("version") != VERSION:
+        version = disk.printable(values.get("version"), 100)
+        raise ValueError(f"{path} is of version {version}; this justimage reads version {VERSION}: {HINT}")
+    return values

@@ -1,5 +1,6 @@
-"""The endless training sequence, whose every position is a function of the seed, and its batches read ahead by processes."""
+"""The endless training sequence, each position a function of the seed, and its batches, prefetched by processes."""
 
+import pickle
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from justimage import randomness
-from justimage.conditions import Condition
+from justimage.conditions import Condition, map_tensors
 from justimage.data.arrays import ArraySource
 from justimage.data.source import Source
 
@@ -22,9 +23,9 @@ END: Any = object()
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless training sequence: epoch after epoch of a source, each in its own order, flipped at random if asked.
+    """The endless training sequence: epochs of a source, each in another order, with random horizontal flips if `flip`.
 
-    What is at a position is a function of (seed, position) alone.
+    The image at a position is a function of (seed, position) alone. Conditions that are images are flipped with theirs.
     """
 
     source: Source
@@ -41,24 +42,27 @@ class Stream:
         ]
         images, condition = self.source.batch(np.concatenate(orders))
         if self.flip:
-            chances = randomness.uniform(self.seed, "flip", np.arange(start, start + size))
-            mirror(images.numpy(), np.flatnonzero(chances < 0.5))  # in PyTorch this takes several times as long
+            flipped = np.flatnonzero(randomness.uniform(self.seed, "flip", np.arange(start, start + size)) < 0.5)
+            mirror(images, flipped)
+            map_tensors(lambda tensor: mirror(tensor, flipped) if tensor.ndim == 4 else tensor, condition)
         return images, condition
 
 
-def mirror(images: NDArray[Any], turned: NDArray[np.intp]) -> None:
-    """Mirror some of the images (b, channels, height, width), in place."""
-    if images.dtype == np.uint8 and images.shape[-1] % 8 == 0 and images.flags.c_contiguous:
-        images = images.view(np.uint64)  # eight pixels at once, which takes half as long
-        images[turned] = images[turned].byteswap(inplace=True)[..., ::-1]
+def mirror(images: Tensor, chosen: NDArray[np.intp]) -> Tensor:
+    """Mirror the chosen of the images (b, channels, height, width), in place."""
+    pixels = images.numpy()  # in PyTorch this takes several times as long
+    if pixels.dtype == np.uint8 and pixels.shape[-1] % 8 == 0 and pixels.flags.c_contiguous:
+        pixels = pixels.view(np.uint64)  # eight pixels at once, which takes half as long
+        pixels[chosen] = pixels[chosen].byteswap(inplace=True)[..., ::-1]
     else:
-        images[turned] = images[turned][..., ::-1]
+        pixels[chosen] = pixels[chosen][..., ::-1]
+    return images
 
 
 @dataclass(frozen=True)
 class BatchDataset(Dataset[tuple[Tensor, Condition] | Exception]):
-    """Whole batches of a stream by the position of their first image. A bad image is handed over, to be raised where it is
-    read: raised in a worker process it would arrive wrapped in a foreign traceback."""
+    """Batches of a stream by the position of their first image. An error is returned, to be raised by the reader: raised in a
+    worker process it would arrive wrapped in that process's traceback."""
 
     stream: Stream
     size: int
@@ -71,7 +75,7 @@ class BatchDataset(Dataset[tuple[Tensor, Condition] | Exception]):
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the step in hand."""
+    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -79,24 +83,28 @@ def ignore_signals(worker: int) -> None:
 def batches(
     stream: Stream, starts: Iterable[int], size: int, workers: int = 0, pinned: bool = False
 ) -> Iterator[tuple[Tensor, Condition]]:
-    """Images (size, channels, height, width) and conditions of the `size` positions from each of `starts` on, in order.
+    """Yield images (size, channels, height, width) and conditions of the `size` positions from each of `starts` on, in order.
 
-    Worker processes prepare them ahead, or, without any, a thread the next one (all that a source in memory needs); in pinned
-    memory for a GPU.
+    Worker processes prefetch batches, or, without any, a thread prefetches the next one (all that a source in memory needs);
+    into pinned memory for a GPU.
     """
     workers = 0 if isinstance(stream.source, ArraySource) else workers
-    ahead = BatchDataset(stream, size)
+    dataset = BatchDataset(stream, size)
     loader = DataLoader(
-        ahead, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=ignore_signals
+        dataset, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=ignore_signals
     )  # fmt: skip
-    for batch in loader if workers else prefetch(loader):
+    try:
+        read = iter(loader) if workers else prefetch(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # where processes are spawned, rather than forked
+        raise ValueError(f"the data cannot be sent to worker processes ({error}); --workers 0 reads it without them") from error
+    for batch in read:
         if isinstance(batch, Exception):
             raise batch
         yield batch
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """The same items, the next one made by a thread while the last one is used."""
+    """Yield the items, each fetched by a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as thread:
         rest = iter(items)
         following = thread.submit(next, rest, END)

@@ -1,7 +1,7 @@
-"""Tar archives as WebDataset writes them: one pass over the headers finds every image, which is then read where it lies.
+"""Tar archives as WebDataset writes them: one pass over the headers lists every image, which is then read by its offset.
 
-Nothing is extracted. A member `key.jpg` belongs with `key.cls` (its class, a number as text) or `key.json` (its class as
-"label" or "cls"); other members are passed over.
+Nothing is extracted. The class of a member `key.jpg` is in `key.cls` (a number as text) or `key.json` (as "label" or "cls");
+other members are ignored.
 """
 
 import io
@@ -19,12 +19,12 @@ from justimage.disk import printable
 
 COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
 MAX_HEADER_BYTES = 2**20
-"""Bytes: of extended headers (long names), and of the small members with classes."""
+"""Bytes of the largest extended header (long names), and of the largest member that gives a class."""
 MAX_CLASSES = 10**6
 
 
 class Member(NamedTuple):
-    """An image in a shard: which, its name, where its bytes are, and its class where one stands beside it."""
+    """An image in a shard: the shard's number, its name, where its bytes are, and its class, if another member gives one."""
 
     shard: int
     name: str
@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 @dataclass
 class TarReader:
-    """The bytes of the members, read by offset and size."""
+    """Reads members by offset and size."""
 
     shards: list[Path]
     members: list[Member]
@@ -55,7 +55,7 @@ class TarReader:
 
 
 def shards_at(path: Path) -> list[Path]:
-    """The tar files that a path stands for: itself, those in a folder, or a pattern's; none where it is something else."""
+    """The tar files at a path: itself, those in a folder, or those that a pattern matches; none where it is something else."""
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         shards = [p for p in found if p.suffix.lower() == ".tar"]
@@ -67,14 +67,14 @@ def shards_at(path: Path) -> list[Path]:
     if path.exists():
         return [path]
     named = [Path(name) for name in expand_braces(str(path))]
-    shards = [shard for one in named for shard in (sorted(one.parent.glob(one.name)) or [one])]
+    shards = [shard for name in named for shard in (sorted(name.parent.glob(name.name)) or [name])]
     if missing := [shard for shard in shards if not shard.is_file()]:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     return shards
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that {0000..0009} and {a,b} stand for, as a shell expands them."""
+    """Expand {0000..0009} and {a,b} as a shell does."""
     choices: list[list[str]] = []
     for piece in re.split(r"(\{[^{}]*\})", pattern):
         if numbers := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece):
@@ -86,11 +86,11 @@ def expand_braces(pattern: str) -> list[str]:
             choices.append(piece[1:-1].split(","))
         else:
             choices.append([piece])
-    return ["".join(parts) for parts in product(*choices)]
+    return ["".join(pieces) for pieces in product(*choices)]
 
 
 class BoundedFile(io.RawIOBase):
-    """A file of which no more than LONGEST_HEADER bytes are read at once, whatever a header claims."""
+    """A file of which at most MAX_HEADER_BYTES bytes are read at once, whatever a header claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -108,12 +108,12 @@ class BoundedFile(io.RawIOBase):
 
 
 def list_images(shards: list[Path]) -> list[Member]:
-    """Every image in the shards, in the order in which they lie there."""
+    """Every image in the shards, in their order there."""
     return [member for number, shard in enumerate(shards) for member in list_shard(number, shard)]
 
 
 def list_shard(number: int, shard: Path) -> Iterator[Member]:
-    """The images in one shard; ValueError, in one line, for one that is damaged, or names a place outside."""
+    """The images in one shard; ValueError, in one line, for a shard that is damaged, or has a member outside of it."""
     images: list[tuple[str, int, int]] = []
     labels: dict[str, int] = {}
     end = shard.stat().st_size
@@ -140,15 +140,17 @@ def list_shard(number: int, shard: Path) -> Iterator[Member]:
 
 
 def check_member_name(name: str) -> None:
-    """ValueError for a member whose name is a place outside of its archive, or could be on another system. Nothing is
-    extracted; but such a name was not packed in good faith, or its folders are not told by slashes."""
+    """ValueError for a member name that is a path outside of its archive, here or on another system.
+
+    Nothing is extracted; but such a name was packed with bad intent, or its folders are not separated by slashes.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise ValueError(f"it has a member {printable(name)!r}, outside of it (folders are told by /)")
+        raise ValueError(f"it has a member {printable(name)!r}, outside of it (folders are separated by /)")
 
 
 def iter_files(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """The regular files of an archive; links, devices and folders are passed over. Keeps none of them in memory."""
+    """The regular files of an archive, one by one; links, devices and folders are ignored."""
     with tarfile.open(fileobj=cast("IO[bytes]", BoundedFile(file)), mode="r:") as archive:
         before = -1
         while entry := archive.next():
@@ -171,7 +173,7 @@ def first_stem(name: str) -> str:
 
 
 def read_label(name: str, content: bytes) -> int | None:
-    """The class that a .cls or .json member gives; a .json need not give any."""
+    """The class that a .cls or .json member gives; None for a .json without one."""
     if name.lower().endswith(".cls"):
         text = content.strip()
         if not re.fullmatch(rb"\d{1,7}", text) or int(text) >= MAX_CLASSES:

@@ -17,8 +17,7 @@ from torch import Tensor
 from justimage import chunks, data, disk
 from justimage.chunks import Chunk
 from justimage.data import Crop, Source
-from justimage.data.arrays import ArrayFile, NpyHeader, open_array_file, unpack
-from justimage.data.source import Pixels
+from justimage.data.arrays import NpyHeader, open_array_file, unpack
 from justimage.evaluation.scores import NEIGHBOURS, Gaussian, gaussian, knn_radii, nearest
 from justimage.features import Extractor
 from justimage.generate import short_hash
@@ -91,35 +90,6 @@ class Reference:
         return torch.cat(numbers), torch.cat(features)
 
 
-@dataclass(frozen=True)
-class Stored(Pixels):
-    """Images in an .npz file, as a source."""
-
-    file: ArrayFile
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.file.shape
-
-    @property
-    def floats(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.file.dtype != np.uint8
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.file.class_names
-
-    @property
-    def fingerprint(self) -> str:
-        return self.file.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.file)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self.file.pixels(index).copy()), self.file.labels[index]
-
-
 def open_reference(
     word: str,
     extractor: Extractor,
@@ -142,8 +112,8 @@ def open_reference(
         if found and not any(len(header.shape) == 4 for header in names.values()):
             facts = {"path": word, "sha256": disk.sha256(path), "images": None, "statistics": "mu and sigma of the file"}
             return Reference(facts, found)
-        source: Source = Stored(open_array_file(path))
-        if (there := tuple(source[0][0].shape)) != shape:
+        source: Source = open_array_file(path)
+        if (there := source.shape) != shape:
             sizes = (" x ".join(map(str, s)) for s in (there, shape))
             raise ValueError("{} holds images of {}, the model draws {} (channels x height x width)".format(path, *sizes))
     else:

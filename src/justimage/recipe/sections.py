@@ -19,41 +19,41 @@ IMAGENET = 1_281_167
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights are found (Table 9, "training")."""
+    """Optimization, averages, and how images are read (Table 9, "training")."""
 
     total_images: int = 600 * IMAGENET
-    """images to train on, counted with repetition"""
+    """images to train on, repetitions counted"""
     batch: int = 1024
-    """images a step"""
+    """images per step"""
     learning_rate: float = 2e-4
-    """after warm-up"""
+    """peak learning rate, after warm-up"""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """of the learning rate after warm-up; cosine ends at 0"""
+    """schedule of the learning rate after warm-up; cosine ends at 0"""
     warmup: int = 5 * IMAGENET
-    """images over which the rate rises from 0"""
+    """images over which the learning rate rises from 0"""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Adam's"""
+    """betas of Adam"""
     gradient_clip: float | None = None
-    """largest norm of the gradient; None for any"""
+    """maximum norm of the gradient; None for no clipping"""
     ema: tuple[float, ...] = (0.9996, 0.9998, 0.9999)
-    """averages of the weights: decays at batch 1024 (below 1), or half-lives in images"""
+    """averages of the weights (EMA): decays at batch 1024 (below 1), or half-lives in images"""
     ema_ramp: float = 0.0
-    """an average's half-life is at most this times the images seen; 0 for no such bound"""
+    """upper bound of an average's half-life, as a fraction of the images seen; 0 for none"""
     sample_ema: float = 0.9999
     """the average to sample with; 0 for the weights themselves"""
     optimizer: str = "adam"
-    """a name in training.OPTIMIZERS"""
+    """name of the optimizer: adam"""
     flip: bool = True
     """mirror half of the images"""
     upscale: bool = True
-    """scale up images that are smaller than the model's; otherwise they are an error"""
+    """scale up images smaller than the model's; without it they are an error"""
     decode: Decode = "photo"
-    """photo: upright by EXIF, transparency on white, 16 bits scaled; torchvision: as the authors read ImageNet, none of that"""
+    """photo: EXIF orientation, transparency on white, 16 bits scaled; torchvision: none of these, as the authors read
+    ImageNet"""
     precision: Literal["auto", "bf16", "fp32"] = "bf16"
-    """what the network computes in; weights and the sample stay fp32. auto: bf16 on a GPU, on a CPU what is measured to be
-    faster"""
+    """type that the network computes in; weights stay fp32. auto: bf16 on a GPU, on a CPU whichever is measured to be faster"""
     seed: int = 0
-    """of all randomness in training"""
+    """seed of all randomness in training"""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -71,24 +71,26 @@ class Training:
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How it is computed. Nothing here changes what is drawn or what is learned, beyond rounding; change it at any resume."""
+    """How training is computed. Nothing here changes the random numbers or, beyond rounding, the result; any resume may change
+    it."""
 
     parallel: Parallel = "ddp"
-    """with several processes: a whole copy in each (ddp); weights, moments and averages divided (fsdp); or divided within a
-    node and copied across nodes (hsdp)"""
+    """with several processes: replicas (ddp); weights, optimizer state and averages sharded (fsdp); or sharded within a node
+    and replicated across nodes (hsdp)"""
     grad_accumulation: int | None = None
-    """parts in which a batch is computed, one after the other, to save memory; with the processes they divide it. None: the
-    fewest that fit into memory"""
+    """microbatches per step and process, to save memory; times the processes they divide the batch. None: the fewest that
+    fit"""
     activation_checkpointing: bool = False
-    """compute blocks again in the backward pass instead of keeping what is in them: a third slower, much less memory"""
+    """recompute blocks in the backward pass instead of storing their activations: a third slower, much less memory"""
     compile: bool = True
-    """compile the blocks (torch.compile): slow to start, faster after; on a CPU only where that is measured to be faster"""
+    """compile the blocks (torch.compile): a slow start, then faster; on a CPU only where it is measured to be faster"""
     deterministic: bool = False
-    """on a GPU, compute so that a resumed training equals the uninterrupted one to the bit, as on a CPU: slower"""
+    """on a GPU, use deterministic algorithms, so that a resumed training equals the uninterrupted one to the bit, as on a
+    CPU"""
     workers: int = 4
-    """processes that read images, for each that trains; 0 for none (small sets are held in memory instead)"""
+    """data-loading processes per training process; 0 for none (small sets are cached in memory)"""
     watchdog_timeout: float = 1800
-    """seconds without a step after which a run prints where it hangs and ends (code 70); 0 for never"""
+    """seconds without a step after which a run prints where it hangs and exits with code 70; 0 for never"""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -98,7 +100,7 @@ class Parallelism:
 
 @dataclass(frozen=True)
 class Logging:
-    """What a run writes for people to look at."""
+    """Metrics and previews."""
 
     log_every: int = 20
     """steps between two lines of metrics"""
@@ -125,7 +127,8 @@ class Checkpointing:
     keep_checkpoints: int = 2
     """newest checkpoints to keep"""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    """where loss or gradient is not finite: stop; skip that step; or roll back to the last checkpoint and skip it then"""
+    """where loss or gradient is not finite: stop; skip that step; or roll back to the last checkpoint and skip the step
+    there"""
     monitor: str = ""
     """a number in metrics.jsonl, such as loss or fid, whose best checkpoint is kept, too"""
     monitor_mode: Literal["min", "max"] = "min"
@@ -159,7 +162,7 @@ class OnlineEvaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training, whole. The default is JiT-B/16 on ImageNet 256 x 256 (Table 9)."""
+    """Everything that determines a training. The default is JiT-B/16 on ImageNet 256 x 256 (Table 9)."""
 
     data: str = ""
     """a store, a folder of images (one sub-folder a class, or flat), the same in a .zip or .tar, or "digits\""""

@@ -11,6 +11,7 @@ from justimage.evaluation.feature_sampler import resize
 from justimage.evaluation.reference import Reference, open_reference
 from justimage.features import Extractor, open_features
 from justimage.features.classifier import ClassifierShape, ClassifierTrainer
+from justimage.progress import finish
 from justimage.recipe import normalization_of
 from justimage.reproduction import Lab, hash_of
 from justimage.reproduction.scales import Scale
@@ -71,7 +72,7 @@ def train_classifier(lab: Lab, side: int, progress: Progress) -> float | None:
     shape = ClassifierShape(s.channels, (side, side), len(source.class_names), c["width"], c["features"])
     units = normalization_of(source)
     trainer = ClassifierTrainer(
-        data.cache_in_ram(source), shape, units, c["images"], c["batch"], device=torch.device(lab.device)
+        finish(data.cache_in_ram(source)), shape, units, c["images"], c["batch"], device=torch.device(lab.device)
     )
     for step in trainer.steps():
         progress(min(step.images_seen, c["images"]), c["images"])

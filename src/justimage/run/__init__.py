@@ -81,8 +81,8 @@ def train(
     data: anything with a length and `data[i] -> (image, condition)`, instead of the recipe's path: images (channels, height,
     width), uint8 or floats in [-1, 1]; conditions are class numbers (named by data.class_names), tensors, dicts of tensors, or
     None. net: a network `net(z, t, condition)`, or better a function that makes one, instead of the recipe's JiT. optimizer: a
-    function from parameters to a torch optimizer. loss: `loss(diffusion, net, batch) -> (b,)`. Yields a `Step` (images_seen, loss,
-    gradient_norm, learning_rate) after each update; leaving the loop saves. Raises ValueError or OSError, in one line and before
-    anything is written, for what does not fit.
+    function from parameters to a torch optimizer. loss: `loss(diffusion, net, batch) -> (b,)`. Yields a `Step` (images_seen,
+    loss, gradient_norm, learning_rate) after each update; leaving the loop saves. Raises ValueError or OSError, in one line and
+    before anything is written, for what does not fit.
     """
     yield from steps(open_run(recipe, out, device, data=data, net=net, optimizer=optimizer, loss=loss, on_progress=on_progress))

@@ -14,6 +14,7 @@ from justimage.data import Source
 from justimage.diffusion import Diffusion
 from justimage.distributed import World
 from justimage.evaluation.online import open_online_fid
+from justimage.progress import finish
 from justimage.recipe import Recipe
 from justimage.run.run import Run
 from justimage.stopping import StopFile, Stopped
@@ -58,7 +59,7 @@ def open_run(
 
     # what takes long
     with world.all_or_none():
-        source = datasets.cache_in_ram(source, lambda done, total: on_progress("reading images", done, total))
+        source = finish(datasets.cache_in_ram(source), lambda p: on_progress(p.what, int(p.done), int(p.total)))
         reading = lambda done, total: on_progress("reading real images", done, total)
         online_fid = open_online_fid(recipe, source, world.device, reading) if recipe.evaluation.every else None
     if newest and recipe.training.precision == "auto":
