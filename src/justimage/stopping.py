@@ -21,6 +21,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 class Stopped(ValueError):
     """Something that may not start, or go on, because a person asked it to stop."""
 
+    exit_code = 75
+
 
 class Requests(list[str]):
     """Why to stop, in order of arrival; empty until somebody asks."""

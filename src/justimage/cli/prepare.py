@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from justimage import recipe as recipes
-from justimage.cli.options import parse, peek_option
+from justimage.cli.options import parse
 from justimage.cli.progress import bar
 from justimage.data import Decode
 from justimage.data.images import TOO_SMALL
@@ -63,7 +63,9 @@ class PrepareOptions:
 
 
 def main(words: Sequence[str]) -> int:
-    o = parse(PrepareOptions, words, "prepare", DESCRIPTION, default=default(peek_option(words, "--for")))
+    o = parse(PrepareOptions, words, "prepare", DESCRIPTION)
+    if o.preset:
+        o = parse(PrepareOptions, words, "prepare", DESCRIPTION, default=default([o.preset]))
     names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()

@@ -70,7 +70,7 @@ def remaining(works: Sequence[tuple[str, Job]], lab: Lab, gpus: int, kind: str) 
         if isinstance(work, TrainAndScore) and (group := work.group(lab)) not in jobs and not finished(work.run_dir(lab)):
             with torch.device("meta"):
                 replace(work.recipe, model=replace(work.recipe.model, classes=CLASSES)).build()
-            plan = plans.plan(work.recipe, gpus, kind)
+            plan = plans.plan(plans.Request(work.recipe, gpus, kind))
             if not plan.fits:
                 raise ValueError(f"{title} does not fit on {gpus} x {kind}: {plan.advice or 'give more, or larger ones'}")
             train = shlex.join([*options(work.recipe), "--out", str(work.run_dir(lab))])
