@@ -152,7 +152,7 @@ def prepare(jobs: Sequence[TrainAndScore], lab: Lab) -> None:
 def follow(job: progress.Job[T]) -> T:
     """Run a job with its progress shown; `Stopped` where a person asks for that."""
     with stages() as show:
-        return progress.finish(job, lambda p: (stopping.check(), show(p.what, p.done, int(p.total))))
+        return progress.finish(job, lambda p: (stopping.check(), show(p)))
 
 
 class Show(Protocol):

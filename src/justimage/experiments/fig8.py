@@ -19,11 +19,11 @@ def cells(s: Scale) -> list[Cell]:
 
 def claims(table: Table) -> list[Claim]:
     (result,) = table.results_of(table.cell(metric="fid"))
-    agreement = result.get("agreement")
-    if agreement is None:
+    accuracy = result.get("class_accuracy")
+    if accuracy is None:
         return []
-    evidence = f"{agreement:.1%}, by a classifier of the real images"
-    return [Claim("images show the class that they were asked for (nine in ten)", agreement > 0.9, evidence)]
+    evidence = f"{accuracy:.1%}, by a classifier of the real images"
+    return [Claim("images show the class that they were asked for (nine in ten)", accuracy > 0.9, evidence)]
 
 
 def figure(table: Table) -> bytes | None:

@@ -110,7 +110,7 @@ class TrainAndScore:
             curve = guidance_curve(search)
         samples = yield from sampler.features(job, s.count, "scoring")
         with single_threaded():
-            scores = report.score(samples, sampler.reference, bool(sampler.extractor.class_names))
+            scores = report.score_all(samples, sampler.reference, bool(sampler.extractor.class_names))
         self.save_samples(lab, generator, job)
         return {name: score.value for name, score in scores.items()} | {
             "deviations": {name: score.std for name, score in scores.items()},
