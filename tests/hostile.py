@@ -41,6 +41,7 @@ import justimage
 from justimage import cli, convert, disk, recipe as recipes, run as runs
 from justimage.data import Crop, open_source, prepare as preparation
 from justimage.data.store import open_store
+from justimage.run.metrics import Metrics
 from justimage.transformer import JiT
 from tests import crash, sets
 from tests.sets import prepare
@@ -118,7 +119,7 @@ def naively(path: Path, out: Path) -> None:
 # the corpus ------------------------------------------------------------------------------------------------------------
 
 Make = Callable[[Path], Path]
-TRAINED = replace(crash.recipe(steps=3), upkeep=replace(crash.recipe().upkeep, watch="loss", patience=10**6))
+TRAINED = recipes.with_values(crash.recipe(steps=3), monitor="loss", patience=10**6)
 GOOD: dict[str, Path] = {}
 """What is whole: a run, an official file, a folder of images and its store."""
 
@@ -273,10 +274,10 @@ for name, make, said in [
     ("a recipe that is a list", weights(recipe=[]), "must be an object"),
     ("a recipe that is a pickle", weights(recipe=EVIL.decode("latin1")), "must be an object"),
     ("a recipe of nothing", weights(recipe={}), "recipe lacks"),
-    ("a recipe with a deep entry", weights(model={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.network.width"),
+    ("a recipe with a deep entry", weights(model={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.model.width"),
     ("a recipe with an entry in lines", weights(model={"a\nb\x1b[2J": 1}), "unknown entry"),
     ("a recipe with a long entry", weights(model={"a" * 4_000_000: 1}), "unknown entry"),
-    ("a recipe with a long value", weights(model={"width": "a" * 4_000_000}), "recipe.network.width"),
+    ("a recipe with a long value", weights(model={"width": "a" * 4_000_000}), "recipe.model.width"),
     ("a rate of 400 digits", weights(training={"learning_rate": 10**400}), "recipe.training.learning_rate"),
     ("a rate that is no number", weights(training={"learning_rate": float("nan")}), "finite"),
     ("an average of 0", weights(training={"ema": [0.0]}), "ema is 0"),
@@ -443,7 +444,7 @@ for name, make, said in [
     ("a shape that is negative", entry(shape=[-16]), BROKEN),
     ("a shape that is words", entry(shape="16"), BROKEN),
     ("a shape of 2^62 rows", entry(shape=[2**62], shards=[[MODEL, 0, 2**62]]), "misshapen tensors"),
-    ("a tensor in another's file", entry(shards=[["adam-00001-of-00001.safetensors", 0, 16]]), BIAS),
+    ("a tensor in another's file", entry(shards=[["optimizer-00001-of-00001.safetensors", 0, 16]]), BIAS),
     ("a tensor named in lines", manifest(lambda m: m["tensors"][GROUP].update({"a\nb": m["tensors"][GROUP][BIAS]})), BROKEN),
     ("a group named in lines", manifest(lambda m: m["tensors"].update({"a\nb": {}})), BROKEN),
     ("a manifest that is a pickle", raw("MANIFEST.json", EVIL), BROKEN),
@@ -504,12 +505,12 @@ for name, change in {
     "images seen that are true": dict(images_seen=True),
     "images seen without end": dict(images_seen=10**400),
     "images seen of another moment": dict(images_seen=2**40),
-    "steps passed over in words": dict(passed_over="12"),
-    "steps passed over that are lists": dict(passed_over=[[1]]),
+    "steps passed over in words": dict(skipped_steps="12"),
+    "steps passed over that are lists": dict(skipped_steps=[[1]]),
     "a fingerprint that is a list": dict(fingerprint=["a"]),
 }.items():
     add(name, state(lambda s, change=change: s.update(change)), "state.json", resume)
-add("a state of a million steps passed over", state(lambda s: s.update(passed_over=list(range(10**6)))), "", resume)
+add("a state of a million steps passed over", state(lambda s: s.update(skipped_steps=list(range(10**6)))), "", resume)
 add("a state without images seen", state(lambda s: s.pop("images_seen")), "state.json", resume)
 add("a state without a recipe", state(lambda s: s.pop("recipe")), "state.json", load, sample)
 add("a state whose recipe is a list", state(lambda s: s.update(recipe=[])), "state.json", load, sample)
@@ -1040,8 +1041,8 @@ if find_spec("datasets"):
 
 def make_good(place: Path) -> None:
     """What is whole, which every case changes a copy of; and all that is imported on the way is imported before the watch."""
-    runs.tensorboard = lambda *_: None
-    recipe = replace(TRAINED, upkeep=replace(TRAINED.upkeep, keep=1))
+    Metrics.open_tensorboard = lambda *_: None
+    recipe = recipes.with_values(TRAINED, keep_checkpoints=1)
     for _ in runs.steps(runs.open_run(recipe, place / "run", "cpu")):
         pass
     resume(Path(shutil.copytree(place / "run", place / "again")), place)

@@ -301,9 +301,7 @@ def test_one_process_lists_for_all_and_another_disk_is_noticed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "store"])
-def test_every_form_of_data_names_files_to_compare(
-    form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_every_form_of_data_names_files_to_compare(form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     from justimage.data import check_same_files, sample_sizes
 
     makes: dict[str, Callable[[], Path]] = {

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import justimage
 from justimage import checkpoint, disk, log, recipe as recipes, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint, saver
+from justimage.sampling import Sampling
 from justimage.transformer import JiT
 from tests.test_training import small
 
@@ -20,10 +21,10 @@ from tests.test_training import small
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     recipe = small(total_images=32)
-    for step in justimage.train(recipe, run, "cpu"):
+    for step in justimage.train(recipe, run, device="cpu"):
         if step.images_seen == 16:
             break
-    for _ in justimage.train(recipe, run, "cpu"):
+    for _ in justimage.train(recipe, run, device="cpu"):
         pass
     return run
 
@@ -37,12 +38,12 @@ def test_the_directory_is_laid_out_as_documented(run: Path) -> None:
     assert {p.name for p in run.iterdir()} >= {"recipe.json", "metrics.jsonl", "events.jsonl", "checkpoints"}
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["000000016", "000000032"]
     names = {p.name for p in (run / "checkpoints" / "000000032").iterdir()}
-    groups = ["model", "adam", "ema-100", "ema-200", "ema-400"]
+    groups = ["model", "optimizer", "ema-100", "ema-200", "ema-400"]
     assert names == {"MANIFEST.json", "state.json", *(f"{g}-00001-of-00001.safetensors" for g in groups)}
 
 
 @pytest.mark.parametrize(
-    "file", ["model-00001-of-00001.safetensors", "adam-00001-of-00001.safetensors", "state.json", "MANIFEST.json"]
+    "file", ["model-00001-of-00001.safetensors", "optimizer-00001-of-00001.safetensors", "state.json", "MANIFEST.json"]
 )
 @pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
 def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, run: Path) -> None:
@@ -72,14 +73,14 @@ def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
         (folder / "MANIFEST.json").write_text("{}")
     for _ in range(2):
         with pytest.raises(NoUsableCheckpoint, match="no intact checkpoint"):
-            next(justimage.train(small(total_images=64), run, "cpu"))
+            next(justimage.train(small(total_images=64), run, device="cpu"))
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     metrics = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="had a checkpoint at 32 images, and has none now"):
-        next(justimage.train(small(total_images=64), run, "cpu"))
+        next(justimage.train(small(total_images=64), run, device="cpu"))
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
@@ -104,7 +105,7 @@ def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
 def test_a_first_write_cut_short_does_not_block_the_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".tmp-recipe.json").write_text("{")
-    next(justimage.train(small(total_images=16), tmp_path / "run", "cpu"))
+    next(justimage.train(small(total_images=16), tmp_path / "run", device="cpu"))
 
 
 def test_a_half_written_checkpoint_is_never_read(run: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_run_a_folder_and_a_file_load_alike(run: Path, tmp_path: Path) -> None
     folder = run / "checkpoints" / "000000032"
     file = shutil.copy(folder / "ema-200-00001-of-00001.safetensors", tmp_path / "alone.safetensors")
     models = [justimage.load(run, ema=200), justimage.load(folder, ema=200), justimage.load(file)]
-    images = [justimage.sample(m, classes=[3, 7], seeds=[0, 1], guidance=2.0, interval=(0.1, 1.0), steps=3) for m in models]
+    images = [justimage.sample(m, [3, 7], [0, 1], Sampling(guidance=2.0, interval=(0.1, 1.0), steps=3)) for m in models]
     assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
     assert not torch.equal(justimage.load(run, ema=0).net.head.linear.weight, models[0].net.head.linear.weight)
     assert torch.equal(justimage.load(run).net.head.linear.weight, justimage.load(run, ema=100).net.head.linear.weight)
@@ -179,7 +180,7 @@ def test_the_copy_on_the_host_lies_in_few_pieces_that_rounding_up_hardly_enlarge
 
 def test_the_next_save_uses_the_same_memory(run: Path) -> None:
     opened = runs.open_run(recipes.from_json(disk.read_json(run / "recipe.json")), run, "cpu")
-    s, kept = opened.state, opened.saver
+    s, kept = opened.state, opened.checkpoints.saver
     groups = checkpoint.sharded_state_dict(s.denoiser.net, s.optimizer, s.ema, s.world)
     first = kept.copy("model", groups["model"])
     with torch.no_grad():

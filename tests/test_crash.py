@@ -87,7 +87,7 @@ def test_a_thousand_flipped_bits_are_each_noticed(trained: Path) -> None:
 
 
 def cut(folder: Path, older: Path) -> None:
-    file = folder / "adam-00001-of-00001.safetensors"
+    file = folder / "optimizer-00001-of-00001.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
 
 

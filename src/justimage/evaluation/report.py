@@ -218,11 +218,11 @@ def neighbour_grid(examiner: FeatureSampler, job: SampleJob, features: Tensor, c
 
 def to_display(s: dict[str, float | None]) -> str:
     """A score with its deviation, with as many digits as that leaves meaning in."""
-    value, deviation = s["value"], s["deviation"]
+    value, std = s["value"], s["std"]
     if value is None:
         return "-"
-    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6) if deviation else 4
-    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
+    digits = min(max(1 - math.floor(math.log10(std)), 0), 6) if std else 4
+    return f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
 
 
 def scores_table(report: dict[str, Any]) -> str:
