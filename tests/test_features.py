@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, features
-from justimage.diffusion import Normalization
 from justimage.features.classifier import ClassifierShape, ClassifierTrainer
+from justimage.normalization import Normalization
 
 CPU = torch.device("cpu")
 

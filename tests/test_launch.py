@@ -396,7 +396,7 @@ def test_a_slurm_job_whose_time_is_over_is_queued_again_and_ends_as_if_never_sto
         print(f"published and queued again {time.monotonic() - asked:.1f} s after USR1, at {check_stopped(run)} images")
     assert calls.read_text() == "requeue 7\n" and not (run / "STOP").exists()
     with job(run.name, IMAGES, starts=1) as second:
-        assert second.code() == 0 and "going on from" in second.text, second.text
+        assert second.code() == 0 and "resuming from" in second.text, second.text
     assert kinds(run)[-1] == "finished" and calls.read_text() == "requeue 7\n"
     assert weights(run) == whole("ddp")
 
@@ -411,7 +411,7 @@ def test_a_slurm_job_that_a_person_stops_ends_and_stays(job: Any, home: Path, tm
     at = check_stopped(run)
     with job(run.name, 10**6) as second:  # a person forgets why
         assert second.code() == 0, second.text
-        assert len(second.errors()) == 2 and all("remove it to go on" in line for line in second.errors()), second.text
+        assert len(second.errors()) == 2 and all("remove it to resume" in line for line in second.errors()), second.text
     assert check_stopped(run) == at and (run / "STOP").exists() and not (tmp_path / "calls").exists()
 
 

@@ -121,8 +121,8 @@ def test_copies_of_real_images_are_seen_though_some_of_those_are_twins(monkeypat
     real = cloud(400, 8, 1)
     real[1:40:2] = real[0:40:2]
     found = Reference({}, gaussian([real]))
-    monkeypatch.setattr(Reference, "parts", lambda self: iter([real]))
-    monkeypatch.setattr(Reference, "spread", lambda self, most: (torch.arange(400), real))
+    monkeypatch.setattr(Reference, "iter_features", lambda self: iter([real]))
+    monkeypatch.setattr(Reference, "subsample", lambda self, most: (torch.arange(400), real))
     assert report.memorization(real[:50], found).value == 1 and report.memorization(cloud(200, 8, 2), found).value < 0.05
 
 

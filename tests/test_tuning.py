@@ -198,7 +198,7 @@ def test_a_training_tells_its_time_and_what_would_fit(tmp_path: Path) -> None:
     lines = said(open_recipe(images=400_000), tmp_path, 9, 4.0)
     assert "computed in fp32 (images/s measured: fp32 0.5, bf16 0.4)" in lines[0] and " GB" in lines[0]
     assert lines[1] == "measured by the time of one block: 0.5 images/s, so 400,000 images take about 9.3 days"
-    assert "--images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
+    assert "--total-images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
     assert lines[3:] == ["measured over 32 images: 2 images/s, so 400,000 images take about 2.3 days"]  # in 16 seconds
 
 

@@ -27,12 +27,12 @@ DESCRIPTION = """Find the best guidance and the best average of a model's weight
 
 examples:
   justimage search runs/digits --features digits.safetensors --count 2000
-  justimage search runs/photos --reference photos/ --intervals 0.1 1 0 1        with and without the guidance interval (Fig. 6)
+  justimage search runs/photos --reference photos/ --interval-values 0.1 1 0 1        with and without the guidance interval (Fig. 6)
   justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
 
-All settings are compared on the same noise and classes. By default every average is looked at coarsely with a quarter of the
-images, and the best guidance found by steps down the grid; --full draws every setting. Writes search.md, search.json and
-search.png; features are kept and reused, by evaluate too: stopped or killed, the same command goes on."""
+All settings are compared on the same noise and classes. By default every average is tried coarsely with a quarter of the images,
+and the best guidance is found by hill climbing on the grid; --full samples every setting. Writes search.md, search.json and
+search.png; features are cached, for evaluate too: stopped or killed, the same command resumes."""
 
 TABLE_ROWS = 12
 """Rows of the table while it grows."""
