@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Task = Callable[[int], Iterator[Item]]
-"""Runs one task by its number; yields its progress, or whatever else the caller of the pool wants to hear."""
+"""Runs one task by its number; yields its progress, or other values for the caller of the pool."""
 
 
 def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str) -> Generator[Item, None, None]:
