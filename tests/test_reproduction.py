@@ -135,7 +135,7 @@ def test_results_are_written_beside_the_papers(classifier: Path, tmp_path: Path)
         assert len(claims) == len(table.experiment.claims(table)) > 0
         lines = (lab.root / f"{name}.md").read_text().splitlines()
         rows = [line for line in lines if line.startswith("| ")]
-        assert lines[0] == f"## {name}" and f"]({name}.png)" in "".join(lines) and len(rows) == 1 + len(table.rows)
+        assert lines[0].startswith(f"# {name}: ") and f"]({name}.png)" in "".join(lines) and len(rows) == 1 + len(table.rows)
         assert all(row.count("**") == 2 * len(table.columns) for row in rows[1:])
         stored = json.loads((lab.root / f"{name}.json").read_text(), parse_constant=pytest.fail)
         assert len(stored["cells"]) == len(table.cells) and all(cell["ours"][0] is not None for cell in stored["cells"])

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Task = Callable[[int], Iterator[Item]]
-"""Runs one task by its number; yields its progress, or whatever else the caller of the pool wants to hear."""
+"""Runs one task by its number; yields its progress, or other values for the caller of the pool."""
 
 
 def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str) -> Generator[Item, None, None]:
@@ -30,6 +30,7 @@ def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload([module])
+        start_forkserver()
     waiting = iter(numbers)
     processes: dict[Connection, Any] = {}
     try:
@@ -60,6 +61,17 @@ def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str
             process.terminate()
         for process in processes.values():
             process.join()
+
+
+def start_forkserver() -> None:
+    """Start the server that forks processes, with Ctrl-C blocked: it imports modules for seconds before it ignores that."""
+    from multiprocessing import forkserver
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def worker(pipe: Connection, task: Task[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Fig. 7: the training loss of x-, v- and eps-prediction under the v-loss on the same batches, and what they denoise."""
+"""Fig. 7: the training loss of x-, v- and eps-prediction under the v-loss on the same batches, and images that they denoise."""
 
 from PIL import Image
 

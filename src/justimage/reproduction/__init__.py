@@ -211,7 +211,7 @@ def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -
 
 
 def hash_of(*facts: Any) -> str:
-    """A short hash of whatever decides a result."""
+    """A short hash of everything that decides a result."""
     return short_hash(list(facts))
 
 

@@ -73,7 +73,7 @@ def protocol(table: Table) -> str:
 
 def write_claims(folder: Path) -> None:
     """Write claims.md: the claims of all experiments that a folder holds, in one table."""
-    lines = ["| | claim | here |", "|---|---|---|"]
+    lines = ["# Claims", "", "| | claim | here |", "|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
         for c in disk.read_json(path).get("claims", []):
             lines.append(f"| [{path.stem}]({path.stem}.md) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
@@ -116,8 +116,7 @@ def write(name: str, table: Table, folder: Path, seconds: float, command: str) -
         disk.remove(folder / f"{name}.png")  # of an earlier time
     spent = f"{facts['seconds_of_jobs']:,.0f} s of work, without trainings that were there before"
     paragraphs = [
-        f"## {name}",
-        f"**{e.title[0].upper()}{e.title[1:]}.**",
+        f"# {name}: {e.title}",
         e.expects,
         "In each cell the paper's number, where it has one, and **ours**.",
         "\n".join(results_table(table)),
