@@ -29,6 +29,8 @@ from justimage.data.store import Store, open_store
 from tests import crash, sets
 from tests.sets import prepare
 
+pytestmark = pytest.mark.full
+
 HERE = Path(__file__).parents[1]
 COUNT, SIZE = 150, 16
 """Images, and images of a batch."""
@@ -347,7 +349,6 @@ def enduring(store: str, out: str) -> dict[str, Any]:
     return found | {"files": opened_files(), "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
 
 
-@pytest.mark.full
 @needs_proc
 @SIDES
 def test_a_store_of_20_000_shards_and_1_300_000_images_under_256_open_files(side: int, tmp_path: Path) -> None:
@@ -365,7 +366,6 @@ def opening(folder: str) -> dict[str, Any]:
     return {"seconds": time.process_time() - began, "images": len(source), "classes": len(source.class_names)}
 
 
-@pytest.mark.full
 def test_a_folder_of_200_000_files(tmp_path: Path) -> None:
     for number in range(200):
         place = tmp_path / "set" / f"n{number:08d}"

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from safetensors.torch import load_file, save_file
 import justimage
 from justimage import checkpoint, disk, log, recipe as recipes, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint, saver
+from justimage.recipe import Recipe
 from justimage.sampling import Sampling
 from justimage.transformer import JiT
-from tests.test_training import small
+from tests.test_training import digest, equal, small
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +203,195 @@ def test_a_window_of_losses_that_no_training_wrote_is_damage(run: Path) -> None:
         (folder / "state.json").write_text(json.dumps(state | {"window": window}))
         with pytest.raises(checkpoint.CorruptCheckpoint, match="losses"):
             checkpoint.read_state(folder)
+
+
+class Hoarder(torch.optim.Optimizer):
+    """Keeps all that an optimizer may keep - types, shapes, numbers, words, settings that change - and steps by all of it."""
+
+    def __init__(self, parameters: list[torch.Tensor]) -> None:
+        super().__init__(parameters, dict(lr=1e-3, betas=(0.9, 0.99), growth=math.inf, calls=0, schedule=lambda t: t, mode="a"))
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            group["calls"] += 1
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                s = self.state[p]
+                if not s:
+                    s |= {
+                        f"mean_{t}".removeprefix("torch."): torch.zeros_like(p, dtype=t)
+                        for t in (torch.bfloat16, torch.float64)
+                    }
+                    s |= {"ups": torch.zeros_like(p, dtype=torch.int64), "up": torch.zeros_like(p, dtype=torch.bool)}
+                    s |= {
+                        "rows": torch.zeros(p.shape[0]),
+                        "columns": torch.zeros(3, *p.shape[1:]),
+                        "loss_scale": torch.ones(()),
+                    }
+                    s |= {"steps": 0, "rate": 1.0, "warm": False, "name": "p", "span": (0, 0.5), "nothing": None}
+                s["up"] = p.grad > 0
+                s["ups"] += s["up"]
+                for mean in (value for key, value in s.items() if key.startswith("mean")):
+                    mean.lerp_(p.grad.to(mean.dtype), 1 - group["betas"][0])
+                s["rows"] += p.grad.flatten(1).sum(1) if p.ndim > 1 else p.grad
+                s["columns"] = s["columns"].roll(1, 0) + p.grad.sum(0)
+                s["loss_scale"] *= 1.25
+                s["steps"], s["rate"], s["warm"] = s["steps"] + 1, s["rate"] * 0.7 + 0.1, s["steps"] > 2
+                s["span"] = (s["steps"], s["rate"])
+                if s["steps"] == 4:
+                    s["late"] = torch.ones(2)
+                whole = s["mean_torch.float64"] + s["mean_torch.bfloat16"] + s["ups"] + s["rows"].mean() + s["columns"].mean()
+                p -= (group["lr"] * s["rate"] * s["loss_scale"] * whole).to(p.dtype) / group["calls"]
+
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+OPTIMIZERS = {
+    "Hoarder": Hoarder,
+    "SGD": lambda ps: SGD(ps, lr=0.1),
+    "momentum": lambda ps: SGD(ps, lr=0.1, momentum=0.9),
+    "two groups": lambda ps: AdamW([{"params": ps[::2], "weight_decay": 0.5}, {"params": ps[1::2]}], amsgrad=True),
+    "Adafactor": torch.optim.Adafactor,
+    "Adagrad": torch.optim.Adagrad,  # has its state from the beginning
+    "NAdam": torch.optim.NAdam,
+    "Rprop": torch.optim.Rprop,
+}
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> list:
+    return [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
+
+
+def same(a: object, b: object) -> bool:
+    """Of one type and equal to the bit, in whatever they are nested."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return type(a) is type(b) and (all(map(same, a, b)) if isinstance(a, list | tuple) else a == b)
+
+
+def open_with(recipe: Recipe, directory: Path, make: Callable, **more: object) -> runs.Run:
+    return runs.open_run(recipe, directory, "cpu", optimizer=make, **more)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+    recipe, make, before = small(total_images=48), OPTIMIZERS[name], None
+    straight = open_with(recipe, tmp_path / "straight", make)
+    for _ in runs.steps(straight):
+        pass
+    for stop in 24, 40, 48:  # before and after the fourth step
+        run = open_with(recipe, tmp_path / "stopped", make)
+        if stop > 24:
+            assert same(state_of(run.state.optimizer), before)
+        for step in runs.steps(run):
+            if step.images_seen == stop:
+                break
+        before = state_of(run.state.optimizer)
+    assert same(before, state_of(straight.state.optimizer))
+    assert equal(list(run.state.denoiser.net.parameters()), list(straight.state.denoiser.net.parameters()))
+    settings = [[{k: v for k, v in g.items() if k not in ("params", "schedule")} for g in r.state.optimizer.param_groups]
+                for r in (run, straight)]  # fmt: skip
+    assert same(*settings)
+    ends = [checkpoint.verify(tmp_path / name / "checkpoints" / "000000048")["files"] for name in ("straight", "stopped")]
+    assert ends[0] == ends[1] or ends[0]["state.json"] != ends[1]["state.json"]
+
+
+def frozen_net() -> JiT:
+    """A network with frozen weights, and with a buffer that training changes."""
+    net = JiT(small().model, classes=10)
+    net.embed.requires_grad_(False)
+    net.head.norm = Counting(net.head.norm)
+    return net
+
+
+class Counting(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("passes", torch.tensor(0))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.passes += 1
+        return self.inner(x)
+
+
+def test_frozen_weights_have_no_state_and_buffers_are_saved(tmp_path: Path) -> None:
+    recipe = small(total_images=48)
+    for stop in 24, 48:
+        run = runs.open_run(recipe, tmp_path / "run", "cpu", net=frozen_net)
+        for step in runs.steps(run):
+            if step.images_seen == stop:
+                break
+    (folder, _) = checkpoint.list_checkpoints(tmp_path / "run")
+    names = checkpoint.read_manifest(folder)["tensors"]
+    assert not [n for n in names["optimizer"] if "embed." in n] and "exp_avg.head.linear.weight" in names["optimizer"]
+    assert [n for n in names["model"] if "passes" in n] == ["head.norm.passes"] and not [
+        n for n in names["model"] if "scratch" in n
+    ]
+    model = justimage.load(tmp_path / "run", ema=200, device="cpu", net=frozen_net)
+    assert model.net.head.norm.passes == run.state.denoiser.net.head.norm.passes == 6
+    straight = runs.open_run(recipe, tmp_path / "straight", "cpu", net=frozen_net)
+    for _ in runs.steps(straight):
+        pass
+    assert equal(digest(straight.state), digest(run.state))
+
+
+class Unsavable(torch.optim.SGD):
+    def __init__(self, parameters: list[torch.Tensor], key: object, value: object) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.key, self.value = key, value
+
+    def step(self, closure=None) -> None:
+        super().step()
+        for group in self.param_groups:
+            self.state[group["params"][0] if self.key != "global" else "all"][self.key] = self.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("a.b", 1), (3, 1), ("global", 1), ("x", torch.zeros(2, dtype=torch.complex64)), ("x", object()), ("x", {"y": 1})],
+)
+def test_a_state_that_cannot_be_saved_is_refused_rather_than_left_out(key: object, value: object, tmp_path: Path) -> None:
+    run = open_with(small(total_images=8), tmp_path / "run", lambda ps: Unsavable(ps, key, value))
+    with pytest.raises(ValueError, match="cannot be saved; allowed: plain tensors, numbers and words") as caught:
+        for _ in runs.steps(run):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": parameters, "scale": torch.ones(2)}], lr=0.1)
+
+    with pytest.raises(ValueError, match="setting 'scale' cannot be saved"):
+        open_with(small(total_images=8), tmp_path / "run", make)
+
+
+def test_a_state_of_another_optimizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    def trained(name: str, make: Callable) -> None:
+        for _ in runs.steps(open_with(small(total_images=8), tmp_path / name, make)):
+            pass
+
+    def optimizer(kind: Callable, **options: object) -> Callable:
+        def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:  # of one name, whatever it makes
+            return kind(parameters[options.pop("skip", 0) :], lr=0.1, **options)
+
+        return make
+
+    trained("sgd", optimizer(SGD, momentum=0.5))
+    trained("half", optimizer(torch.optim.RMSprop))
+    trained("groups", lambda ps: AdamW([{"params": ps[:3]}, {"params": ps[3:]}]))
+    for name, make, message in [
+        ("sgd", optimizer(AdamW), "has no optimizer state step.*saved by another optimizer"),
+        ("half", optimizer(torch.optim.Adafactor), "has no optimizer state"),
+        ("sgd", optimizer(SGD, skip=2), "which is not trained"),
+        ("groups", lambda ps: AdamW(ps), "2 groups of parameters; this optimizer has 1"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            open_with(small(total_images=16, lr_schedule="constant"), tmp_path / name, make)
+        assert "\n" not in str(caught.value)

@@ -20,6 +20,8 @@ from justimage.recipe import Recipe, with_values
 from justimage.transformer import dropout_layers, set_dropout_keys
 from tests.test_training import small
 
+pytestmark = pytest.mark.full
+
 BATCH = 4
 IMAGES = torch.randint(0, 256, (32, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 SOURCE = data.ArraySource(IMAGES, torch.arange(32) % 4, list("abcd"), "noise")
@@ -152,7 +154,6 @@ def test_the_network_and_its_loss_are_one_graph(name: str) -> None:
     assert graphs.frame_count == 1
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", ["dropout", "classifier, recomputation"])
 def test_inductor_computes_the_same(name: str) -> None:
     """Dropout's masks among the rest: they are hashes, in which every bit counts."""

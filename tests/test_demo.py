@@ -46,7 +46,7 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
     assert json.loads((tmp_path / "demo" / "report.json").read_text())["samples"] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_demo_draws_digits_that_are_read_as_asked_for(tmp_path: Path) -> None:
     done = subprocess.run(

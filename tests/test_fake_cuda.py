@@ -23,7 +23,7 @@ NOTHING = {"blocking": {}, "queued": {}, "waits": {}}
 WHERE = {"cuda:0 float32"}
 Answer = Callable[[str], dict[str, Any]]
 
-pytestmark = pytest.mark.skipif(bool(fake_cuda.lacking()), reason=fake_cuda.lacking())
+pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(fake_cuda.lacking()), reason=fake_cuda.lacking())]
 
 
 def about(prefix: str) -> list[str]:

@@ -39,7 +39,7 @@ LONG = ["--total-images", "1000000"]
 START = 120
 """Seconds that a start may take on a slow machine before a test gives up."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by /proc")
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by /proc")]
 
 
 @dataclass
@@ -202,7 +202,7 @@ def free_port() -> int:
 # One machine
 
 
-@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp")])
 def test_a_killed_worker_is_started_again_and_nothing_is_lost(mode: str, home: Path, whole: Any) -> None:
     """Steps again within 15 s of the kill (on a slow machine: no later than a start takes), and the end is the same."""
     run, began = home / f"killed-{mode}", time.monotonic()
@@ -279,9 +279,9 @@ def ask_a_worker(number: int) -> Callable[[Launch, Path], None]:
     ("ask", "restarts"),
     [
         pytest.param(ask_a_worker(signal.SIGTERM), 3, id="SIGTERM"),
-        pytest.param(ask_a_worker(signal.SIGUSR1), 3, id="SIGUSR1", marks=pytest.mark.slow),
-        pytest.param(ask_a_worker(signal.SIGUSR1), 0, id="SIGUSR1-without-restarts", marks=pytest.mark.slow),
-        pytest.param(lambda launch, run: (run / "STOP").touch(), 3, id="STOP", marks=pytest.mark.slow),
+        pytest.param(ask_a_worker(signal.SIGUSR1), 3, id="SIGUSR1"),
+        pytest.param(ask_a_worker(signal.SIGUSR1), 0, id="SIGUSR1-without-restarts"),
+        pytest.param(lambda launch, run: (run / "STOP").touch(), 3, id="STOP"),
     ],
 )
 def test_one_who_is_asked_stops_all_and_they_stay_stopped(ask: Any, restarts: int, home: Path) -> None:
@@ -401,7 +401,6 @@ def test_a_slurm_job_whose_time_is_over_is_queued_again_and_ends_as_if_never_sto
     assert weights(run) == whole("ddp")
 
 
-@pytest.mark.slow
 def test_a_slurm_job_that_a_person_stops_ends_and_stays(job: Any, home: Path, tmp_path: Path) -> None:
     run = home / "slurm-stopped"
     with job(run.name, 10**6) as first:
@@ -418,7 +417,6 @@ def test_a_slurm_job_that_a_person_stops_ends_and_stays(job: Any, home: Path, tm
 # Kubernetes
 
 
-@pytest.mark.slow
 def test_evicted_pods_publish_and_those_started_again_complete_the_run(home: Path, whole: Any, tmp_path: Path) -> None:
     """The two containers of docs/kubernetes.yaml, by their command, environment and hook; OnFailure starts them again."""
     text, run = (DOCS / "kubernetes.yaml").read_text(), home / "pods"

@@ -15,7 +15,7 @@ import pytest
 from justimage import cli
 from tests.test_cli import TINY_TRAINING, justimage
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
+pytestmark = [pytest.mark.full, pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")]
 TRAINING = ["train", "--preset", "digits", *TINY_TRAINING, "--save-every", "64"]
 
 

@@ -31,6 +31,8 @@ from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_di
 from justimage.reproduction.training_job import TrainAndScore
 from justimage.stopping import CURRENT, Requests, Stopped
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 
 TINY = replace(

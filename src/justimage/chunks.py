@@ -1,8 +1,8 @@
 """Work cut into chunks, each computed by itself and always alike, by any process, and published by rename.
 
-A folder holds a job.json, which describes the chunks, and a file of arrays for each chunk that is complete. Processes share the
-chunks without communicating: each computes its own, then those of the others that are missing. So the work may be killed, resumed
-by more or fewer processes, or shared by several machines with one disk, and the result is the same.
+A folder holds a job.json, which describes the chunks, and a file of arrays for each chunk that is complete. Processes share
+the chunks without communicating: each computes its own, then those of the others that are missing. So the work may be killed,
+resumed by more or fewer processes, or shared by several machines with one disk, and the result is the same.
 """
 
 import hashlib
