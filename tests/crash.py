@@ -39,7 +39,8 @@ def recipe(steps: int = STEPS) -> Recipe:
         dropout=0.2,
     )  # fmt: skip
     training = replace(
-        r.training, total_images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), sample_ema=10, lr_schedule="constant", flip=True,
+        r.training, total_images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), sample_ema=10,
+        lr_schedule="constant", flip=True,
     )  # fmt: skip
     return with_values(
         replace(r, model=network, training=training), grad_accumulation=2, log_every=1, save_every=3 * BATCH,

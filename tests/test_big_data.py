@@ -334,8 +334,8 @@ def resident() -> int:
 
 
 def enduring(store: str, out: str) -> dict[str, Any]:
-    """Open a store, read 102,400 images with two workers, train a little: CPU seconds to open it, bytes in memory after each 12,800
-    images, files open at the end."""
+    """Open a store, read 102,400 images with two workers, train a little: CPU seconds to open it, bytes in memory after each
+    12,800 images, files open at the end."""
     began = time.process_time()
     opened = open_store(Path(store))
     found: dict[str, Any] = {"opening": time.process_time() - began, "images": len(opened), "memory": []}

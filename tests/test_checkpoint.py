@@ -220,10 +220,7 @@ class Hoarder(torch.optim.Optimizer):
                     continue
                 s = self.state[p]
                 if not s:
-                    s |= {
-                        f"mean_{t}".removeprefix("torch."): torch.zeros_like(p, dtype=t)
-                        for t in (torch.bfloat16, torch.float64)
-                    }
+                    s |= {f"mean_{str(t)[6:]}": torch.zeros_like(p, dtype=t) for t in (torch.bfloat16, torch.float64)}
                     s |= {"ups": torch.zeros_like(p, dtype=torch.int64), "up": torch.zeros_like(p, dtype=torch.bool)}
                     s |= {
                         "rows": torch.zeros(p.shape[0]),
@@ -242,7 +239,7 @@ class Hoarder(torch.optim.Optimizer):
                 s["span"] = (s["steps"], s["rate"])
                 if s["steps"] == 4:
                     s["late"] = torch.ones(2)
-                whole = s["mean_torch.float64"] + s["mean_torch.bfloat16"] + s["ups"] + s["rows"].mean() + s["columns"].mean()
+                whole = s["mean_float64"] + s["mean_bfloat16"] + s["ups"] + s["rows"].mean() + s["columns"].mean()
                 p -= (group["lr"] * s["rate"] * s["loss_scale"] * whole).to(p.dtype) / group["calls"]
 
 
@@ -328,7 +325,7 @@ def test_frozen_weights_have_no_state_and_buffers_are_saved(tmp_path: Path) -> N
             if step.images_seen == stop:
                 break
     (folder, _) = checkpoint.list_checkpoints(tmp_path / "run")
-    names = checkpoint.read_manifest(folder)["tensors"]
+    names = checkpoint.verify(folder)["tensors"]
     assert not [n for n in names["optimizer"] if "embed." in n] and "exp_avg.head.linear.weight" in names["optimizer"]
     assert [n for n in names["model"] if "passes" in n] == ["head.norm.passes"] and not [
         n for n in names["model"] if "scratch" in n

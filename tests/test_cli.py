@@ -69,6 +69,7 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
@@ -117,6 +118,7 @@ def test_every_example_is_understood(where: str, tmp_path: Path, monkeypatch: py
                 module.main(words)
 
 
+@pytest.mark.full
 def test_the_run_tells_what_to_do_next_and_is_complete(home: Path) -> None:
     done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)
     assert done.returncode == 0 and "complete" in done.stdout and "justimage sample --from run" in done.stdout
@@ -149,6 +151,7 @@ def test_an_rgb_folder_trains_previews_and_resumes(home: Path) -> None:
     assert named.returncode == 0 and (home / "grid.png").exists(), named.stderr
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
     words = ["train", "--preset", "digits", *TINY_TRAINING, "--total-images", "1000000", "--out", "long"]
     process = subprocess.Popen([sys.executable, "-m", "justimage", *words], cwd=home, stdout=subprocess.PIPE, text=True)
@@ -162,6 +165,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
     assert len(list((home / "long" / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.full
 def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     """SIGKILL at some moment after the first checkpoint; the resumed run's last checkpoint is that of the uninterrupted."""
     words = ["train", "--preset", "digits", *TINY_TRAINING, "--dropout", "0.2", "--total-images", "4000", "--save-every", "400"]
@@ -182,6 +186,7 @@ def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     assert len(weights[0]) == 5 and weights[0] == weights[1]
 
 
+@pytest.mark.full
 def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
     words = ["prepare", "photos", "stores/photos", "--image-size", "16", "24", "--workers", "2"]
     first = justimage(*words, cwd=home)
@@ -197,6 +202,7 @@ def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
     assert wrong.returncode == 2 and "holds images of 3 x 16 x 24" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> None:
     np.save(home / "spectra.npy", np.random.default_rng(0).normal(1000, 5, (6, 2, 8, 16)))
     assert justimage("prepare", "spectra.npy", "stores/spectra", cwd=home).returncode == 0
@@ -212,6 +218,7 @@ def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> 
     assert abs(arrays["arr_0"].mean() - 1000) < 20 and len(list((home / "s").glob("*.png"))) == 3
 
 
+@pytest.mark.full
 def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
     for name in "1", "2", "10":
         (home / "numbered" / name).mkdir(parents=True)
@@ -288,6 +295,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, home: Path) -> None:
     (home / "empty").mkdir(exist_ok=True)
@@ -305,6 +313,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, 
     assert before == {p: p.stat().st_mtime_ns for p in home.rglob("*")}
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions work otherwise there")
 def test_no_permission_is_one_line(home: Path) -> None:
     """As another user than root, whom nothing is forbidden."""
@@ -314,6 +323,7 @@ def test_no_permission_is_one_line(home: Path) -> None:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and place in done.stderr, done.stderr
 
 
+@pytest.mark.full
 def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_told_to(home: Path) -> None:
     """And what --fresh sets aside is whole."""
     assert (
@@ -330,6 +340,7 @@ def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_to
     assert (home / "worn" / "checkpoints" / "000000016").is_dir() and "complete" in justimage(*words, cwd=home).stdout
 
 
+@pytest.mark.full
 def test_a_stop_file_keeps_a_run_from_starting(home: Path) -> None:
     (home / "run" / "STOP").touch()
     held = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)

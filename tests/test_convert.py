@@ -79,6 +79,7 @@ def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tm
         convert.export_official(tmp_path / "v", tmp_path / "v.pth")
 
 
+@pytest.mark.full
 @needs_shared
 def test_b16_is_the_references_forward_and_generation(tmp_path: Path) -> None:
     shapes = json.loads((SHARED / "reference" / "official_state_dict_jit_b_16_256.json").read_text())

@@ -414,6 +414,7 @@ def test_an_item_that_is_no_image_with_a_condition_is_named(item: Any, message: 
         as_source(Dataset([(pixels(), 0), item]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("item", "message"),
     [

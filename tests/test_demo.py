@@ -1,4 +1,4 @@
-"""The demo: how it ends, with a network that learns nothing; and whole, minutes long, so run by `pytest -m slow`."""
+"""The demo: how it ends, with a network that learns nothing; and whole, minutes long, so run by `pytest -m full`."""
 
 import json
 import shlex

@@ -144,7 +144,7 @@ def test_a_run_is_resumed_only_with_the_parts_it_was_begun_with(tmp_path: Path) 
         pass
     with pytest.raises(ValueError, match=r"custom is \('net Net',\), was \('net Net', 'optimizer Sign'\)"):
         next(justimage.train(recipe(96), tmp_path / "run", device="cpu", **DOORS | {"optimizer": None}))
-    with pytest.raises(ValueError, match="a network of its own, Net; give it: load"):
+    with pytest.raises(ValueError, match="a custom network, Net; give it: load"):
         justimage.load(tmp_path / "run")
 
 

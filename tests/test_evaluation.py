@@ -182,6 +182,7 @@ def reported(run: Path, digits_classifier: Path) -> dict[str, Any]:
     return evaluated(run, digits_classifier, "one")
 
 
+@pytest.mark.full
 def test_two_processes_report_what_one_reports(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
     """The same images and the same scores to the last digit, however many processes and threads."""
     both = evaluated(run, digits_classifier, "two", 2)
@@ -198,6 +199,7 @@ def test_a_gpu_draws_the_same_twice_and_nearly_what_the_cpu_draws(
     assert fids[0] == pytest.approx(fids[1], rel=0.1)
 
 
+@pytest.mark.full
 def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: dict[str, Any]) -> None:
     assert list(reported["scores"]) == ["guided", "unguided"]
     for found in reported["scores"].values():
@@ -206,6 +208,7 @@ def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: 
     assert reported["reference"]["images"] == 1797 and reported["features"]["fingerprint"].startswith("classifier:")
 
 
+@pytest.mark.full
 def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
     kept = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "chunks").glob("*/0*.npz")}
     assert len(kept) == 2 * 5
@@ -269,6 +272,7 @@ def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> Non
         assert words in said and said.startswith("the best: ema 0.999")
 
 
+@pytest.mark.full
 def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_classifier: Path) -> None:
     words = f"search {run} --reference digits --features {digits_classifier} --steps 1 --count 128 --device cpu".split()
     words += ["--guidance-range", "1", "1.6", "0.2", "--interval-values", "0", "1", "--out", str(run.parent / "searched")]
@@ -320,6 +324,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, run: Path, digits_classifier: Path) -> None:
     words, said = MISTAKES[mistake]
@@ -332,6 +337,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, run: Path, digits_c
     assert sorted(p.name for p in run.parent.iterdir() if p.name != "cache") == before
 
 
+@pytest.mark.full
 def test_a_training_that_is_scored_on_the_way_says_so_in_its_metrics_and_stops_early(
     run: Path, digits_classifier: Path
 ) -> None:
@@ -346,6 +352,7 @@ def test_a_training_that_is_scored_on_the_way_says_so_in_its_metrics_and_stops_e
     assert all(line["fid"] == line["fid_300"] and np.isfinite(line["fid_100"]) for line in scored)
 
 
+@pytest.mark.full
 def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Path) -> None:
     from justimage import sampling, training
     from tests.test_training import small

@@ -224,6 +224,7 @@ def test_with_values_changes_numbers_by_their_own_names() -> None:
         with_values(r, predicton="v")
 
 
+@pytest.mark.full
 def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
     ended = justimage("reproduce", "tables7-9", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -243,6 +244,7 @@ def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
     assert again.returncode == 0 and "9 of 9 jobs are done" in again.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -285,6 +287,7 @@ EXPERIMENT = Experiment(
 """
 
 
+@pytest.mark.full
 def test_an_experiment_in_a_file_is_run_like_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     ended = justimage("reproduce", "mine.py", cwd=tmp_path)
@@ -297,6 +300,7 @@ def test_an_experiment_in_a_file_is_run_like_ours(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "defines no EXPERIMENT" in wrong.stderr
 
 
+@pytest.mark.full
 def test_the_list_names_all_and_the_papers_scale_prints_commands(tmp_path: Path) -> None:
     """The list writes nothing, the commands only the recipes that they read."""
     listed = justimage("reproduce", "--list", cwd=tmp_path)

@@ -59,12 +59,14 @@ def alone(run: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.full
 def test_two_processes_draw_what_one_draws(run: Path, alone: dict[str, str]) -> None:
     done = subprocess.run(command(run, "both", 2), env=environment(run), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert table(run, "both") == alone
 
 
+@pytest.mark.full
 def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, alone: dict[str, str]) -> None:
     done, place, draw = 0, run.parent / "killed" / "chunks", random.Random(0)
     for kill in range(3):
@@ -82,6 +84,7 @@ def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, a
     assert table(run, "killed") == alone
 
 
+@pytest.mark.full
 def test_asked_to_stop_it_ends_with_75_and_goes_on(run: Path) -> None:
     place = run.parent / "asked" / "chunks"
     process = subprocess.Popen(
@@ -141,6 +144,7 @@ def test_killed_at_any_operation_on_the_disk_the_units_are_the_same(tmp_path: Pa
             assert work(folder) == wanted
 
 
+@pytest.mark.full
 def test_a_damaged_unit_is_made_again_and_no_other(tmp_path: Path) -> None:
     wanted = work(tmp_path)
     draw = random.Random(0)

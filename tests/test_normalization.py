@@ -129,12 +129,14 @@ def test_any_number_of_channels_has_a_picture() -> None:
         assert figures.image_grid(images, 2).size[0] > 80
 
 
+@pytest.mark.full
 def test_a_model_of_five_channels_draws_in_the_units_of_its_data(weather: Path, tmp_path: Path) -> None:
     """Mean and deviation of each channel come out within 5 % (the mean: of the deviation)."""
     recipe = for_store(preset("digits"), open_store(weather))
     recipe = with_values(
         recipe, data=str(weather), patch_size=8, width=64, depth=2, heads=4, bottleneck=64, context_tokens=0, context_start=0,
-        total_images=24_000, batch=32, learning_rate=3e-3, noise_scale=1.0, preview_every=10**9, save_every=10**9, preview_count=4,
+        total_images=24_000, batch=32, learning_rate=3e-3, noise_scale=1.0, preview_every=10**9, save_every=10**9,
+        preview_count=4,
     )  # fmt: skip
     for _ in justimage.train(recipe, tmp_path / "run", device="cpu"):
         pass

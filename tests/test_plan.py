@@ -313,6 +313,7 @@ def test_a_mistake_is_one_line(words: str, monkeypatch: pytest.MonkeyPatch, caps
     assert end.value.code == 2 and out == "" and err.count("\n") == 1 and MISTAKES[words] in err, err
 
 
+@pytest.mark.full
 def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
     words = "--preset jit-g16-256 --gpus 64 --gpu-type h100 --batch 512"
     done = justimage("plan", *words.split(), cwd=tmp_path)
@@ -325,6 +326,7 @@ def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
     assert "Assumed, not measured: 40%" in done.stdout
 
 
+@pytest.mark.full
 def test_a_program_reads_every_number(tmp_path: Path) -> None:
     words = "--preset jit-h16-256 --gpus 8 --parallel fsdp --grad-accumulation 8 --activation-checkpointing --mfu 0.3 --json"
     done = justimage("plan", *words.split(), cwd=tmp_path)

@@ -81,6 +81,7 @@ def test_what_is_gone_on_with_counts_from_there() -> None:
     assert [done for _, done, _ in shown] == [16, 18, 20, 22, 24]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 def test_on_a_terminal_the_bar_moves_within_the_only_batch(run: Path, tmp_path: Path) -> None:
     import pty

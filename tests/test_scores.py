@@ -105,6 +105,7 @@ def test_the_deviation_of_a_difference_knows_what_the_settings_share() -> None:
     assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
 
 
+@pytest.mark.full
 def test_the_deviations_of_is_and_kid_are_those_of_other_samples() -> None:
     """Of a hundred samples of 1,000: the mean stated deviation is within 40 % of the one that they have (from ten parts)."""
     real = cloud(1000, 6, 1000)
@@ -178,6 +179,7 @@ class Images(torch.utils.data.Dataset):
         return self.images[index]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Path) -> None:
     """End to end: FID, IS, KID, precision and recall, to 1e-4."""

@@ -104,6 +104,6 @@ def pick_previews(folder: Path) -> list[tuple[str, Image.Image]]:
 
 def summary(facts: dict[str, Any]) -> str:
     return (
-        f"a classifier trained only on real digits recognises {facts['accuracy_on_samples']:.1%} of {facts['samples']:,} samples "
-        f"as the requested digit\n({facts['accuracy_on_held_out_real_digits']:.1%} of real digits that it never saw)"
+        f"a classifier trained only on real digits recognises {facts['accuracy_on_samples']:.1%} of {facts['samples']:,} "
+        f"samples as the requested digit\n({facts['accuracy_on_held_out_real_digits']:.1%} of real digits that it never saw)"
     )

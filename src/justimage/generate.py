@@ -1,7 +1,8 @@
 """Many images from a model, sampled in chunks of fixed size: the bytes of image i depend on the job alone.
 
-Image i has the noise of seed + i and a label that is a function of i; a chunk is always computed as one batch, the last one too,
-whatever the count. So a larger count contains the images of a smaller one, and any image can be sampled again from its index.
+Image i has the noise of seed + i and a label that is a function of i; a chunk is always computed as one batch, the last one
+too, whatever the count. So a larger count contains the images of a smaller one, and any image can be sampled again from
+its index.
 """
 
 import hashlib
@@ -199,7 +200,7 @@ def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: P
 
 
 def write_npz(path: Path, count: int, batches: Iterator[Chunk]) -> None:
-    """Write images and labels as ADM does, arr_0 (n, height, width, channels) uint8 and arr_1 (n,), holding one chunk in memory;
+    """Write images and labels as ADM does, arr_0 (n, height, width, channels) uint8 and arr_1 (n,), one chunk in memory;
     floats as (n, channels, height, width)."""
     labels = []
     with disk.replacing(path) as aside, zipfile.ZipFile(aside, "w", allowZip64=True) as archive:

@@ -118,7 +118,8 @@ def restore_optimizer(reader: Reader, net: nn.Module, optimizer: Optimizer, worl
     if strict and (missing := [n for n in created if n.partition(".")[2] in with_state and n not in shapes | numbers]):
         raise ValueError(f"{folder} has no optimizer state {missing[0]}; it was saved by another optimizer")
     optimizer.state.clear()
-    for name in shapes | numbers:
+    there = shapes | numbers
+    for name in [n for n in created if n in there] + [n for n in there if n not in created]:  # in the optimizer's own order
         key, _, n = name.partition(".")
         value = created.get(name)
         if name in numbers:

@@ -27,12 +27,12 @@ DESCRIPTION = """Find the best guidance and the best average of a model's weight
 
 examples:
   justimage search runs/digits --features digits.safetensors --count 2000
-  justimage search runs/photos --reference photos/ --interval-values 0.1 1 0 1        with and without the guidance interval (Fig. 6)
+  justimage search runs/photos --reference photos/ --interval-values 0.1 1 0 1     with and without interval (Fig. 6)
   justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
 
-All settings are compared on the same noise and classes. By default every average is tried coarsely with a quarter of the images,
-and the best guidance is found by hill climbing on the grid; --full samples every setting. Writes search.md, search.json and
-search.png; features are cached, for evaluate too: stopped or killed, the same command resumes."""
+All settings are compared on the same noise and classes. By default every average is tried coarsely with a quarter of the
+images, and the best guidance is found by hill climbing on the grid; --full samples every setting. Writes search.md,
+search.json and search.png; features are cached, for evaluate too: stopped or killed, the same command resumes."""
 
 TABLE_ROWS = 12
 """Rows of the table while it grows."""
@@ -90,9 +90,7 @@ def main(words: Sequence[str]) -> int:
     found = search_report.write_report(search, best, out, time.perf_counter() - began, command)
     for line in found["certainty"]:
         print(line)
-    print(
-        f"{search.images_sampled:,} images drawn, {search.images_sampled / search.grid_images:.0%} of the whole grid's; in {out}"
-    )
+    print(f"{search.images_sampled:,} images sampled, {search.images_sampled / search.grid_images:.0%} of the grid; in {out}")
     again = ["--guidance", f"{best.guidance:g}", "--ema", ema.ema_name(best.setting.ema), "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
     given = drop_options(words, ("--count", "--guidance-range", "--ema-values", "--interval-values", "--full"))

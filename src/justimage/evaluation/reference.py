@@ -93,8 +93,8 @@ class Reference:
 
 
 def open_reference(word: str, extractor: Extractor, crop: Crop) -> Job[Reference]:
-    """Real images from a folder, an archive, a store or "digits", cropped like the model's; or an .npz with `mu` and `sigma`, or
-    with images. Raises ValueError or OSError, in one line, for what is missing, damaged or of another size."""
+    """Real images from a folder, an archive, a store or "digits", cropped like the model's; or an .npz with `mu` and
+    `sigma`, or with images. Raises ValueError or OSError, in one line, for what is missing, damaged or of another size."""
     path, statistics, info = Path(word).expanduser(), None, {"path": word}
     if path.suffix.lower() == ".npz":
         if not path.is_file():

@@ -72,11 +72,13 @@ def write_report(search: Search, best: Trial, out: Path, seconds: float, command
     ]
     lines += ["", "| ema | interval | guidance | images | FID | above the best | IS |", "|---" * 7 + "|"]
     for row in rows:
-        above = row["above_best"]
-        lines.append(
-            f"| {row['ema']:g} | {format_interval(row['interval'])} | {row['guidance']:g} | {row['images']:,} | {format_score(row['fid'])} "
-            f"| {format_score(above) if above else ''} | {format_score(row['inception_score']) if row['inception_score'] else ''} |"
-        )
+        above, inception_score = row["above_best"], row["inception_score"]
+        cells = [
+            f"{row['ema']:g}", format_interval(row["interval"]), f"{row['guidance']:g}", f"{row['images']:,}",
+            format_score(row["fid"]), format_score(above) if above else "",
+            format_score(inception_score) if inception_score else "",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     picture = plot_curves(search, best)
     if picture:
         disk.write(out / "search.png", picture)

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ class Classifier(nn.Module):
             nn.Conv2d(shape.channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         self.stages = nn.Sequential(
-            *(ResidualBlock(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(zip([widths[0], *widths], widths)))
+            *(ResidualBlock(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(pairwise([widths[0], *widths])))
         )
         self.features = nn.Linear(widths[-1], shape.features)
         self.head = nn.Linear(shape.features, shape.classes)

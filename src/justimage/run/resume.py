@@ -71,6 +71,7 @@ def open_run(
     # the run, and its first changes on disk
     with world.all_or_none():
         state = training.init_state(recipe, world, net, optimizer)
+        checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid)
         if newest:
             run.restore(Path(newest))
