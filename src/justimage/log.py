@@ -77,7 +77,7 @@ def last_saved(directory: Path) -> int | None:
 
 
 def last_value(directory: Path, key: str) -> dict[str, Any] | None:
-    """What a run's events say last under a key; None where they say nothing, or are no log."""
+    """Return the last object under a key in a run's events; None where there is none, or no log."""
     found = None
     with suppress(ValueError):
         for event in records(directory / "events.jsonl"):

@@ -1,4 +1,4 @@
-"""What suits a device: precision, compiled blocks or not, and the parts of a batch, chosen before a run's first step.
+"""Tuning to a device: precision, compiled blocks or not, and microbatches, chosen before the first step of a run.
 
 On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
 several times slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
@@ -77,7 +77,7 @@ def tune(
 
 
 def from_event(kept: dict[str, Any]) -> Tuning | None:
-    """What a run's events say; None for what was not written here."""
+    """Read a tuning from a run's events; None for anything else."""
     kinds = dict(device=str, processes=int, precision=str, compile=bool, grad_accumulation=int, images_per_second=dict)
     if kept.keys() != kinds.keys() or any(type(kept[name]) is not kind for name, kind in kinds.items()):
         return None
@@ -86,7 +86,7 @@ def from_event(kept: dict[str, Any]) -> Tuning | None:
 
 
 def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
-    """What is left open, chosen."""
+    """Choose what the recipe leaves open."""
     r, m = recipe.training, recipe.parallelism
     precision, compiled, measured = r.precision, m.compile, {}
     if world.device.type == "cuda":

@@ -39,7 +39,7 @@ search for the best guidance: justimage search."""
 
 @dataclass(frozen=True)
 class EvalOptions(SamplingOptions):
-    """What is scored, and against what."""
+    """Options of what is scored, and against which images."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
-    """What the options describe: a sampler of features beside the real images, and the job to sample."""
+    """Open what the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
     generator = ImageGenerator(o.source, device)
     recipe = generator.recipe

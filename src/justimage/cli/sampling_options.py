@@ -56,7 +56,7 @@ def number(word: str) -> float:
 
 
 def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
-    """What was asked for, else what suits the device."""
+    """The precision asked for, else the one that suits the device."""
     return o.precision or ("fp32" if device.type == "cpu" else "bf16")
 
 

@@ -48,7 +48,7 @@ def score_all(samples: dict[str, Tensor], reference: Reference, own_classes: boo
     if reference.source is not None:
         real, radii = reference.knn_radii
         found["kid"] = scores.kid(features, real)
-        found["precision"], found["recall"] = scores.precision_recall(features, real, around_real=radii)
+        found["precision"], found["recall"] = scores.precision_recall(features, real, real_radii=radii)
         found["memorization"] = memorization(features, reference)
     return {name: found[name] for name in TITLES if name in found}
 
@@ -74,7 +74,7 @@ def check_computable(job: SampleJob, reference: Reference, classes: Sequence[str
 
 
 def warnings(job: SampleJob, count: int, reference: Reference, dimension: int) -> list[str]:
-    """What makes these numbers less than they seem."""
+    """Reasons to read the scores with caution."""
     found = []
     if count <= dimension:
         found.append(f"{count:,} images in {dimension:,} dimensions: the covariance has no full rank, FID is biased upwards")
@@ -166,7 +166,7 @@ def protocol(sampler: FeatureSampler, job: SampleJob, count: int) -> dict[str, A
 
 
 def versions() -> dict[str, str]:
-    """Of all that computes."""
+    """Versions of the software that computes."""
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     for package in "justimage", "torch-fidelity":
         with suppress(PackageNotFoundError):
@@ -176,48 +176,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def sample_grid(artist: ImageGenerator, job: SampleJob) -> Image.Image:
-    """The first images of a job, drawn again; a class a column where there are few."""
+def sample_grid(generator: ImageGenerator, job: SampleJob) -> Image.Image:
+    """The first images of a job, a class a column where there are few."""
     columns = len(job.classes) if 1 < len(job.classes) <= 10 else 8
     shown = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
-    images = artist.denoiser(job.ema).normalization.to_uint8(artist.sample_indices(job, shown))
-    names = artist.recipe.class_names
+    images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, shown))
+    names = generator.recipe.class_names
     words = [names[job.label(i)] for i in range(columns)] if names and len(job.classes) == columns else []
     return figures.image_grid(images, columns, top=words if job.labels == "balanced" else [])
 
 
-def neighbour_grid(examiner: FeatureSampler, job: SampleJob, features: Tensor, count: int = 8) -> Image.Image:
-    """Drawn images nearest to and farthest from real ones, and real ones farthest from drawn ones, each over its neighbour."""
-    reference, artist = examiner.reference, examiner.generator
+def neighbour_grid(sampler: FeatureSampler, job: SampleJob, features: Tensor, count: int = 8) -> Image.Image:
+    """Samples nearest to and farthest from real images, and real images farthest from samples, each over its neighbour."""
+    reference, generator = sampler.reference, sampler.generator
     source = reference.source
     assert source is not None
-    apart, real = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
-    order = apart.argsort()
-    numbers, some = reference.subsample(COPY_SAMPLES)
-    missed, drawn = scores.nearest(some, [features])
+    distance, real = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
+    order = distance.argsort()
+    indices, some = reference.subsample(COPY_SAMPLES)
+    missed, closest = scores.nearest(some, [features])
     lost = missed.argsort(descending=True)[:count]
-    visible = artist.denoiser(job.ema).normalization.to_uint8
+    to_uint8 = generator.denoiser(job.ema).normalization.to_uint8
 
-    def draw(which: Tensor) -> Tensor:
-        return resize(visible(artist.sample_indices(job, which.tolist())), examiner.resize)
+    def sample(which: Tensor) -> Tensor:
+        return resize(to_uint8(generator.sample_indices(job, which.tolist())), sampler.resize)
 
     def show(which: Tensor) -> Tensor:
-        return visible(torch.stack([source[int(i)][0] for i in which]))
+        return to_uint8(torch.stack([source[int(i)][0] for i in which]))
 
     near, far = order[:count], order.flip(0)[:count]
     rows = {
-        "drawn, nearest to real": draw(near),
+        "sample, nearest to real": sample(near),
         "their real neighbours": show(real[near]),
-        "drawn, farthest from real": draw(far),
+        "sample, farthest from real": sample(far),
         "their real neighbours ": show(real[far]),
-        "real, farthest from drawn": show(numbers[lost]),
-        "their drawn neighbours": draw(drawn[lost]),
+        "real, farthest from samples": show(indices[lost]),
+        "their nearest samples": sample(closest[lost]),
     }
     return figures.image_grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
 
 
 def to_display(s: dict[str, float | None]) -> str:
-    """A score with its deviation, with as many digits as that leaves meaning in."""
+    """A score with its standard deviation, and as many digits as that justifies."""
     value, std = s["value"], s["std"]
     if value is None:
         return "-"

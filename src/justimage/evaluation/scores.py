@@ -1,7 +1,7 @@
-"""Scores from features: how far drawn images are from real ones, each number with how uncertain it is.
+"""Scores from features: the distance of samples to real images, each with its uncertainty.
 
-Features are (n, d), one row an image. Everything is computed in float64, in parts of a fixed size and in a fixed order, each
-part by one thread, so that a score has the same digits on any number of cores.
+Features are (n, d), one row an image. Everything is computed in float64, in blocks of a fixed size and order, each by one
+thread, so that a score has the same digits on any number of cores.
 """
 
 import math
@@ -17,28 +17,28 @@ from torch import Tensor
 from justimage.chunks import map_threads
 
 CHUNK, PAIRS = 1024, 2**23
-"""Rows of features that are taken together, and distances that are computed at a time."""
+"""Rows of features per block, and distances computed at a time."""
 NEIGHBOURS = 3
 """k of precision and recall (Kynkaanniemi et al. 2019), as in ADM's evaluator."""
 KID_SUBSETS, KID_SUBSET, KID_SEED = 100, 1000, 2020
-"""As in torch-fidelity, which draws the subsets by NumPy's generator."""
+"""As in torch-fidelity, which draws the subsets with NumPy's generator."""
 KID_MAX_IMAGES = 4000
 SPLITS = 10
-"""Of the Inception Score; and of the samples where an uncertainty comes from disjoint parts of them."""
+"""Splits of the Inception Score, and of the samples where an uncertainty is estimated from disjoint splits."""
 
 
 class Score(NamedTuple):
-    """A number, and the standard deviation that it would have over other samples of the same size."""
+    """A value, and its standard deviation over other samples of the same size."""
 
     value: float
     std: float
     split_std: float | None = None
-    """the deviation that others print beside it, where that is something else: over parts of the sample, or subsets"""
+    """the deviation over splits or subsets that is usually printed, where it differs"""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (d,) and unbiased covariance (d, d) of features, float64; of how many images, None where nobody says."""
+    """Mean (d,) and unbiased covariance (d, d) of features, float64, and the number of images, None if unknown."""
 
     mean: Tensor
     covariance: Tensor
@@ -46,12 +46,12 @@ class Gaussian:
 
     @cached_property
     def half(self) -> Tensor:
-        """The covariance's square root."""
+        """The square root of the covariance."""
         return matrix_sqrt(self.covariance)
 
 
 def gaussian(parts: Iterable[Tensor]) -> Gaussian:
-    """Of features that come in parts (n_i, d), summed in their order; ValueError for fewer than two images."""
+    """Fit batches of features (n_i, d), summed in their order; ValueError for fewer than two images."""
 
     def sums(part: Tensor) -> tuple[int, Tensor, Tensor]:
         x = part.double()
@@ -67,7 +67,7 @@ def gaussian(parts: Iterable[Tensor]) -> Gaussian:
 
 
 def matrix_sqrt(matrix: Tensor, power: float = 0.5) -> Tensor:
-    """A power of a symmetric matrix without its negative part; directions of no variance stay without."""
+    """A power of the positive part of a symmetric matrix; directions without variance stay without."""
     values, vectors = torch.linalg.eigh(matrix)
     least = values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
     powers = torch.where(values > least, values.clamp(min=least), torch.inf if power < 0 else 0.0) ** power
@@ -86,33 +86,33 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     return float((a.mean - b.mean).square().sum() + trace - 2 * middle)
 
 
-def influence(drawn: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
-    """How much each image moves the Frechet distance: features (n, d) -> (n,), of mean about 0.
+def influence(samples: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
+    """The influence of each sample on the Frechet distance: features (n, d) -> (n,), of mean about 0.
 
-    The distance's derivative by the drawn images' mean and covariance, 2 (m - m_r) and I - T with the optimal transport's
-    T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one image. The distance's deviation over samples of n images is
-    that of these numbers, divided by sqrt(n); of the difference between two settings, that of their difference.
+    The derivative of the distance with respect to the samples' mean and covariance, 2 (m - m_r) and I - T with the optimal transport's
+    T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one sample. The standard
+    deviation of the distance is that of these numbers divided by sqrt(n); for a difference of two settings, of their difference.
     """
     half = real.half
-    transport = half @ matrix_sqrt(half @ drawn.covariance @ half, -0.5) @ half
-    slope, curve = 2 * (drawn.mean - real.mean), torch.eye(len(half), dtype=half.dtype) - transport
-    centre = (curve * drawn.covariance).sum()
+    transport = half @ matrix_sqrt(half @ samples.covariance @ half, -0.5) @ half
+    slope, curve = 2 * (samples.mean - real.mean), torch.eye(len(half), dtype=half.dtype) - transport
+    centre = (curve * samples.covariance).sum()
 
     def of(features: Tensor) -> Tensor:
-        x = features.double() - drawn.mean
+        x = features.double() - samples.mean
         return x @ slope + ((x @ curve) * x).sum(1) - centre
 
     return of
 
 
-def fid(drawn: Iterable[Tensor], real: Gaussian) -> tuple[Score, Tensor]:
-    """The Frechet distance of drawn features, which come in parts, to real ones; and each image's influence on it (n,)."""
-    parts = list(drawn)
+def fid(samples: Iterable[Tensor], real: Gaussian) -> tuple[Score, Tensor]:
+    """The Frechet distance of batches of features to real ones, and the influence of each sample on it (n,)."""
+    parts = list(samples)
     seen = gaussian(parts)
     if not math.isfinite(value := frechet(seen, real)):
         return Score(math.nan, math.nan), torch.full((sum(map(len, parts)),), math.nan, dtype=torch.float64)
-    moved = torch.cat(list(map_threads(influence(seen, real), parts)))
-    return Score(value, standard_error(moved)), moved
+    influences = torch.cat(list(map_threads(influence(seen, real), parts)))
+    return Score(value, standard_error(influences)), influences
 
 
 def standard_error(values: Tensor) -> float:
@@ -120,8 +120,8 @@ def standard_error(values: Tensor) -> float:
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
-    """exp of the mean KL divergence of p(class | image) from its mean, of `splits` consecutive parts: the mean over these, and,
-    as everybody prints it, the deviation over them (Salimans et al. 2016)."""
+    """exp of the mean KL divergence of p(class | image) from its mean, averaged over `splits` consecutive splits; split_std is
+    the usual deviation over them (Salimans et al. 2016)."""
     log_p = logits.double().log_softmax(1)
     n, scores = len(log_p), []
     splits = max(1, min(splits, n))
@@ -133,28 +133,28 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
     return Score(float(values.mean()), standard_error(values), float(values.std(correction=0)))
 
 
-def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
-    """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, the mean over `subsets`
-    random subsets of `size` images (fewer where there are fewer), and, as everybody prints it, the deviation over them. The
-    deviation over other samples is that of the images' influences, of KID_MOST of them."""
-    size, draw = min(size, len(drawn), len(real)), np.random.RandomState(KID_SEED)
+def kid(samples: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
+    """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, averaged over `subsets`
+    random subsets of at most `size` images; split_std is the usual deviation over them. std comes from the influences of at most
+    KID_MAX_IMAGES samples."""
+    size, draw = min(size, len(samples), len(real)), np.random.RandomState(KID_SEED)
     if size < 2:
         return Score(math.nan, math.nan)
     pairs = [
-        (draw.choice(len(drawn), size, replace=False), draw.choice(len(real), size, replace=False)) for _ in range(subsets)
+        (draw.choice(len(samples), size, replace=False), draw.choice(len(real), size, replace=False)) for _ in range(subsets)
     ]
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
     def distance(chosen: tuple[np.ndarray, np.ndarray]) -> Tensor:
-        x, y = drawn[chosen[0]].double(), real[chosen[1]].double()
+        x, y = samples[chosen[0]].double(), real[chosen[1]].double()
         xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
         within = (xx.sum() - xx.trace()) / (len(x) * (len(x) - 1)) + (yy.sum() - yy.trace()) / (len(y) * (len(y) - 1))
         return within - 2 * xy.mean()
 
     values = torch.stack(list(map_threads(distance, pairs)))
-    x, y = drawn[:KID_MAX_IMAGES].double(), real[:: -(-len(real) // KID_MAX_IMAGES)].double()
+    x, y = samples[:KID_MAX_IMAGES].double(), real[:: -(-len(real) // KID_MAX_IMAGES)].double()
 
     def influence(start: int) -> Tensor:  # 2 (mean of k(x_i, x_j) over others - mean of k(x_i, y_j)), of some rows i
         own = x[start : start + CHUNK]
@@ -162,12 +162,12 @@ def kid(drawn: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID
         within = within.sum(1) - within[torch.arange(len(own)), torch.arange(start, start + len(own))]
         return 2 * (within / (len(x) - 1) - kernel(own, y).mean(1))
 
-    moved = torch.cat(list(map_threads(influence, range(0, len(x), CHUNK))))
-    return Score(float(values.mean()), float(moved.std() / math.sqrt(len(drawn))), float(values.std(correction=0)))
+    influences = torch.cat(list(map_threads(influence, range(0, len(x), CHUNK))))
+    return Score(float(values.mean()), float(influences.std() / math.sqrt(len(samples))), float(values.std(correction=0)))
 
 
 def blocks(count: int, against: int) -> range:
-    """The first rows of pieces of `count`, so small that a piece's distances to `against` others are no more than PAIRS."""
+    """The first rows of blocks of `count` rows, each with at most PAIRS distances to `against` others."""
     return range(0, count, max(1, min(CHUNK, PAIRS // max(against, 1))))
 
 
@@ -192,16 +192,16 @@ def knn_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
 
 
 def manifold_coverage(
-    drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None
+    samples: Tensor, real: Tensor, k: int = NEIGHBOURS, real_radii: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Which drawn images lie within some real image's k-th neighbour's distance from it (n,), and which real ones within some
-    drawn one's (m,). around_real: `radii` of the real ones, where they are known."""
-    around_drawn, around_real = knn_radii(drawn, k), knn_radii(real, k) if around_real is None else around_real
-    real, rows = real.double(), blocks(len(drawn), len(real))
+    """Which samples lie within the k-th neighbour radius of some real image (n,), and which real images within that of some
+    sample (m,). real_radii: `knn_radii` of the real images, where known."""
+    sample_radii, real_radii = knn_radii(samples, k), knn_radii(real, k) if real_radii is None else real_radii
+    real, rows = real.double(), blocks(len(samples), len(real))
 
     def of(start: int) -> tuple[Tensor, Tensor]:
-        d = distances(drawn[start : start + rows.step], real)
-        return (d <= around_real).any(1), (d <= around_drawn[start : start + rows.step, None]).any(0)
+        d = distances(samples[start : start + rows.step], real)
+        return (d <= real_radii).any(1), (d <= sample_radii[start : start + rows.step, None]).any(0)
 
     covered, precise = torch.zeros(len(real), dtype=torch.bool), []
     for found, columns in map_threads(of, rows):
@@ -211,40 +211,40 @@ def manifold_coverage(
 
 
 def precision_recall(
-    drawn: Tensor, real: Tensor, k: int = NEIGHBOURS, around_real: Tensor | None = None
+    samples: Tensor, real: Tensor, k: int = NEIGHBOURS, real_radii: Tensor | None = None
 ) -> tuple[Score, Score]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019); deviations from SPLITS disjoint parts of both sets."""
-    if min(len(drawn), len(real)) <= k:
+    """Improved precision and recall (Kynkaanniemi et al. 2019); std from SPLITS disjoint splits of both sets."""
+    if min(len(samples), len(real)) <= k:
         return Score(math.nan, math.nan), Score(math.nan, math.nan)
-    whole = [float(side.double().mean()) for side in manifold_coverage(drawn, real, k, around_real)]
-    splits = min(SPLITS, min(len(drawn), len(real)) // (4 * k))
+    whole = [float(side.double().mean()) for side in manifold_coverage(samples, real, k, real_radii)]
+    splits = min(SPLITS, min(len(samples), len(real)) // (4 * k))
     if splits < 2:
         return Score(whole[0], math.nan), Score(whole[1], math.nan)
     parts = torch.tensor(
-        [[s.double().mean() for s in manifold_coverage(drawn[i::splits], real[i::splits], k)] for i in range(splits)]
+        [[s.double().mean() for s in manifold_coverage(samples[i::splits], real[i::splits], k)] for i in range(splits)]
     )
     precision, recall = (float(d) for d in parts.std(0) / math.sqrt(splits))
     return Score(whole[0], precision), Score(whole[1], recall)
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> Score:
-    """How many images are taken for the class that was asked for."""
+    """The share of samples classified as the requested class."""
     right = (logits.argmax(1) == labels).double()
     return Score(float(right.mean()), standard_error(right))
 
 
-def nearest(drawn: Tensor, real: Iterable[Tensor], own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The distance (n,) of each image to the nearest real one, and that one's number (n,); real features come in parts.
+def nearest(samples: Tensor, real: Iterable[Tensor], own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The distance (n,) of each sample to the nearest real image, and the index of that image (n,); real features in batches.
 
-    own: each image's own number among the real ones (n,), which is left out.
+    own: the index of each sample among the real images (n,), which is excluded.
     """
-    best, which = torch.full((len(drawn),), torch.inf, dtype=torch.float64), torch.zeros(len(drawn), dtype=torch.int64)
+    best, which = torch.full((len(samples),), torch.inf, dtype=torch.float64), torch.zeros(len(samples), dtype=torch.int64)
     before = 0
     for part in real:
-        rows = blocks(len(drawn), len(part))
+        rows = blocks(len(samples), len(part))
 
         def of(start: int, part: Tensor = part, before: int = before, size: int = rows.step) -> tuple[Tensor, Tensor]:
-            d = distances(drawn[start : start + size], part)
+            d = distances(samples[start : start + size], part)
             if own is not None:
                 place = own[start : start + size] - before
                 here = ((place >= 0) & (place < len(part))).nonzero().squeeze(1)

@@ -33,7 +33,7 @@ MAX_WIDTH, MAX_DEPTH = 2**12, 2**24
 
 @dataclass(frozen=True)
 class ClassifierShape:
-    """What a classifier is."""
+    """The architecture of a classifier."""
 
     channels: int
     size: tuple[int, int]
@@ -185,7 +185,7 @@ class ClassifierTrainer:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a classifier's file says of itself, or a ValueError."""
+    """Read the metadata of a classifier's file; ValueError for another file."""
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("justimage", "{}")

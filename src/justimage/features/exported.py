@@ -17,7 +17,7 @@ from justimage import disk
 from justimage.features import Extractor
 
 UNREADABLE = (RuntimeError, ValueError, KeyError, EOFError, OSError, AssertionError)
-"""What PyTorch raises for a file that it cannot make sense of."""
+"""Errors that PyTorch raises for an unreadable file."""
 
 
 @contextmanager
