@@ -89,9 +89,9 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
 def influence(samples: Gaussian, real: Gaussian) -> Callable[[Tensor], Tensor]:
     """The influence of each sample on the Frechet distance: features (n, d) -> (n,), of mean about 0.
 
-    The derivative of the distance with respect to the samples' mean and covariance, 2 (m - m_r) and I - T with the optimal transport's
-    T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one sample. The standard
-    deviation of the distance is that of these numbers divided by sqrt(n); for a difference of two settings, of their difference.
+    The derivative of the distance with respect to the samples' mean and covariance, 2 (m - m_r) and I - T with the optimal
+    transport's T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2), at one sample. The standard deviation of the distance is
+    that of these numbers divided by sqrt(n); for a difference of two settings, that of their difference.
     """
     half = real.half
     transport = half @ matrix_sqrt(half @ samples.covariance @ half, -0.5) @ half
