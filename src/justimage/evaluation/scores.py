@@ -135,8 +135,8 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
 
 def kid(samples: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int = KID_SUBSET) -> Score:
     """The kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, averaged over `subsets`
-    random subsets of at most `size` images; split_std is the usual deviation over them. std comes from the influences of at most
-    KID_MAX_IMAGES samples."""
+    random subsets of at most `size` images; split_std is the usual deviation over them. std comes from the influences of at
+    most KID_MAX_IMAGES samples."""
     size, draw = min(size, len(samples), len(real)), np.random.RandomState(KID_SEED)
     if size < 2:
         return Score(math.nan, math.nan)
