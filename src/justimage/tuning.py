@@ -72,7 +72,7 @@ def tune(
     """
     found = from_event(kept or {})
     if found is None or not found.matches(recipe, world):
-        found = Tuning(**world.on_main(lambda: asdict(choose(recipe, world, tell))))
+        found = Tuning(**world.on_main(lambda: asdict(choose_tuning(recipe, world, tell))))
     return found.apply(recipe), found
 
 
@@ -85,7 +85,7 @@ def from_event(kept: dict[str, Any]) -> Tuning | None:
     return Tuning(**kept) if well_measured and kept["grad_accumulation"] > 0 and kept["precision"] in ("fp32", "bf16") else None
 
 
-def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
+def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
     """Choose what the recipe leaves open."""
     r, m = recipe.training, recipe.parallelism
     precision, compiled, measured = r.precision, m.compile, {}

@@ -60,7 +60,7 @@ def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
     return o.precision or ("fp32" if device.type == "cpu" else "bf16")
 
 
-def class_numbers(words: Sequence[str], recipe: Recipe) -> list[int]:
+def parse_classes(words: Sequence[str], recipe: Recipe) -> list[int]:
     """Classes given as numbers or names, as numbers."""
     total = recipe.model.classes or 0
     names = {name: i for i, name in enumerate(recipe.class_names)}

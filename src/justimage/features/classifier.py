@@ -184,7 +184,7 @@ class ClassifierTrainer:
         disk.write(path, save(weights, {"justimage": json.dumps(about)}))
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_classifier_metadata(path: Path) -> dict[str, Any]:
     """Read the metadata of a classifier's file; ValueError for another file."""
     try:
         with safe_open(path, "pt") as file:
@@ -199,7 +199,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def open_classifier(path: Path, device: torch.device) -> Extractor:
     """The classifier in a file; ValueError, in one line, for what is none."""
-    about = read_metadata(path)
+    about = read_classifier_metadata(path)
     try:
         stated = about["shape"]
         shape = ClassifierShape(**stated | {"size": tuple(stated["size"])})
