@@ -123,7 +123,8 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
     fourth = distributed.World(torch.device("cpu"), size=4)
     assert not chosen.matches(recipe, fourth) and chosen.matches(recipe, CPU)
     elsewhere = tuning.Tuning("another", 1, "bf16", False, 1, {})
-    with mock.patch.object(tuning, "choose_tuning", side_effect=lambda r, *_: with_values_of(r)):
+    chooses = lambda r, *_: replace(elsewhere, precision=r.training.precision)
+    with mock.patch.object(tuning, "choose_tuning", side_effect=chooses):
         recipe = replace(
             recipe,
             training=replace(recipe.training, total_images=104),
