@@ -37,7 +37,7 @@ Labels = Literal["balanced", "random"]
 
 @dataclass(frozen=True)
 class SampleJob:
-    """Everything that determines the bytes of a job's images, on one kind of device. Settings that change nothing are normalised."""
+    """Everything that determines the bytes of a job's images, on one kind of device; idle settings are normalised."""
 
     weights: str
     """hash of the weights, and of the recipe that interprets their output"""
