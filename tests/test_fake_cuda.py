@@ -149,7 +149,7 @@ def test_images_are_drawn_with_weights_cast_once(name: str, found: Answer) -> No
     case, floats = found(name), "floats" in name
     assert case["state"] == ["cpu float32" if floats else "cpu uint8"]
     assert case["waits"] == {"sample_arguments.py:check_condition": 1} and case["queued"] == {}
-    units = {n: count for n, count in case["blocking"].items() if n.startswith("process.py")}
+    units = {n: count for n, count in case["blocking"].items() if n.startswith("normalization.py")}
     assert case["blocking"] == {"sampling.py:sample_batches to cuda": 2, "sampling.py:sample_batches to cpu": 1} | units
     assert list(units.values()) == ([2] if floats else []), "mean and deviation, once"
     assert set(case["casts"].values()) == (set() if "fp32" in name else {1})

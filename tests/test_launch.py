@@ -303,7 +303,7 @@ def test_a_bad_image_in_one_process_ends_all_with_its_name(home: Path) -> None:
     victim = images[randomness.order(0, 0, len(images))[position]]
     assert victim != images[0]  # it is read first, for its shape
     content, run = victim.read_bytes(), home / "bad"
-    (home / "large.py").write_text("from justimage import cli, data\n\ndata.MEMORY = 0\ncli.main()\n")
+    (home / "large.py").write_text("from justimage import cli, data\n\ndata.MAX_RAM_BYTES = 0\ncli.main()\n")
     victim.write_bytes(content[:40])
     try:
         with launched(torchrun(run.name, *LONG, "--workers", "1", restarts=0, program=("large.py",)), home) as launch:

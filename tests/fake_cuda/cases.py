@@ -24,6 +24,7 @@ from justimage.evaluation import online
 from justimage.evaluation.scores import Gaussian
 from justimage.features import Extractor, classifier, inception, open_features
 from justimage.normalization import Normalization
+from justimage.progress import finish
 from justimage.recipe import Recipe, with_values
 from justimage.sampling import SOLVERS, Denoiser, Sampling
 from justimage.training import Loss
@@ -271,8 +272,8 @@ def demonstrated() -> Found:
             loss_curve=lambda *_: None,
         ),
     ):
-        report = demo.report(place, *demo.load_run(place), lambda *_: None)
-        return watch.counts() | {"state": described(shown), "drawn": report["digits_drawn"]}
+        report = finish(demo.report(place, *demo.load_run(place)))
+        return watch.counts() | {"state": described(shown), "drawn": report["samples"]}
 
 
 # features

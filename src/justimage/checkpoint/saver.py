@@ -27,7 +27,7 @@ from justimage.checkpoint.shards import (
     staging_dir,
     write_shard,
 )
-from justimage.distributed import Shard, World, local_shard, to_local
+from justimage.distributed import Shard, World, local_shard
 from justimage.ema import EMA
 from justimage.recipe import Recipe
 
@@ -62,7 +62,7 @@ def optimizer_state(net: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str,
     names: dict[Any, str] = {p: n for n, p in net.named_parameters()}
     for p, entries in optimizer.state.items():
         for key, value in entries.items():
-            tensor = isinstance(value, Tensor) and type(to_local(value)) is Tensor and value.dtype in SAFETENSORS_TYPES
+            tensor = isinstance(value, Tensor) and value.dtype in SAFETENSORS_TYPES
             if p not in names or not isinstance(key, str) or "." in key or not (tensor or is_plain(value)):
                 raise ValueError(f"the optimizer's state {key!r}, {type(value).__name__}, cannot be saved; {SAVABLE}")
             yield f"{key}.{names[p]}", value
