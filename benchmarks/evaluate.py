@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from torch import Tensor, nn
 from justimage import chunks, data, figures, randomness
 from justimage.chunks import Chunk
 from justimage.data import Crop
-from justimage.data.source import get_batch
-from justimage.diffusion import from_uint8
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
@@ -35,6 +34,7 @@ from justimage.evaluation.scores import gaussian
 from justimage.features import open_features
 from justimage.features.classifier import Classifier, ClassifierShape
 from justimage.generate import ImageGenerator
+from justimage.normalization import from_uint8
 from justimage.progress import finish
 
 SIDE, UNIT = 256, 64
@@ -134,7 +134,7 @@ def real(archive: str, classifier: str) -> None:
         yield from chunks.map_threads(lambda part: extractor.extract(part)[0], images.split(256))
 
     def whole(part: str) -> Tensor:
-        return get_batch(sets[part], np.arange(len(sets[part])))[0]
+        return sets[part].batch(np.arange(len(sets[part])))[0]
 
     train, test = whole("train"), whole("test")
     known = torch.cat(list(read(train)))
@@ -158,30 +158,29 @@ def real(archive: str, classifier: str) -> None:
 
 def effects(run: str, classifier: str, reference: str, count: str) -> None:
     """What one setting changes, everything else as it is: a run's score under each protocol."""
-    artist, extractor = ImageGenerator(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
-    network, s, n = artist.recipe.model, artist.recipe.sampling, int(count)
-    real = open_reference(reference, extractor, Crop(network.size, network.channels))
-    usual: dict[str, Any] = dict(ema=s.use_ema, guidance=s.guidance, interval=s.interval, solver=s.solver, steps=s.steps)
-    examiner, base = FeatureSampler(artist, extractor, real, Path(run) / "evaluations"), {}
-    rows: dict[str, tuple[dict[str, Any], int]] = {
-        "as it is": ({}, n),
-        "other noise": ({"seed": 10**6}, n),
-        "random classes": ({"labels": "random"}, n),
-        "half as many images": ({}, n // 2),
-        "a quarter": ({}, n // 4),
-        "bf16": ({"precision": "bf16"}, n),
-        "Euler": ({"solver": "euler"}, n),
-        "twice the steps": ({"steps": 2 * s.steps}, n),
-        "half the steps": ({"steps": s.steps // 2}, n),
-        "no interval": ({"interval": (0.0, 1.0)}, n),
-        "sampling clip 0.04": ({"sampling_clip": 0.04}, n),
-        "no sampling clip": ({"sampling_clip": 0.0}, n),
-        "the weights themselves": ({"ema": 0.0}, n),
-        "unguided": ({"guidance": 1.0}, n),
+    generator, extractor = ImageGenerator(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
+    recipe, n = generator.recipe, int(count)
+    real, s = finish(open_reference(reference, extractor, recipe.crop)), recipe.sampling
+    sampler, base = FeatureSampler(generator, extractor, real, Path(run) / "evaluations"), {}
+    rows: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+        "as it is": ({}, {}, n),
+        "other noise": ({}, {"seed": 10**6}, n),
+        "random classes": ({}, {"labels": "random"}, n),
+        "half as many images": ({}, {}, n // 2),
+        "a quarter": ({}, {}, n // 4),
+        "bf16": ({}, {"precision": "bf16"}, n),
+        "Euler": ({"solver": "euler"}, {}, n),
+        "twice the steps": ({"steps": 2 * s.steps}, {}, n),
+        "half the steps": ({"steps": s.steps // 2}, {}, n),
+        "no interval": ({"interval": (0.0, 1.0)}, {}, n),
+        "sampling clip 0.04": ({"t_clip": 0.04}, {}, n),
+        "no sampling clip": ({"t_clip": 0.0}, {}, n),
+        "the weights themselves": ({}, {"ema": 0.0}, n),
+        "unguided": ({"guidance": 1.0}, {}, n),
     }
-    for name, (changes, size) in rows.items():
-        job = artist.make_job(**usual | changes)
-        drawn = examiner.features(job, size)["features"]
+    for name, (changes, others, size) in rows.items():
+        job = generator.make_job(sampling=replace(s, **changes), **others)
+        drawn = finish(sampler.features(job, size))["features"]
         score, moved = scores.fid(drawn.split(scores.CHUNK), real.statistics)
         base = base or {"fid": score.value, "moved": moved}
         paired = scores.standard_error(moved - base["moved"][:size]) if len(moved) == len(base["moved"]) else float("nan")

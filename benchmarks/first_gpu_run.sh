@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What a person with a new GPU machine runs once, in about half an hour: the GPU tests, the speed of training and of sampling,
-# and a model trained, drawn and scored. Everything goes into one folder, with report.md to send back.
+# Run once on a new GPU machine, in about half an hour: the GPU tests, the speed of training and of sampling, and a model
+# trained, sampled and scored. Everything is written into one folder, with report.md to send back.
 #
-#   benchmarks/first_gpu_run.sh                       digits in place of CIFAR-10
+#   benchmarks/first_gpu_run.sh                       digits instead of CIFAR-10
 #   benchmarks/first_gpu_run.sh --data cifar10.zip    a folder or zip with train/CLASS/*.png
 #   benchmarks/first_gpu_run.sh --rehearse            the same steps on a CPU, with a tiny network, in some minutes
 set -u
@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 if [ "$data" != digits ] && [ ! -e "$data" ]; then echo "first_gpu_run.sh: $data does not exist" >&2; exit 2; fi
-if [ -e "$out" ]; then echo "first_gpu_run.sh: $out exists; give another place: --out FOLDER" >&2; exit 2; fi
+if [ -e "$out" ]; then echo "first_gpu_run.sh: $out exists; give another folder: --out FOLDER" >&2; exit 2; fi
 for command in python justimage pytest; do
   command -v $command >/dev/null || { echo "first_gpu_run.sh: no $command; pip install -c constraints.txt -e '.[test]'" >&2; exit 2; }
 done
@@ -32,7 +32,7 @@ fi
 mkdir -p "$out"
 report=$out/report.md
 
-# step TITLE SECONDS COMMAND...: run it, with its output and time in the report; what fails or takes too long does not stop the rest
+# step TITLE SECONDS COMMAND...: run COMMAND, with its output and time in the report; a failure or a timeout does not stop the rest
 step() {
   local title=$1 limit=$2 began=$SECONDS code
   shift 2
@@ -65,16 +65,16 @@ step 'Training' 480 python benchmarks/train.py --networks $networks --batches $b
 step 'Sampling' 240 python benchmarks/sample.py --networks $networks --batches 1 64 --device $device ${rehearse:+--steps 4 --repeat 1}
 step 'Host time of a step' 120 env OMP_NUM_THREADS=1 python benchmarks/overhead.py
 if [ "$data" = digits ]; then preset=digits; [ -n "$rehearse" ] || images=100000; else preset=folder-32; fi
-train=(justimage train --preset $preset --data "$data" --images $images --device $device --out "$out/run" ${options[@]+"${options[@]}"})
+train=(justimage train --preset $preset --data "$data" --total-images $images --device $device --out "$out/run" ${options[@]+"${options[@]}"})
 step 'A model, trained' "$train_time" "${train[@]}"
-step 'The same command again, which resumes it, or says that it is complete' 90 "${train[@]}"
-step 'Its images' 120 justimage sample --from "$out/run" --device "$device" --out "$out/grid.png"
-step 'A space to score in' 300 justimage features train --data "$data" --image-size 32 --images "$classifier" --device "$device" --out "$out/features.safetensors"
-step 'Its scores' 300 justimage evaluate "$out/run" --features "$out/features.safetensors" --count "$count" --device "$device" --out "$out/scores"
+step 'The same command again: it resumes, or says that the run is complete' 90 "${train[@]}"
+step 'Samples' 120 justimage sample --from "$out/run" --device "$device" --out "$out/grid.png"
+step 'A feature space' 300 justimage feature-space train --data "$data" --image-size 32 --images "$classifier" --device "$device" --out "$out/features.safetensors"
+step 'Scores' 300 justimage evaluate "$out/run" --features "$out/features.safetensors" --count "$count" --device "$device" --out "$out/scores"
 {
   printf '\n## Metrics of the training\n\n```\n'
   head -n 3 "$out/run/metrics.jsonl"; printf '...\n'; tail -n 3 "$out/run/metrics.jsonl"
   printf '```\n\n```\n'; cat "$out/run/events.jsonl"; printf '```\n'
 } >>"$report" 2>/dev/null
 rm -f "$out/last.log"
-printf '\n%s is the report; grid.png, scores and run lie beside it. Its numbers belong into benchmarks/RESULTS.md.\n' "$report"
+printf '\n%s is the report; grid.png, scores and run are beside it. Its numbers belong in benchmarks/RESULTS.md.\n' "$report"

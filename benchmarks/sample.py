@@ -15,8 +15,8 @@ import time
 import torch
 
 from justimage import cost, distributed, plan
-from justimage.diffusion import Denoiser, Diffusion
-from justimage.sampling import sample
+from justimage.diffusion import Diffusion
+from justimage.sampling import Denoiser, Sampling, sample
 from justimage.transformer import JiT
 
 
@@ -54,8 +54,8 @@ def main() -> None:
                 for turn in range(1 + o.repeat):
                     passes, began = 0, time.perf_counter()
                     sample(
-                        model, [i % 1000 for i in range(batch)], 0, steps=o.steps, guidance=o.guidance, interval=(0.1, 1.0),
-                        batch=batch, dtype=dtype,
+                        model, [i % 1000 for i in range(batch)], 0,
+                        Sampling(steps=o.steps, guidance=o.guidance, interval=(0.1, 1.0)), batch=batch, dtype=dtype,
                     )  # fmt: skip
                     if turn:
                         taken.append(time.perf_counter() - began)

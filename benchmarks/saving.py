@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from justimage import data, run as runs
-from justimage.recipe import Parallelism, Recipe, Training, Upkeep
+from justimage.recipe import Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.transformer import architecture
 
 
@@ -40,16 +40,16 @@ def main() -> None:
     recipe = Recipe(
         data="random", model=a, training=Training(total_images=o.images, batch=o.batch, warmup=0, flip=False),
         parallelism=Parallelism(compile=False, workers=0),
-        upkeep=Upkeep(save_every=o.every, preview_every=10**12, log_every=1),
+        logging=Logging(preview_every=10**12, log_every=1), checkpoint=Checkpointing(save_every=o.every),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         run = runs.open_run(recipe, Path(name) / "run", o.device)
-        runs.tensorboard = lambda *_: None
+        run.metrics.open_tensorboard = lambda images_seen: None
         seconds, began = [], time.perf_counter()
         busy = []
         for _ in runs.steps(run):
             seconds.append(time.perf_counter() - began)
-            busy.append(run.saver.pending is not None)
+            busy.append(run.checkpoints.saver.pending is not None)
             began = time.perf_counter()
         lines = map(json.loads, (Path(name) / "run" / "events.jsonl").read_text().splitlines())
         saves = [e for e in lines if e["event"] == "saved"]

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A training on SLURM that comes back by itself: sbatch --nodes=8 docs/slurm.sh
-# Everything that varies is a variable: RUN=runs/g PRESET=jit-g16-256 EXTRA="--parallel fsdp" sbatch --nodes=8 docs/slurm.sh
+# A training on SLURM that requeues itself until it is complete: sbatch --nodes=8 docs/slurm.sh
+# Set variables to change it: RUN=runs/g PRESET=jit-g16-256 EXTRA="--parallel fsdp" sbatch --nodes=8 docs/slurm.sh
 #SBATCH --job-name=justimage
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -12,31 +12,31 @@
 #SBATCH --signal=B:USR1@300
 
 PRESET=${PRESET:-jit-b16-256}
-DATA=${DATA:-stores/imagenet-256} # made by justimage prepare; on a file system that all nodes see, as RUN is
+DATA=${DATA:-stores/imagenet-256} # made by justimage prepare; like RUN, on a file system that all nodes see
 RUN=${RUN:-runs/$PRESET}
-NPROC=${NPROC:-gpu}               # processes a node
+NPROC=${NPROC:-gpu}               # processes per node
 EXTRA=${EXTRA:-}                  # more options of justimage train, as justimage plan prints them
-RESTARTS=${RESTARTS:-10}          # after a crash, without SLURM
+RESTARTS=${RESTARTS:-10}          # by torchrun after a crash, without SLURM
 PORT=${PORT:-29500}
 NODES=${SLURM_JOB_NUM_NODES:-1}
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-270} # after SIGTERM; torchrun's own 30 s are short
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-270} # seconds after SIGTERM; torchrun's default of 30 is short
 
 set -u
 stop=$RUN/STOP
 mine="requeue of job $SLURM_JOB_ID"
 read -ra extra <<<"$EXTRA"
 
-# A STOP that this job left behind when it was killed is no request any more; anybody else's is.
+# Remove a STOP that this job left behind when it was killed; obey any other.
 [ "$(cat "$stop" 2>/dev/null)" = "$mine" ] && rm -f "$stop"
 
-# Five minutes before the end (USR1): all ranks stop after the same step, and what is published is complete.
+# Five minutes before the time limit (USR1): all ranks stop after the same step and save.
 asked= task=
 ask() {
     asked=yes
     if [ -d "$RUN" ]; then
         [ -e "$stop" ] || echo "$mine" >"$stop"
     elif [ "$task" ]; then
-        kill -TERM "$task" # it has not begun
+        kill -TERM "$task" # the run has not started
     fi
 }
 trap ask USR1
@@ -48,7 +48,7 @@ srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
     -m justimage train --preset "$PRESET" --data "$DATA" --out "$RUN" ${extra[@]+"${extra[@]}"} &
 task=$!
 
-# A signal ends `wait`, not the task.
+# A signal interrupts `wait`, not the task.
 while :; do
     wait "$task"
     code=$?
@@ -59,8 +59,8 @@ if [ "$asked" ]; then
     if [ "$(cat "$stop" 2>/dev/null)" = "$mine" ]; then
         rm -f "$stop"
     elif [ -e "$stop" ]; then
-        exit "$code" # somebody else asked to stop, too: the job ends
+        exit "$code" # a user asked to stop, too: the job ends
     fi
-    scontrol requeue "$SLURM_JOB_ID" # a run that is complete says so when it is started again, and ends with 0
+    scontrol requeue "$SLURM_JOB_ID" # a complete run ends with 0 when it is started again
 fi
 exit "$code"

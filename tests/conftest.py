@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.test_cli import TINY_TRAINING, justimage
 
     home = tmp_path_factory.mktemp("drawn")
-    options = ["--images", "640", "--ema", "100", "300", "--use-ema", "300", "--out", "run"]
+    options = ["--total-images", "640", "--ema", "100", "300", "--sample-ema", "300", "--out", "run"]
     done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=home)
     assert done.returncode == 0, done.stderr
     return home / "run"
@@ -40,7 +40,7 @@ def digits_classifier(run: Path) -> Path:
     from tests.test_cli import justimage
 
     options = ["--images", "12000", "--width", "16", "--dimension", "32", "--out", "digits.safetensors"]
-    done = justimage("features", "train", "--data", "digits", *options, cwd=run.parent)
+    done = justimage("feature-space", "train", "--data", "digits", *options, cwd=run.parent)
     assert done.returncode == 0, done.stderr
     accuracy = re.search(r"reads ([\d.]+)% of (\d+) held-out images", done.stdout)
     assert accuracy and float(accuracy[1]) > 95 and 120 < int(accuracy[2]) < 240

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from justimage import checkpoint, data, disk, log, run as runs
-from justimage.recipe import Recipe, preset
+from justimage.recipe import Recipe, preset, with_values
+from justimage.run.metrics import Metrics
 
 BATCH, STEPS = 4, 9
 KILLED, FAULTY = 9, 3
@@ -38,18 +39,13 @@ def recipe(steps: int = STEPS) -> Recipe:
         dropout=0.2,
     )  # fmt: skip
     training = replace(
-        r.training, total_images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), lr_schedule="constant", flip=True,
+        r.training, total_images=steps * BATCH, batch=BATCH, warmup=8, ema=(10, 20, 40), sample_ema=10,
+        lr_schedule="constant", flip=True,
     )  # fmt: skip
-    upkeep = replace(r.upkeep, log_every=1, save_every=3 * BATCH, preview_every=10**9, preview_count=1)
-    machine = replace(r.parallelism, grad_accumulation=2)
-    return replace(
-        r,
-        model=network,
-        training=training,
-        parallelism=machine,
-        upkeep=upkeep,
-        sampling=replace(r.sampling, use_ema=10, steps=1),
-    )
+    return with_values(
+        replace(r, model=network, training=training), grad_accumulation=2, log_every=1, save_every=3 * BATCH,
+        preview_every=10**9, preview_count=1, steps=1,
+    )  # fmt: skip
 
 
 def prepare() -> None:
@@ -57,7 +53,7 @@ def prepare() -> None:
     digits = data.digits((8, 8))
     source = data.ArraySource(digits.images[:30], digits.labels[:30], digits.class_names, digits.fingerprint)
     data.open_source = lambda *_: source
-    runs.tensorboard = lambda *_: None
+    Metrics.open_tensorboard = lambda *_: None
     with tempfile.TemporaryDirectory() as name:
         train(Path(name) / "run", steps=1)  # what PyTorch imports when it first trains
 

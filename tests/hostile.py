@@ -41,6 +41,7 @@ import justimage
 from justimage import cli, convert, disk, recipe as recipes, run as runs
 from justimage.data import Crop, open_source, prepare as preparation
 from justimage.data.store import open_store
+from justimage.run.metrics import Metrics
 from justimage.transformer import JiT
 from tests import crash, sets
 from tests.sets import prepare
@@ -118,7 +119,7 @@ def naively(path: Path, out: Path) -> None:
 # the corpus ------------------------------------------------------------------------------------------------------------
 
 Make = Callable[[Path], Path]
-TRAINED = replace(crash.recipe(steps=3), upkeep=replace(crash.recipe().upkeep, watch="loss", patience=10**6))
+TRAINED = recipes.with_values(crash.recipe(steps=3), monitor="loss", patience=10**6)
 GOOD: dict[str, Path] = {}
 """What is whole: a run, an official file, a folder of images and its store."""
 
@@ -199,7 +200,7 @@ def weights(**changes: Any) -> Make:
                     header = value(header)
                 case "description":
                     header["__metadata__"]["justimage"] = value
-                case "network" | "process" | "training" | "sampling" | "units":
+                case "model" | "diffusion" | "training" | "sampling" | "normalization":
                     said["recipe"][key] |= value
                 case "class_names":
                     said["recipe"][key] = value
@@ -257,7 +258,7 @@ SAMPLED = {
 """What is opened from the command line, too."""
 
 for name, make, said in [
-    ("weights that are whole numbers", weights(header=other_dtype), "I32"),
+    ("weights that are whole numbers", weights(header=other_dtype), "is torch.int32"),
     ("tensors named in lines", weights(header=other_names), "is missing tensors"),
     ("tensors without end", weights(header=many_more), "has extra tensors"),
     ("a description that is no JSON", weights(description="__import__('os')"), "damaged description"),
@@ -272,11 +273,11 @@ for name, make, said in [
     ("a group in lines", weights(group="a\nb"), "damaged description"),
     ("a recipe that is a list", weights(recipe=[]), "must be an object"),
     ("a recipe that is a pickle", weights(recipe=EVIL.decode("latin1")), "must be an object"),
-    ("a recipe of nothing", weights(recipe={}), "recipe lacks"),
-    ("a recipe with a deep entry", weights(model={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.network.width"),
+    ("a recipe of nothing", weights(recipe={}), "the recipe is of version 1"),
+    ("a recipe with a deep entry", weights(model={"width": json.loads(b"[" * 400 + b"]" * 400)}), "recipe.model.width"),
     ("a recipe with an entry in lines", weights(model={"a\nb\x1b[2J": 1}), "unknown entry"),
     ("a recipe with a long entry", weights(model={"a" * 4_000_000: 1}), "unknown entry"),
-    ("a recipe with a long value", weights(model={"width": "a" * 4_000_000}), "recipe.network.width"),
+    ("a recipe with a long value", weights(model={"width": "a" * 4_000_000}), "recipe.model.width"),
     ("a rate of 400 digits", weights(training={"learning_rate": 10**400}), "recipe.training.learning_rate"),
     ("a rate that is no number", weights(training={"learning_rate": float("nan")}), "finite"),
     ("an average of 0", weights(training={"ema": [0.0]}), "ema is 0"),
@@ -286,14 +287,14 @@ for name, make, said in [
     ("the widest and deepest", weights(model={"width": 65_536, "heads": 1, "depth": 1_000}), "missing tensors"),
     ("a class for each of 2^62", weights(model={"classes": 2**62}), "classes is"),
     ("ten million classes", weights(model={"classes": 10**7}), "class_names"),
-    ("classes that are unknown", weights(model={"classes": None}, class_names=[]), "classes is not known"),
+    ("classes that are unknown", weights(model={"classes": None}, class_names=[]), "classes is None"),
     ("an image of 2^40 in one patch", weights(model={"image_size": 2**40, "patch_size": 2**40}), "a patch"),
     ("an image of 2^20", weights(model={"image_size": 2**20}), "patches"),
     ("channels of 2^62", weights(model={"channels": 2**62}), "a patch"),
     ("a bottleneck of 2^62", weights(model={"bottleneck": 2**62}), "bottleneck is"),
     ("context tokens of 2^62", weights(model={"context_tokens": 2**62}), "context_tokens is"),
     ("names for other classes", weights(class_names=["a"]), "class_names"),
-    ("statistics of other channels", weights(normalization={"mean": [0.0] * 5, "deviation": [1.0] * 5}), "units"),
+    ("statistics of other channels", weights(normalization={"mean": [0.0] * 5, "std": [1.0] * 5}), "normalization"),
 ]:  # fmt: skip
     add(name, make, said, load, *([sample] if name in SAMPLED else []))
 
@@ -309,7 +310,7 @@ def tables_that_outweigh_the_weights(place: Path) -> Path:
         begin, end = end, end + 4 * int(np.prod(shape))
         header[n] = dict(dtype="F32", shape=shape, data_offsets=[begin, end])
     recipe = recipes.to_json(replace(TRAINED, model=network, class_names=tuple(map(str, range(10)))))
-    recipe["network"]["image_size"] = 2**9
+    recipe["model"]["image_size"] = 2**9
     header["__metadata__"] = {"justimage": json.dumps({"group": "model", "recipe": recipe})}
     content = tensors(header)
     with open(place / "w.safetensors", "wb") as made:
@@ -443,7 +444,7 @@ for name, make, said in [
     ("a shape that is negative", entry(shape=[-16]), BROKEN),
     ("a shape that is words", entry(shape="16"), BROKEN),
     ("a shape of 2^62 rows", entry(shape=[2**62], shards=[[MODEL, 0, 2**62]]), "misshapen tensors"),
-    ("a tensor in another's file", entry(shards=[["adam-00001-of-00001.safetensors", 0, 16]]), BIAS),
+    ("a tensor in another's file", entry(shards=[["optimizer-00001-of-00001.safetensors", 0, 16]]), BIAS),
     ("a tensor named in lines", manifest(lambda m: m["tensors"][GROUP].update({"a\nb": m["tensors"][GROUP][BIAS]})), BROKEN),
     ("a group named in lines", manifest(lambda m: m["tensors"].update({"a\nb": {}})), BROKEN),
     ("a manifest that is a pickle", raw("MANIFEST.json", EVIL), BROKEN),
@@ -504,17 +505,17 @@ for name, change in {
     "images seen that are true": dict(images_seen=True),
     "images seen without end": dict(images_seen=10**400),
     "images seen of another moment": dict(images_seen=2**40),
-    "steps passed over in words": dict(passed_over="12"),
-    "steps passed over that are lists": dict(passed_over=[[1]]),
+    "steps passed over in words": dict(skipped_steps="12"),
+    "steps passed over that are lists": dict(skipped_steps=[[1]]),
     "a fingerprint that is a list": dict(fingerprint=["a"]),
 }.items():
     add(name, state(lambda s, change=change: s.update(change)), "state.json", resume)
-add("a state of a million steps passed over", state(lambda s: s.update(passed_over=list(range(10**6)))), "", resume)
+add("a state of a million steps passed over", state(lambda s: s.update(skipped_steps=list(range(10**6)))), "", resume)
 add("a state without images seen", state(lambda s: s.pop("images_seen")), "state.json", resume)
 add("a state without a recipe", state(lambda s: s.pop("recipe")), "state.json", load, sample)
 add("a state whose recipe is a list", state(lambda s: s.update(recipe=[])), "state.json", load, sample)
-add("a state with a width of 2^40", state(lambda s: s["recipe"]["network"].update(width=2**40)), "width is", load, sample)
-add("a state with the widest", state(lambda s: s["recipe"]["network"].update(width=65_536, heads=1)), "misshapen", load, sample)
+add("a state with a width of 2^40", state(lambda s: s["recipe"]["model"].update(width=2**40)), "width is", load, sample)
+add("a state with the widest", state(lambda s: s["recipe"]["model"].update(width=65_536, heads=1)), "misshapen", load, sample)
 for name, content in {"a list": b"[]", "a pickle": EVIL, "deep": DEEP}.items():
     add(f"a state that is {name}", raw("state.json", content), "state.json", load, resume)
 
@@ -1040,8 +1041,8 @@ if find_spec("datasets"):
 
 def make_good(place: Path) -> None:
     """What is whole, which every case changes a copy of; and all that is imported on the way is imported before the watch."""
-    runs.tensorboard = lambda *_: None
-    recipe = replace(TRAINED, upkeep=replace(TRAINED.upkeep, keep=1))
+    Metrics.open_tensorboard = lambda *_: None
+    recipe = recipes.with_values(TRAINED, keep_checkpoints=1)
     for _ in runs.steps(runs.open_run(recipe, place / "run", "cpu")):
         pass
     resume(Path(shutil.copytree(place / "run", place / "again")), place)

@@ -29,6 +29,8 @@ from justimage.data.store import Store, open_store
 from tests import crash, sets
 from tests.sets import prepare
 
+pytestmark = pytest.mark.full
+
 HERE = Path(__file__).parents[1]
 COUNT, SIZE = 150, 16
 """Images, and images of a batch."""
@@ -301,9 +303,7 @@ def test_one_process_lists_for_all_and_another_disk_is_noticed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "store"])
-def test_every_form_of_data_names_files_to_compare(
-    form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_every_form_of_data_names_files_to_compare(form: str, photos: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     from justimage.data import check_same_files, sample_sizes
 
     makes: dict[str, Callable[[], Path]] = {
@@ -334,8 +334,8 @@ def resident() -> int:
 
 
 def enduring(store: str, out: str) -> dict[str, Any]:
-    """Open a store, read 102,400 images with two workers, train a little: CPU seconds to open it, bytes in memory after each 12,800
-    images, files open at the end."""
+    """Open a store, read 102,400 images with two workers, train a little: CPU seconds to open it, bytes in memory after each
+    12,800 images, files open at the end."""
     began = time.process_time()
     opened = open_store(Path(store))
     found: dict[str, Any] = {"opening": time.process_time() - began, "images": len(opened), "memory": []}
@@ -349,7 +349,6 @@ def enduring(store: str, out: str) -> dict[str, Any]:
     return found | {"files": opened_files(), "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
 
 
-@pytest.mark.full
 @needs_proc
 @SIDES
 def test_a_store_of_20_000_shards_and_1_300_000_images_under_256_open_files(side: int, tmp_path: Path) -> None:
@@ -367,7 +366,6 @@ def opening(folder: str) -> dict[str, Any]:
     return {"seconds": time.process_time() - began, "images": len(source), "classes": len(source.class_names)}
 
 
-@pytest.mark.full
 def test_a_folder_of_200_000_files(tmp_path: Path) -> None:
     for number in range(200):
         place = tmp_path / "set" / f"n{number:08d}"

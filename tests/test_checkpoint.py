@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,20 @@ from safetensors.torch import load_file, save_file
 import justimage
 from justimage import checkpoint, disk, log, recipe as recipes, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint, saver
+from justimage.recipe import Recipe
+from justimage.sampling import Sampling
 from justimage.transformer import JiT
-from tests.test_training import small
+from tests.test_training import digest, equal, small
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     recipe = small(total_images=32)
-    for step in justimage.train(recipe, run, "cpu"):
+    for step in justimage.train(recipe, run, device="cpu"):
         if step.images_seen == 16:
             break
-    for _ in justimage.train(recipe, run, "cpu"):
+    for _ in justimage.train(recipe, run, device="cpu"):
         pass
     return run
 
@@ -37,12 +40,12 @@ def test_the_directory_is_laid_out_as_documented(run: Path) -> None:
     assert {p.name for p in run.iterdir()} >= {"recipe.json", "metrics.jsonl", "events.jsonl", "checkpoints"}
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["000000016", "000000032"]
     names = {p.name for p in (run / "checkpoints" / "000000032").iterdir()}
-    groups = ["model", "adam", "ema-100", "ema-200", "ema-400"]
+    groups = ["model", "optimizer", "ema-100", "ema-200", "ema-400"]
     assert names == {"MANIFEST.json", "state.json", *(f"{g}-00001-of-00001.safetensors" for g in groups)}
 
 
 @pytest.mark.parametrize(
-    "file", ["model-00001-of-00001.safetensors", "adam-00001-of-00001.safetensors", "state.json", "MANIFEST.json"]
+    "file", ["model-00001-of-00001.safetensors", "optimizer-00001-of-00001.safetensors", "state.json", "MANIFEST.json"]
 )
 @pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
 def test_damage_is_noticed_and_the_older_checkpoint_used(file: str, how: str, run: Path) -> None:
@@ -72,14 +75,14 @@ def test_where_all_are_damaged_nothing_starts_afresh(run: Path) -> None:
         (folder / "MANIFEST.json").write_text("{}")
     for _ in range(2):
         with pytest.raises(NoUsableCheckpoint, match="no intact checkpoint"):
-            next(justimage.train(small(total_images=64), run, "cpu"))
+            next(justimage.train(small(total_images=64), run, device="cpu"))
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     metrics = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="had a checkpoint at 32 images, and has none now"):
-        next(justimage.train(small(total_images=64), run, "cpu"))
+        next(justimage.train(small(total_images=64), run, device="cpu"))
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
@@ -104,7 +107,7 @@ def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
 def test_a_first_write_cut_short_does_not_block_the_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".tmp-recipe.json").write_text("{")
-    next(justimage.train(small(total_images=16), tmp_path / "run", "cpu"))
+    next(justimage.train(small(total_images=16), tmp_path / "run", device="cpu"))
 
 
 def test_a_half_written_checkpoint_is_never_read(run: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_run_a_folder_and_a_file_load_alike(run: Path, tmp_path: Path) -> None
     folder = run / "checkpoints" / "000000032"
     file = shutil.copy(folder / "ema-200-00001-of-00001.safetensors", tmp_path / "alone.safetensors")
     models = [justimage.load(run, ema=200), justimage.load(folder, ema=200), justimage.load(file)]
-    images = [justimage.sample(m, classes=[3, 7], seeds=[0, 1], guidance=2.0, interval=(0.1, 1.0), steps=3) for m in models]
+    images = [justimage.sample(m, [3, 7], [0, 1], Sampling(guidance=2.0, interval=(0.1, 1.0), steps=3)) for m in models]
     assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
     assert not torch.equal(justimage.load(run, ema=0).net.head.linear.weight, models[0].net.head.linear.weight)
     assert torch.equal(justimage.load(run).net.head.linear.weight, justimage.load(run, ema=100).net.head.linear.weight)
@@ -179,7 +182,7 @@ def test_the_copy_on_the_host_lies_in_few_pieces_that_rounding_up_hardly_enlarge
 
 def test_the_next_save_uses_the_same_memory(run: Path) -> None:
     opened = runs.open_run(recipes.from_json(disk.read_json(run / "recipe.json")), run, "cpu")
-    s, kept = opened.state, opened.saver
+    s, kept = opened.state, opened.checkpoints.saver
     groups = checkpoint.sharded_state_dict(s.denoiser.net, s.optimizer, s.ema, s.world)
     first = kept.copy("model", groups["model"])
     with torch.no_grad():
@@ -200,3 +203,192 @@ def test_a_window_of_losses_that_no_training_wrote_is_damage(run: Path) -> None:
         (folder / "state.json").write_text(json.dumps(state | {"window": window}))
         with pytest.raises(checkpoint.CorruptCheckpoint, match="losses"):
             checkpoint.read_state(folder)
+
+
+class Hoarder(torch.optim.Optimizer):
+    """Keeps all that an optimizer may keep - types, shapes, numbers, words, settings that change - and steps by all of it."""
+
+    def __init__(self, parameters: list[torch.Tensor]) -> None:
+        super().__init__(parameters, dict(lr=1e-3, betas=(0.9, 0.99), growth=math.inf, calls=0, schedule=lambda t: t, mode="a"))
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            group["calls"] += 1
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                s = self.state[p]
+                if not s:
+                    s |= {f"mean_{str(t)[6:]}": torch.zeros_like(p, dtype=t) for t in (torch.bfloat16, torch.float64)}
+                    s |= {"ups": torch.zeros_like(p, dtype=torch.int64), "up": torch.zeros_like(p, dtype=torch.bool)}
+                    s |= {
+                        "rows": torch.zeros(p.shape[0]),
+                        "columns": torch.zeros(3, *p.shape[1:]),
+                        "loss_scale": torch.ones(()),
+                    }
+                    s |= {"steps": 0, "rate": 1.0, "warm": False, "name": "p", "span": (0, 0.5), "nothing": None}
+                s["up"] = p.grad > 0
+                s["ups"] += s["up"]
+                for mean in (value for key, value in s.items() if key.startswith("mean")):
+                    mean.lerp_(p.grad.to(mean.dtype), 1 - group["betas"][0])
+                s["rows"] += p.grad.flatten(1).sum(1) if p.ndim > 1 else p.grad
+                s["columns"] = s["columns"].roll(1, 0) + p.grad.sum(0)
+                s["loss_scale"] *= 1.25
+                s["steps"], s["rate"], s["warm"] = s["steps"] + 1, s["rate"] * 0.7 + 0.1, s["steps"] > 2
+                s["span"] = (s["steps"], s["rate"])
+                if s["steps"] == 4:
+                    s["late"] = torch.ones(2)
+                whole = s["mean_float64"] + s["mean_bfloat16"] + s["ups"] + s["rows"].mean() + s["columns"].mean()
+                p -= (group["lr"] * s["rate"] * s["loss_scale"] * whole).to(p.dtype) / group["calls"]
+
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+OPTIMIZERS = {
+    "Hoarder": Hoarder,
+    "SGD": lambda ps: SGD(ps, lr=0.1),
+    "momentum": lambda ps: SGD(ps, lr=0.1, momentum=0.9),
+    "two groups": lambda ps: AdamW([{"params": ps[::2], "weight_decay": 0.5}, {"params": ps[1::2]}], amsgrad=True),
+    "Adafactor": torch.optim.Adafactor,
+    "Adagrad": torch.optim.Adagrad,  # has its state from the beginning
+    "NAdam": torch.optim.NAdam,
+    "Rprop": torch.optim.Rprop,
+}
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> list:
+    return [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
+
+
+def same(a: object, b: object) -> bool:
+    """Of one type and equal to the bit, in whatever they are nested."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return type(a) is type(b) and (all(map(same, a, b)) if isinstance(a, list | tuple) else a == b)
+
+
+def open_with(recipe: Recipe, directory: Path, make: Callable, **more: object) -> runs.Run:
+    return runs.open_run(recipe, directory, "cpu", optimizer=make, **more)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+    recipe, make, before = small(total_images=48), OPTIMIZERS[name], None
+    straight = open_with(recipe, tmp_path / "straight", make)
+    for _ in runs.steps(straight):
+        pass
+    for stop in 24, 40, 48:  # before and after the fourth step
+        run = open_with(recipe, tmp_path / "stopped", make)
+        if stop > 24:
+            assert same(state_of(run.state.optimizer), before)
+        for step in runs.steps(run):
+            if step.images_seen == stop:
+                break
+        before = state_of(run.state.optimizer)
+    assert same(before, state_of(straight.state.optimizer))
+    assert equal(list(run.state.denoiser.net.parameters()), list(straight.state.denoiser.net.parameters()))
+    settings = [[{k: v for k, v in g.items() if k not in ("params", "schedule")} for g in r.state.optimizer.param_groups]
+                for r in (run, straight)]  # fmt: skip
+    assert same(*settings)
+    ends = [checkpoint.verify(tmp_path / name / "checkpoints" / "000000048")["files"] for name in ("straight", "stopped")]
+    assert ends[0] == ends[1] or ends[0]["state.json"] != ends[1]["state.json"]
+
+
+def frozen_net() -> JiT:
+    """A network with frozen weights, and with a buffer that training changes."""
+    net = JiT(small().model, classes=10)
+    net.embed.requires_grad_(False)
+    net.head.norm = Counting(net.head.norm)
+    return net
+
+
+class Counting(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("passes", torch.tensor(0))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.passes += 1
+        return self.inner(x)
+
+
+def test_frozen_weights_have_no_state_and_buffers_are_saved(tmp_path: Path) -> None:
+    recipe = small(total_images=48)
+    for stop in 24, 48:
+        run = runs.open_run(recipe, tmp_path / "run", "cpu", net=frozen_net)
+        for step in runs.steps(run):
+            if step.images_seen == stop:
+                break
+    (folder, _) = checkpoint.list_checkpoints(tmp_path / "run")
+    names = checkpoint.verify(folder)["tensors"]
+    assert not [n for n in names["optimizer"] if "embed." in n] and "exp_avg.head.linear.weight" in names["optimizer"]
+    assert [n for n in names["model"] if "passes" in n] == ["head.norm.passes"] and not [
+        n for n in names["model"] if "scratch" in n
+    ]
+    model = justimage.load(tmp_path / "run", ema=200, device="cpu", net=frozen_net)
+    assert model.net.head.norm.passes == run.state.denoiser.net.head.norm.passes == 6
+    straight = runs.open_run(recipe, tmp_path / "straight", "cpu", net=frozen_net)
+    for _ in runs.steps(straight):
+        pass
+    assert equal(digest(straight.state), digest(run.state))
+
+
+class Unsavable(torch.optim.SGD):
+    def __init__(self, parameters: list[torch.Tensor], key: object, value: object) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.key, self.value = key, value
+
+    def step(self, closure=None) -> None:
+        super().step()
+        for group in self.param_groups:
+            self.state[group["params"][0] if self.key != "global" else "all"][self.key] = self.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("a.b", 1), (3, 1), ("global", 1), ("x", torch.zeros(2, dtype=torch.complex64)), ("x", object()), ("x", {"y": 1})],
+)
+def test_a_state_that_cannot_be_saved_is_refused_rather_than_left_out(key: object, value: object, tmp_path: Path) -> None:
+    run = open_with(small(total_images=8), tmp_path / "run", lambda ps: Unsavable(ps, key, value))
+    with pytest.raises(ValueError, match="cannot be saved; allowed: plain tensors, numbers and words") as caught:
+        for _ in runs.steps(run):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": parameters, "scale": torch.ones(2)}], lr=0.1)
+
+    with pytest.raises(ValueError, match="setting 'scale' cannot be saved"):
+        open_with(small(total_images=8), tmp_path / "run", make)
+
+
+def test_a_state_of_another_optimizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    def trained(name: str, make: Callable) -> None:
+        for _ in runs.steps(open_with(small(total_images=8), tmp_path / name, make)):
+            pass
+
+    def optimizer(kind: Callable, **options: object) -> Callable:
+        def make(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:  # of one name, whatever it makes
+            return kind(parameters[options.pop("skip", 0) :], lr=0.1, **options)
+
+        return make
+
+    trained("sgd", optimizer(SGD, momentum=0.5))
+    trained("half", optimizer(torch.optim.RMSprop))
+    trained("groups", lambda ps: AdamW([{"params": ps[:3]}, {"params": ps[3:]}]))
+    for name, make, message in [
+        ("sgd", optimizer(AdamW), "has no optimizer state step.*saved by another optimizer"),
+        ("half", optimizer(torch.optim.Adafactor), "has no optimizer state"),
+        ("sgd", optimizer(SGD, skip=2), "which is not trained"),
+        ("groups", lambda ps: AdamW(ps), "2 groups of parameters; this optimizer has 1"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            open_with(small(total_images=16, lr_schedule="constant"), tmp_path / name, make)
+        assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from justimage import cli
 from justimage.cli.options import parse
+from justimage.recipe import preset, to_json
 
 TINY_TRAINING = [
     "--width",
@@ -50,7 +51,7 @@ def justimage(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A place with a trained run of digits in it, and a few bad things."""
     home = tmp_path_factory.mktemp("home")
-    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)
     assert done.returncode == 0, done.stderr
     for i, colour in enumerate(["red", "green", "blue", "white"]):
         (home / "photos" / "abcd"[i // 2]).mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,7 @@ def test_help_is_there_without_pytorch(home: Path) -> None:
     assert "examples:" in done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself_with_examples(command: str, home: Path) -> None:
     done = justimage(command, "--help", cwd=home)
@@ -96,26 +98,29 @@ def test_every_example_is_understood(where: str, tmp_path: Path, monkeypatch: py
         text = next(d for d in DOCUMENTS if d.name == where).read_text()
         text = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
     else:
-        module: Any = import_module(f"justimage.cli.{where}") if where else cli
+        module: Any = import_module(f"justimage.cli.{where.replace('-', '_')}") if where else cli
         text = getattr(module, "DESCRIPTION", "") or module.HELP
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    (tmp_path / "runs" / "photos" / "recipe.json").write_text(json.dumps(to_json(preset("folder-64"))))
 
     def understand(kind: type, words: list[str], *others: Any, **options: Any) -> None:
         parse(kind, words, *others, **options)
         raise Understood
 
     found = examples(text)
-    assert found or where in ("method.md", "extending.md")
+    assert found or where in ("api.md", "extending.md", "glossary.md", "method.md")
     for command, *words in found:
-        module = import_module(f"justimage.cli.{command}")
+        module = import_module(f"justimage.cli.{command.replace('-', '_')}")
         if "--help" not in words:
             monkeypatch.setattr(module, "parse", understand)
             with pytest.raises(Understood):
                 module.main(words)
 
 
+@pytest.mark.full
 def test_the_run_tells_what_to_do_next_and_is_complete(home: Path) -> None:
-    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    done = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)
     assert done.returncode == 0 and "complete" in done.stdout and "justimage sample --from run" in done.stdout
 
 
@@ -137,17 +142,18 @@ def test_samples_come_as_a_grid_a_folder_and_arrays(home: Path) -> None:
 def test_an_rgb_folder_trains_previews_and_resumes(home: Path) -> None:
     options = "--preset folder-32 --data photos --image-size 32 --patch-size 8 --no-compile --precision fp32 --preview-every 16"
     words = ["train", *options.split(), *TINY_TRAINING]
-    first = justimage(*words, "--images", "16", cwd=home)
+    first = justimage(*words, "--total-images", "16", cwd=home)
     assert first.returncode == 0, first.stderr
     assert "4 images, 2 classes" in first.stdout and (home / "runs/folder-32-photos/samples/000000016-grid.png").exists()
-    second = justimage(*words, "--images", "32", cwd=home)
-    assert second.returncode == 0 and "going on from 16 of 32" in second.stdout, second.stderr
+    second = justimage(*words, "--total-images", "32", cwd=home)
+    assert second.returncode == 0 and "resuming from 16 of 32" in second.stdout, second.stderr
     named = justimage("sample", "--from", "runs/folder-32-photos", "--classes", "b", "--count", "2", "--steps", "2", cwd=home)
     assert named.returncode == 0 and (home / "grid.png").exists(), named.stderr
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
-    words = ["train", "--preset", "digits", *TINY_TRAINING, "--images", "1000000", "--out", "long"]
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--total-images", "1000000", "--out", "long"]
     process = subprocess.Popen([sys.executable, "-m", "justimage", *words], cwd=home, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (home / "long" / "metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -155,13 +161,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "stopped and saved" in output and "go on with:  justimage train --preset digits" in output
+    assert "stopped and saved" in output and "resume with:  justimage train --preset digits" in output
     assert len(list((home / "long" / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.full
 def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     """SIGKILL at some moment after the first checkpoint; the resumed run's last checkpoint is that of the uninterrupted."""
-    words = ["train", "--preset", "digits", *TINY_TRAINING, "--dropout", "0.2", "--images", "4000", "--save-every", "400"]
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--dropout", "0.2", "--total-images", "4000", "--save-every", "400"]
     assert justimage(*words, "--out", "straight", cwd=home).returncode == 0
     process = subprocess.Popen([sys.executable, "-m", "justimage", *words, "--out", "killed"], cwd=home, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -170,7 +177,7 @@ def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     process.kill()
     process.communicate()
     resumed = justimage(*words, "--out", "killed", cwd=home)
-    assert resumed.returncode == 0 and "going on from" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert resumed.returncode == 0 and "resuming from" in resumed.stdout, resumed.stdout + resumed.stderr
     ends = [
         json.loads((home / run / "checkpoints" / "000004000" / "MANIFEST.json").read_text())["files"]
         for run in ("straight", "killed")
@@ -179,25 +186,27 @@ def test_a_kill_in_the_middle_changes_nothing(home: Path) -> None:
     assert len(weights[0]) == 5 and weights[0] == weights[1]
 
 
+@pytest.mark.full
 def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
     words = ["prepare", "photos", "stores/photos", "--image-size", "16", "24", "--workers", "2"]
     first = justimage(*words, cwd=home)
     assert first.returncode == 0 and "4 images of 3 x 16 x 24 uint8 in stores/photos" in first.stdout, first.stderr
     again = justimage(*words, cwd=home)
     assert again.returncode == 0 and "every hash was verified" in again.stdout
-    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--patch-size", "8", "--out", "stored"]
+    options = ["--no-compile", "--precision", "fp32", "--total-images", "8", "--patch-size", "8", "--out", "stored"]
     trained = justimage("train", "--data", "stores/photos", *options, *TINY_TRAINING, cwd=home)
     assert trained.returncode == 0 and "4 images, 2 classes" in trained.stdout, trained.stderr
     recipe = json.loads((home / "stored/recipe.json").read_text())
-    assert recipe["network"]["image_size"] == [16, 24] and recipe["training"]["flip"]
+    assert recipe["model"]["image_size"] == [16, 24] and recipe["training"]["flip"]
     wrong = justimage("train", "--data", "stores/photos", "--image-size", "32", cwd=home)
     assert wrong.returncode == 2 and "holds images of 3 x 16 x 24" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> None:
     np.save(home / "spectra.npy", np.random.default_rng(0).normal(1000, 5, (6, 2, 8, 16)))
     assert justimage("prepare", "spectra.npy", "stores/spectra", cwd=home).returncode == 0
-    options = ["--no-compile", "--precision", "fp32", "--images", "8", "--out", "spectra"]
+    options = ["--no-compile", "--precision", "fp32", "--total-images", "8", "--out", "spectra"]
     trained = justimage("train", "--data", "stores/spectra", *options, *TINY_TRAINING, cwd=home)
     assert trained.returncode == 0, trained.stderr
     assert not json.loads((home / "spectra" / "recipe.json").read_text())["training"]["flip"]
@@ -209,11 +218,12 @@ def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> 
     assert abs(arrays["arr_0"].mean() - 1000) < 20 and len(list((home / "s").glob("*.png"))) == 3
 
 
+@pytest.mark.full
 def test_folders_named_by_numbers_are_classes_by_name(home: Path) -> None:
     for name in "1", "2", "10":
         (home / "numbered" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16), "red").save(home / "numbered" / name / "a.png")
-    words = "train --data numbered --image-size 16 --patch-size 8 --no-compile --precision fp32 --images 8 --out nums"
+    words = "train --data numbered --image-size 16 --patch-size 8 --no-compile --precision fp32 --total-images 8 --out nums"
     assert justimage(*words.split(), *TINY_TRAINING, cwd=home).returncode == 0
     drawn = justimage(*["sample", "--from", "nums", "--classes", "1", "2", "10", "--count", "3", "--npz", "nums.npz"], cwd=home)
     assert drawn.returncode == 0 and np.load(home / "nums.npz")["arr_1"].tolist() == [0, 2, 1]
@@ -285,6 +295,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, home: Path) -> None:
     (home / "empty").mkdir(exist_ok=True)
@@ -302,6 +313,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(mistake: str, 
     assert before == {p: p.stat().st_mtime_ns for p in home.rglob("*")}
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions work otherwise there")
 def test_no_permission_is_one_line(home: Path) -> None:
     """As another user than root, whom nothing is forbidden."""
@@ -311,11 +323,15 @@ def test_no_permission_is_one_line(home: Path) -> None:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and place in done.stderr, done.stderr
 
 
+@pytest.mark.full
 def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_told_to(home: Path) -> None:
     """And what --fresh sets aside is whole."""
-    assert justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "16", "--out", "worn", cwd=home).returncode == 0
+    assert (
+        justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "16", "--out", "worn", cwd=home).returncode
+        == 0
+    )
     (home / "worn" / "recipe.json").write_text("{")
-    words = ["train", "--preset", "digits", *TINY_TRAINING, "--images", "16", "--out", "worn"]
+    words = ["train", "--preset", "digits", *TINY_TRAINING, "--total-images", "16", "--out", "worn"]
     broken = justimage(*words, cwd=home)
     assert (broken.returncode, broken.stderr.count("\n")) == (78, 1) and "recipe.json is not a recipe" in broken.stderr
     (home / "worn" / "STOP").touch()
@@ -324,8 +340,9 @@ def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_to
     assert (home / "worn" / "checkpoints" / "000000016").is_dir() and "complete" in justimage(*words, cwd=home).stdout
 
 
+@pytest.mark.full
 def test_a_stop_file_keeps_a_run_from_starting(home: Path) -> None:
     (home / "run" / "STOP").touch()
-    held = justimage("train", "--preset", "digits", *TINY_TRAINING, "--images", "64", "--out", "run", cwd=home)
+    held = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)
     (home / "run" / "STOP").unlink()
     assert held.returncode == 75 and "STOP asks this run to stop; remove it" in held.stderr

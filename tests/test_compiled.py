@@ -15,9 +15,12 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from justimage import data, preview, training
+from justimage.diffusion import Batch
 from justimage.recipe import Recipe, with_values
 from justimage.transformer import dropout_layers, set_dropout_keys
 from tests.test_training import small
+
+pytestmark = pytest.mark.full
 
 BATCH = 4
 IMAGES = torch.randint(0, 256, (32, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -26,7 +29,7 @@ SOURCE = data.ArraySource(IMAGES, torch.arange(32) % 4, list("abcd"), "noise")
 
 def recipe(**changes: Any) -> Recipe:
     """Four blocks: the first two read patches, the others the class tokens, too; the middle two drop."""
-    usual = dict(depth=4, context_start=2, classes=4, batch=BATCH, images=8 * BATCH, compile=True, preview_count=3)
+    usual = dict(depth=4, context_start=2, classes=4, batch=BATCH, total_images=8 * BATCH, compile=True, preview_count=3)
     return with_values(small(), **usual | changes)
 
 
@@ -70,8 +73,8 @@ BLOCKS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "no class tokens": ({"context_tokens": 0}, [0, 1, 1, 0]),
     "dropout": ({}, EACH),
     "bf16": ({"precision": "bf16"}, EACH),
-    "classifier": ({"classifier": True, "classification": 100.0}, EACH),
-    "accumulation": ({"accumulate": 2}, EACH),
+    "classifier": ({"aux_classifier": True, "class_loss_weight": 100.0}, EACH),
+    "accumulation": ({"grad_accumulation": 2}, EACH),
     "recomputation": ({"activation_checkpointing": True}, EACH),
 }
 
@@ -112,7 +115,7 @@ def test_previews_compile_nothing_and_leave_compiled_what_was() -> None:
 
 WHOLE: dict[str, dict[str, Any]] = {
     "dropout": {},
-    "classifier, recomputation": {"classifier": True, "classification": 100.0, "activation_checkpointing": True},
+    "classifier, recomputation": {"aux_classifier": True, "class_loss_weight": 100.0, "activation_checkpointing": True},
     "other layers, eps": {
         "context_tokens": 0,
         "norm": "layer",
@@ -132,7 +135,7 @@ def test_the_network_and_its_loss_are_one_graph(name: str) -> None:
     torch.nn.init.normal_(net.head.linear.weight)  # pyright: ignore  # it begins with zeros, as gradients then do
 
     def objective(x: Tensor, y: Tensor, *drawn: Tensor) -> Tensor:
-        return process.loss(net, x, y, *drawn).mean()
+        return process.loss(net, Batch(x, y, *drawn)).mean()
 
     def gradients(function: Callable[..., Tensor], start: int) -> list[Tensor]:
         net.zero_grad()
@@ -151,7 +154,6 @@ def test_the_network_and_its_loss_are_one_graph(name: str) -> None:
     assert graphs.frame_count == 1
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", ["dropout", "classifier, recomputation"])
 def test_inductor_computes_the_same(name: str) -> None:
     """Dropout's masks among the rest: they are hashes, in which every bit counts."""

@@ -12,7 +12,7 @@ import torch
 
 import justimage
 from justimage import checkpoint, convert
-from justimage.sampling import trajectory
+from justimage.sampling import Sampling, trajectory
 from tests.reference import SHARED, TINY, TINY_ARRAYS, needs_shared, noise, official_weights, relative_error
 
 
@@ -79,6 +79,7 @@ def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tm
         convert.export_official(tmp_path / "v", tmp_path / "v.pth")
 
 
+@pytest.mark.full
 @needs_shared
 def test_b16_is_the_references_forward_and_generation(tmp_path: Path) -> None:
     shapes = json.loads((SHARED / "reference" / "official_state_dict_jit_b_16_256.json").read_text())
@@ -90,7 +91,9 @@ def test_b16_is_the_references_forward_and_generation(tmp_path: Path) -> None:
         out = model.net(noise(256, (2, 3, 256, 256)), torch.from_numpy(forward["t"]), torch.from_numpy(forward["y"]))
     assert relative_error(out, forward["out"]) < 1e-5
     generated = np.load(SHARED / "reference" / "generate_jit_b_16_256_heun6.npz")
-    *_, last = trajectory(model, noise(11, (1, 3, 256, 256)), torch.tensor([207]), steps=6, guidance=2.9, interval=(0.1, 1.0))
+    *_, last = trajectory(
+        model, noise(11, (1, 3, 256, 256)), torch.tensor([207]), Sampling(steps=6, guidance=2.9, interval=(0.1, 1.0))
+    )
     assert relative_error(last.z, generated["out"]) < 1e-5
 
 

@@ -14,6 +14,8 @@ from justimage import checkpoint, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
 from tests import crash
 
+pytestmark = pytest.mark.full
+
 PARTS = 4
 
 
@@ -50,7 +52,6 @@ def test_a_full_or_failing_disk_ends_no_training(part: int) -> None:
     assert found["wrong"] == [] and found["ended"] <= 24
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_five_hundred_kills() -> None:
     found = crashes("kills", 500, 1)
@@ -87,7 +88,7 @@ def test_a_thousand_flipped_bits_are_each_noticed(trained: Path) -> None:
 
 
 def cut(folder: Path, older: Path) -> None:
-    file = folder / "adam-00001-of-00001.safetensors"
+    file = folder / "optimizer-00001-of-00001.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
 
 

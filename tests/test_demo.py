@@ -1,4 +1,4 @@
-"""The demo: how it ends, with a network that learns nothing; and whole, minutes long, so run by `pytest -m slow`."""
+"""The demo: how it ends, with a network that learns nothing; and whole, minutes long, so run by `pytest -m full`."""
 
 import json
 import shlex
@@ -29,7 +29,7 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
         model=replace(r.model, width=16, depth=2, heads=2, bottleneck=4, context_start=1),
         training=replace(r.training, total_images=32, batch=8, warmup=8),
         sampling=replace(r.sampling, steps=2),
-        upkeep=replace(r.upkeep, preview_count=4),
+        logging=replace(r.logging, preview_count=4),
     )
     monkeypatch.setattr(command, "preset", lambda name: small)
     monkeypatch.setattr(demo, "COUNT", 20)
@@ -38,15 +38,15 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
     lines = capsys.readouterr().out.splitlines()
     *earlier, last = (i for i, line in enumerate(lines) if "now try" in line)
     assert not earlier and last == len(lines) - 1, lines
-    drawn = next(i for i, line in enumerate(lines) if "drawing digits: 20 of 20" in line)
-    judged = next(i for i, line in enumerate(lines) if line.startswith("of 20 generated digits"))
+    drawn = next(i for i, line in enumerate(lines) if "sampling digits: 20 of 20" in line)
+    judged = next(i for i, line in enumerate(lines) if "% of 20 samples" in line)
     assert drawn < judged < last
     words = shlex.split(lines[last].removeprefix("now try:"))
     assert words[:3] == ["justimage", "sample", "--from"] and checkpoint.resolve(words[3])
-    assert json.loads((tmp_path / "demo" / "report.json").read_text())["digits_drawn"] == 20
+    assert json.loads((tmp_path / "demo" / "report.json").read_text())["samples"] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_demo_draws_digits_that_are_read_as_asked_for(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -54,6 +54,6 @@ def test_the_demo_draws_digits_that_are_read_as_asked_for(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert report["read_as_asked_for"] >= 0.97 and report["digits_drawn"] == 1000
+    assert report["accuracy_on_samples"] >= 0.97 and report["samples"] == 1000
     for name in "samples", "denoising", "training":
         assert min(Image.open(tmp_path / "demo" / f"{name}.png").size) > 300

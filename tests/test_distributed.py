@@ -15,6 +15,8 @@ from justimage.distributed import Shard
 from tests import world
 from tests.test_training import small
 
+pytestmark = pytest.mark.full
+
 
 def several(processes: int, out: Path, *parts: str) -> list[dict[str, Any]]:
     """What each of several processes finds."""
@@ -125,7 +127,6 @@ def test_blocks_compiled_in_two_processes_are_whole_and_compute_the_same(
             assert one["compiled"][f"{mode} graphs"] == 3, mode
 
 
-@pytest.mark.full
 def test_inductor_compiles_blocks_in_two_processes(losses_alone: torch.Tensor, tmp_path: Path) -> None:
     (tmp_path / "inductor").touch()
     for one in several(2, tmp_path, "compiled"):

@@ -106,12 +106,13 @@ def test_nothing_is_dropped_and_guided_as_null_like_says(tmp_path: Path) -> None
     run = runs.open_run(recipe(label_drop=0.5), tmp_path / "run", "cpu", **DOORS)
     net, dropped = run.state.denoiser.net, randomness.uniform(0, "drop", range(96)) < 0.5
     finish(run)
-    seen = torch.cat(net.seen[:12])  # pyright: ignore[reportArgumentType]
+    assert isinstance(net, Net)
+    seen = torch.cat(net.seen[:12])
     assert (seen == 0).all(1).tolist() == dropped.tolist() and 20 < dropped.sum() < 76
     model = checkpoint.load(tmp_path / "run", device="cpu", net=Net)
     images = justimage.sample(model, Shapes()[3][1] | {"map": torch.zeros(1, 1, 4, 4), "vector": torch.ones(1, 2)}, 0)
     assert images.shape == (1, 1, 8, 8) and images.dtype == torch.float32  # floats in, floats out
-    assert {len(v) for v in model.net.seen} == {1, 2}  # pyright: ignore[reportArgumentType]
+    assert isinstance(model.net, Net) and {len(v) for v in model.net.seen} == {1, 2}
 
 
 def test_what_nothing_looks_like_is_said_once() -> None:
@@ -143,7 +144,7 @@ def test_a_run_is_resumed_only_with_the_parts_it_was_begun_with(tmp_path: Path) 
         pass
     with pytest.raises(ValueError, match=r"custom is \('net Net',\), was \('net Net', 'optimizer Sign'\)"):
         next(justimage.train(recipe(96), tmp_path / "run", device="cpu", **DOORS | {"optimizer": None}))
-    with pytest.raises(ValueError, match="a network of its own, Net; give it: load"):
+    with pytest.raises(ValueError, match="a custom network, Net; give it: load"):
         justimage.load(tmp_path / "run")
 
 

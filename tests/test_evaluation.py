@@ -16,15 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import data
+from justimage import chunks, data
 from justimage.data import Crop
-from justimage.data.source import get_batch
 from justimage.evaluation import feature_sampler, online, reference, report, scores, search, search_report
 from justimage.evaluation.reference import compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
 from justimage.features import Extractor
 from justimage.generate import SampleJob
+from justimage.progress import Job, Progress, finish
+from justimage.recipe import with_values
+from justimage.sampling import Sampling
 from tests.test_cli import TINY_TRAINING, justimage
 from tests.test_generate import environment
 
@@ -58,12 +60,12 @@ def test_real_images_are_read_once_and_then_from_the_cache(tmp_path: Path) -> No
     noted = extractor()
     plain = noted.extract
     noted = replace(noted, extract=lambda images: (calls.append(len(images)), plain(images))[1])
-    first = open_reference(str(place), noted, Crop((16, 16)))
-    again = open_reference(str(place), noted, Crop((16, 16)))
+    first = finish(open_reference(str(place), noted, Crop((16, 16))))
+    again = finish(open_reference(str(place), noted, Crop((16, 16))))
     assert calls == [10] and torch.equal(first.statistics.covariance, again.statistics.covariance)
-    open_reference(str(place), replace(noted, identity="other"), Crop((16, 16)))
+    finish(open_reference(str(place), replace(noted, fingerprint="other"), Crop((16, 16))))
     Image.new("RGB", (16, 16), "white").save(place / "a" / "new.png")
-    assert open_reference(str(place), noted, Crop((16, 16))).info["images"] == 11 and calls == [10, 10, 11]
+    assert finish(open_reference(str(place), noted, Crop((16, 16)))).info["images"] == 11 and calls == [10, 10, 11]
 
 
 def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path: Path) -> None:
@@ -72,13 +74,13 @@ def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path
         for i in range(4):
             (tmp_path / "images").mkdir(exist_ok=True)
             Image.new("RGB", (16, 16), (brightness,) * 3).save(tmp_path / "images" / f"{i}.bmp")
-        means.append(open_reference(str(tmp_path / "images"), extractor(), Crop((16, 16))).statistics.mean.tolist())
+        means.append(finish(open_reference(str(tmp_path / "images"), extractor(), Crop((16, 16)))).statistics.mean.tolist())
     assert means == [[10.0] * 4, [200.0] * 4]
 
 
 def test_statistics_of_other_features_are_one_line() -> None:
     other = Gaussian(torch.zeros(9).double(), torch.eye(9).double())
-    with pytest.raises(ValueError, match="features of 4 numbers an image are compared with statistics of 9"):
+    with pytest.raises(ValueError, match="features of dimension 4 are compared with statistics of dimension 9"):
         scores.frechet(gaussian([torch.randn(20, 4)]), other)
 
 
@@ -92,7 +94,7 @@ def test_features_that_are_not_finite_give_no_number_and_end_no_training() -> No
 def test_statistics_come_back_from_a_file(tmp_path: Path) -> None:
     drawn = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     reference.save_statistics(tmp_path / "s.npz", gaussian([drawn]))
-    found = open_reference(str(tmp_path / "s.npz"), extractor(), Crop((16, 16)))
+    found = finish(open_reference(str(tmp_path / "s.npz"), extractor(), Crop((16, 16))))
     assert torch.equal(found.statistics.covariance, gaussian([drawn]).covariance) and found.source is None
     assert scores.frechet(gaussian([drawn]), found.statistics) == pytest.approx(0, abs=1e-6)
 
@@ -101,7 +103,7 @@ def test_an_npz_with_images_and_statistics_gives_both(tmp_path: Path) -> None:
     """As ADM's reference batches are."""
     images = np.random.RandomState(0).randint(0, 256, (70, 16, 16, 3)).astype(np.uint8)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.arange(4.0), sigma=np.eye(4))
-    found = open_reference(str(tmp_path / "adm.npz"), extractor(), Crop((16, 16)))
+    found = finish(open_reference(str(tmp_path / "adm.npz"), extractor(), Crop((16, 16))))
     assert found.statistics.mean.tolist() == [0, 1, 2, 3] and found.source is not None and len(found.source) == 70
     numbers, values = found.subsample(20)
     assert numbers.tolist() == list(range(0, 70, 4))
@@ -138,19 +140,19 @@ def bad_reference(name: str, place: Path) -> str:
 BAD_REFERENCES = {
     "missing": "does not exist", "text": "is no readable .npz", "pickle": "pickled objects", "shape": "no usable statistics",
     "not finite": "no usable statistics", "not symmetric": "not symmetric", "other features": "statistics of 9 numbers",
-    "other size": "holds images of 3 x 8 x 8, the model draws 3 x 16 x 16", "no folder": "nowhere", "empty": "empty",
+    "other size": "holds images of 3 x 8 x 8, the model samples 3 x 16 x 16", "no folder": "nowhere", "empty": "empty",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_REFERENCES)
 def test_a_reference_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError), match=BAD_REFERENCES[name]) as caught:
-        open_reference(bad_reference(name, tmp_path), extractor(), Crop((16, 16)))
+        finish(open_reference(bad_reference(name, tmp_path), extractor(), Crop((16, 16))))
     assert "\n" not in str(caught.value)
 
 
 def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> None:
-    found = open_reference(str(folder(tmp_path / "ab")), extractor(), Crop((16, 16)))
+    found = finish(open_reference(str(folder(tmp_path / "ab")), extractor(), Crop((16, 16))))
     job = SampleJob(weights="", ema=0.0, classes=(0, 1, 2))
     with pytest.raises(ValueError, match="has no image of class 'c'"):
         report.check_computable(job, found, ["a", "b", "c"])
@@ -180,6 +182,7 @@ def reported(run: Path, digits_classifier: Path) -> dict[str, Any]:
     return evaluated(run, digits_classifier, "one")
 
 
+@pytest.mark.full
 def test_two_processes_report_what_one_reports(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
     """The same images and the same scores to the last digit, however many processes and threads."""
     both = evaluated(run, digits_classifier, "two", 2)
@@ -196,21 +199,21 @@ def test_a_gpu_draws_the_same_twice_and_nearly_what_the_cpu_draws(
     assert fids[0] == pytest.approx(fids[1], rel=0.1)
 
 
+@pytest.mark.full
 def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: dict[str, Any]) -> None:
     assert list(reported["scores"]) == ["guided", "unguided"]
     for found in reported["scores"].values():
-        assert list(found) == list(report.TITLES) and all(
-            np.isfinite([s["value"], s["deviation"]]).all() for s in found.values()
-        )
-    assert reported["sampling"]["guidance"] == 1.5 and reported["sampling"]["steps"] == 1
-    assert reported["reference"]["images"] == 1797 and reported["features"]["identity"].startswith("classifier:")
+        assert list(found) == list(report.TITLES) and all(np.isfinite([s["value"], s["std"]]).all() for s in found.values())
+    assert reported["sampling"]["sampling"]["guidance"] == 1.5 and reported["sampling"]["sampling"]["steps"] == 1
+    assert reported["reference"]["images"] == 1797 and reported["features"]["fingerprint"].startswith("classifier:")
 
 
+@pytest.mark.full
 def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
-    kept = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "units").glob("*/0*.npz")}
+    kept = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "chunks").glob("*/0*.npz")}
     assert len(kept) == 2 * 5
     more = evaluated(run, digits_classifier, "one", count=400)
-    now = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "units").glob("*/0*.npz")}
+    now = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "chunks").glob("*/0*.npz")}
     assert len(now) == 2 * 7 and now.items() >= kept.items()
     assert more["scores"]["guided"]["fid"] != reported["scores"]["guided"]["fid"]
 
@@ -226,23 +229,21 @@ def test_resizing_is_antialiased_and_leaves_what_fits() -> None:
 
 
 class Pretended:
-    """In place of an examiner: features of a setting are the same draws, moved by how far it is from the best setting."""
+    """In place of a feature sampler: features of a setting are the same numbers, moved by its distance from the best one."""
 
-    class Artist:
+    class generator:
         weights = staticmethod(lambda ema: f"{ema:g}")
 
-    artist = Artist
-
     def __init__(self, best: float, ema: float, dimension: int = 6) -> None:
-        self.best, self.ema, self.drawn = best, ema, []
+        self.best, self.ema = best, ema
         self.noise = torch.randn(4096, dimension, generator=torch.Generator().manual_seed(1))
         self.reference = type(
             "Real", (), {"statistics": Gaussian(torch.zeros(dimension).double(), torch.eye(dimension).double())}
         )
 
-    def features(self, job: SampleJob, count: int, title: str) -> dict[str, Tensor]:
-        self.drawn.append((job.ema, job.guidance, count))
-        away = (job.guidance - self.best) / 2
+    def features(self, job: SampleJob, count: int, title: str) -> Job[dict[str, Tensor]]:
+        yield Progress(title, count, count)
+        away = (job.sampling.guidance - self.best) / 2
         return {"features": self.noise[:count] * (1 + 0.2 * away) + 0.3 * away + 0.05 * abs(job.ema / self.ema - 1)}
 
 
@@ -250,14 +251,14 @@ class Pretended:
 @pytest.mark.parametrize("ema", [0.9996, 0.9998, 0.9999])
 def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images(best: float, ema: float) -> None:
     emas = [0.9996, 0.9998, 0.9999]
-    job = SampleJob(weights="", ema=ema, interval=(0.1, 1.0))
+    job = SampleJob(weights="", ema=ema, sampling=Sampling(interval=(0.1, 1.0)))
 
     def made() -> Search:
         pretended: Any = Pretended(best, ema)
         return Search(pretended, job, 2048, emas, [(0.1, 1.0)])
 
     cheap, full = made(), made()
-    found, wanted = cheap.coarse_to_fine(), full.full_grid()
+    found, wanted = finish(cheap.coarse_to_fine()), finish(full.full_grid())
     assert full.images_sampled == full.grid_images == 93 * 2048
     assert found.setting.ema == wanted.setting.ema and abs(found.guidance - wanted.guidance) <= 0.1 + 1e-9
     assert cheap.images_sampled <= 0.25 * full.grid_images
@@ -267,13 +268,14 @@ def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> Non
     for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be told from it"):
         pretended: Any = Pretended(best, 0.9998)
         found = Search(pretended, SampleJob(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
-        said = "\n".join(search_report.summarize(found, found.coarse_to_fine()))
+        said = "\n".join(search_report.summarize(found, finish(found.coarse_to_fine())))
         assert words in said and said.startswith("the best: ema 0.999")
 
 
+@pytest.mark.full
 def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_classifier: Path) -> None:
     words = f"search {run} --reference digits --features {digits_classifier} --steps 1 --count 128 --device cpu".split()
-    words += ["--guidances", "1", "1.6", "0.2", "--intervals", "0", "1", "--out", str(run.parent / "searched")]
+    words += ["--guidance-range", "1", "1.6", "0.2", "--interval-values", "0", "1", "--out", str(run.parent / "searched")]
 
     def once() -> str:
         done = subprocess.run(
@@ -282,9 +284,9 @@ def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_class
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    first, drawn = once(), len(list((run.parent / "searched" / "units").glob("*/0*.npz")))
+    first, drawn = once(), len(list((run.parent / "searched" / "chunks").glob("*/0*.npz")))
     second = once()
-    assert len(list((run.parent / "searched" / "units").glob("*/0*.npz"))) == drawn
+    assert len(list((run.parent / "searched" / "chunks").glob("*/0*.npz"))) == drawn
     assert re.search(r"the best: ema (100|300), guidance", first) and "now try:  justimage evaluate" in first
     lines = [line for line in first.splitlines() if "±" in line]
     assert lines == [line for line in second.splitlines() if "±" in line] and len(lines) >= 5
@@ -309,16 +311,20 @@ MISTAKES = {
         "search run --reference digits --features digits.safetensors --guidance 2",
         "is searched for",
     ),
-    "half a pair": ("search run --reference digits --features digits.safetensors --intervals 0 1 0.1", "they are pairs"),
-    "backwards": ("search run --reference digits --features digits.safetensors --guidances 3 1 0.1", "low <= high"),
-    "no such part": ("features extract", "there are train, statistics"),
-    "no size": ("features train --data photos --out f.safetensors", "--image-size is not given"),
-    "no classifier's name": ("features train --data digits --out f.pt", "a .safetensors file"),
+    "half a pair": ("search run --reference digits --features digits.safetensors --interval-values 0 1 0.1", "they are pairs"),
+    "backwards": ("search run --reference digits --features digits.safetensors --guidance-range 3 1 0.1", "low <= high"),
+    "no such part": ("feature-space extract", "there are train, statistics"),
+    "no size": ("feature-space train --data photos --out f.safetensors", "needs --image-size"),
+    "no classifier's name": ("feature-space train --data digits --out f.pt", "a .safetensors file"),
     "unbalanced": ("sample --from run --count 15 --balanced --folder new", "not equally many of 10 classes"),
-    "evaluating with nothing": ("train --preset digits --data digits --evaluate-every 100 --out new", "--evaluate-features"),
+    "evaluating with nothing": (
+        "train --preset digits --data digits --evaluation.every 100 --out new",
+        "--evaluation.features",
+    ),
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, run: Path, digits_classifier: Path) -> None:
     words, said = MISTAKES[mistake]
@@ -331,11 +337,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, run: Path, digits_c
     assert sorted(p.name for p in run.parent.iterdir() if p.name != "cache") == before
 
 
+@pytest.mark.full
 def test_a_training_that_is_scored_on_the_way_says_so_in_its_metrics_and_stops_early(
     run: Path, digits_classifier: Path
 ) -> None:
-    options = ["--images", "96", "--ema", "100", "300", "--use-ema", "300", "--evaluate-every", "32", "--evaluate-count", "40"]
-    options += ["--evaluate-features", str(digits_classifier), "--watch", "fid", "--patience", "1000", "--out", "scored"]
+    options = ["--total-images", "96", "--ema", "100", "300", "--sample-ema", "300", "--evaluation.every", "32"]
+    options += ["--evaluation.count", "40"]
+    options += ["--evaluation.features", str(digits_classifier), "--monitor", "fid", "--patience", "1000", "--out", "scored"]
     done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=run.parent)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (run.parent / "scored" / "metrics.jsonl").read_text().splitlines()]
@@ -344,37 +352,35 @@ def test_a_training_that_is_scored_on_the_way_says_so_in_its_metrics_and_stops_e
     assert all(line["fid"] == line["fid_300"] and np.isfinite(line["fid_100"]) for line in scored)
 
 
+@pytest.mark.full
 def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Path) -> None:
     from justimage import sampling, training
     from tests.test_training import small
 
     source = data.digits()
     recipe = small(total_images=16).resolve(source)
-    recipe = replace(recipe, upkeep=replace(recipe.upkeep, evaluate_count=50, evaluate_features=str(digits_classifier)))
+    recipe = with_values(recipe, count=50, features=str(digits_classifier))
     state = training.init_state(recipe)
-    judge = online.open_online_fid(recipe, source, CPU)
-    found = online.online_scores(recipe, state, judge, lambda: None)
-    s = recipe.sampling
-    images = sampling.sample(
-        state.denoiser, [i % 10 for i in range(50)], 0, guidance=s.guidance, interval=s.interval, steps=s.steps, solver=s.solver,
-        batch=50,
-    )  # fmt: skip
-    real = judge.extractor.extract(get_batch(source, np.arange(len(source)))[0])[0]
-    wanted = scores.frechet(gaussian([judge.extractor.extract(images)[0]]), gaussian([real]))
-    assert found[f"fid_{s.use_ema:g}"] == found["fid"] == pytest.approx(wanted, rel=1e-3)
+    online_fid = finish(online.open_online_fid(recipe, source, CPU))
+    found = online.online_scores(recipe, source, state, online_fid, lambda: None)
+    images = sampling.sample(state.denoiser, [i % 10 for i in range(50)], 0, recipe.sampling, batch=50)
+    real = online_fid.extractor.extract(source.batch(np.arange(len(source)))[0])[0]
+    wanted = scores.frechet(gaussian([online_fid.extractor.extract(images)[0]]), gaussian([real]))
+    assert found[f"fid_{recipe.training.sample_ema:g}"] == found["fid"] == pytest.approx(wanted, rel=1e-3)
 
 
 def test_unguided_images_have_one_name_whatever_the_interval() -> None:
-    job = SampleJob(weights="", ema=0.0, guidance=1.0, interval=(0.1, 1.0))
-    assert job.without_idle_settings() == replace(job, interval=(0.0, 1.0))
-    assert replace(job, guidance=1.5).without_idle_settings().interval == (0.1, 1.0)
+    jobs = [SampleJob(weights="", ema=0.0, sampling=Sampling(guidance=1.0, interval=i)) for i in ((0.1, 1.0), (0.0, 1.0))]
+    assert jobs[0] == jobs[1] and replace(jobs[0], sampling=replace(jobs[0].sampling, interval=(0.2, 0.3))) == jobs[0]
+    guided = replace(jobs[0], sampling=Sampling(guidance=1.5, interval=(0.1, 1.0)))
+    assert guided.sampling.interval == (0.1, 1.0)
 
 
 def test_the_grid_of_guidances_is_the_papers() -> None:
     pretended: Any = Pretended(2.0, 0.9999)
     found = Search(pretended, SampleJob(weights="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
     assert [found.guidance(at) for at in range(found.last_index + 1)] == [round(1 + i / 10, 1) for i in range(31)]
-    here = found.evaluate(Setting(0.9999, (0.1, 1.0), 3), 128)
+    here = finish(found.evaluate(Setting(0.9999, (0.1, 1.0), 3), 128))
     assert here.guidance == 1.3 and search.fid_difference(here, here) == Score(0, 0)
 
 
@@ -395,5 +401,5 @@ def test_a_gpu_reads_two_batches_of_real_images_at_once_whatever_the_cores(monke
             return images.float().flatten(1)[:, :4], None
 
         source = data.digits()
-        compute_features(source, Extractor("first", "first", 4, extract, device=device), (1, 32, 32))
+        finish(compute_features(source, Extractor("first", "first", 4, extract, device=device)))
     assert most["cuda"] == 2 < most["cpu"] <= 16

@@ -1,4 +1,4 @@
-"""The experiments: at the paper's scale exactly its recipes, claims that its own numbers fulfil, and the command."""
+"""The experiments: at the paper's scale exactly its recipes, claims that the paper's numbers fulfil, and the command."""
 
 import json
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from justimage.cli.options import parse
-from justimage.cli.train import TrainOptions
+from justimage.cli.train import read_recipe
 from justimage.experiments import NAMES, experiment
-from justimage.recipe import Recipe, preset, with_values
+from justimage.recipe import Recipe, with_values
 from justimage.reproduction import Cell, Lab, Table, scales
-from justimage.reproduction.launch import CLASSES, flatten, options, remaining
+from justimage.reproduction.launch import CLASSES, remaining
 from justimage.reproduction.scales import LAPTOP, PAPER, SCALES
 from justimage.reproduction.training_job import TrainAndScore
 from tests.test_cli import justimage
@@ -25,25 +24,26 @@ SIZE = {  # Table 9
     "H": dict(depth=32, width=1280, heads=16, dropout=0.2, bottleneck=256, context_start=10),
     "G": dict(depth=40, width=1664, heads=16, dropout=0.2, bottleneck=256, context_start=10),
 }
-ALL = dict(  # Table 9, training and sampling; what no caption changes
-    channels=3, context_tokens=32, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False, class_loss_weight=0.0,
-    warmup=5 * EPOCH, betas=(0.9, 0.95), batch=1024, learning_rate=2e-4, lr_schedule="constant", gradient_clip=None,
-    ema=(0.9996, 0.9998, 0.9999), ema_ramp=0.0, flip=True, precision="bf16",
+ALL = dict(  # Table 9, training and sampling, where no caption differs; and when checkpoints are saved
+    channels=3, context_tokens=32, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False,
+    class_loss_weight=0.0, warmup=5 * EPOCH, betas=(0.9, 0.95), batch=1024, learning_rate=2e-4, lr_schedule="constant",
+    gradient_clip=None, ema=(0.9996, 0.9998, 0.9999), ema_ramp=0.0, flip=True, precision="bf16",
     prediction="x", loss_space="v", interpolant="linear", mu=-0.8, sigma=0.8, t_clip=0.05, sampling_t_clip=0.05, label_drop=0.1,
-    solver="heun", steps=50, interval=(0.1, 1.0),
+    solver="heun", steps=50, interval=(0.1, 1.0), preview_every=20 * EPOCH, save_every=5 * EPOCH,
 )  # fmt: skip
 TABLE_2 = dict(bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
 """Tables 2, 3, 10 and Figs. 4, 7: before the bottleneck and Sec. 4.4, "with CFG"."""
-
-
-EARLY = {"watch", "patience", "evaluate_every", "evaluate_count", "evaluate_features"}
+EARLY = dict(  # App. A, "early stop"
+    monitor="fid", patience=60 * EPOCH, evaluation_every=20 * EPOCH, evaluation_count=8000, evaluation_features="inception"
+)  # fmt: skip
 
 
 def row(name: str, epochs: int = 200, **caption: Any) -> dict[str, Any]:
-    """A transcription: Table 9 for that size and patch, and what a table's caption changes."""
+    """A transcription: Table 9 for that size and patch, and the changes that a table's caption makes."""
     patch = int(name[2:])
-    by_size = {**SIZE[name[0]], "patch_size": patch, "image_size": 16 * patch, "noise_scale": 16 * patch / 256}
-    return ALL | by_size | {"images": epochs * EPOCH} | caption
+    shape = dict(patch_size=patch, image_size=16 * patch, noise_scale=16 * patch / 256)
+    early = EARLY if name[0] == "G" and epochs > 320 else {}
+    return ALL | SIZE[name[0]] | shape | early | {"total_images": epochs * EPOCH} | caption
 
 
 SPACES = "x", "eps", "v"
@@ -68,70 +68,68 @@ CAPTIONS: dict[str, list[dict[str, Any]]] = {
     "table12": [row("G/16", 600), row("G/32", 600)],
     "table13": [row(f"{size}/16", 600) for size in "BLHG"],
     "fig8": [row("G/16", 600)],
-    "clip": [row("B/16", 600), row("H/16", 600)],
-    "length": [row("B/16", total_images=part * EPOCH) for part in (50, 100, 200)],
+    "sampling-clip": [row("B/16", 600), row("H/16", 600)],
+    "ema-length": [row("B/16", total_images=part * EPOCH) for part in (50, 100, 200)],
 }  # fmt: skip
-"""What the paper trains for each table, and ours beyond it."""
+"""The trainings of each table of the paper, and of ours beyond it."""
 
 
-def trained(name: str) -> list[TrainAndScore]:
-    works = [work for cell in experiment(name).cells(PAPER) for work in cell.jobs]
+def trainings(name: str) -> list[TrainAndScore]:
+    jobs = [job for cell in experiment(name).cells(PAPER) for job in cell.jobs]
     lab = Lab(Path("nowhere"), PAPER)
-    return list({(w.group(lab), w.recipe.sampling.interval): w for w in works if isinstance(w, TrainAndScore)}.values())
+    return list({(j.group(lab), j.recipe.sampling.interval): j for j in jobs if isinstance(j, TrainAndScore)}.values())
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_the_papers_scale_is_table_9_and_the_captions(name: str) -> None:
-    found = [flatten(work.recipe) for work in trained(name)]
-    wanted = CAPTIONS[name]
+    """Exactly these recipes; but for the data, and the guidance, which is searched for."""
+    found = [with_values(job.recipe, data="", guidance=2.2) for job in trainings(name)]
+    wanted = [with_values(Recipe(), **values) for values in CAPTIONS[name]]
     assert len(found) == len(wanted)
-    names = wanted[0].keys()
-    for here in wanted:
-        assert here.keys() == names and here in [{k: numbers[k] for k in names} for numbers in found]
-    usual = flatten(with_values(Recipe(), preview_every=20 * EPOCH, save_every=5 * EPOCH))
-    for numbers in found:  # nothing else differs from the default
-        others = set(usual) - set(names) - {"data", "guidance"} - EARLY
-        assert {k: numbers[k] for k in others} == {k: usual[k] for k in others}
-        early = numbers["width"] == 1664 and numbers["images"] > 320 * EPOCH  # App. A, "early stop"
-        assert [numbers[k] for k in sorted(EARLY)] == (
-            [8000, 20 * EPOCH, "inception", 60 * EPOCH, "fid"] if early else [usual[k] for k in sorted(EARLY)]
-        )
+    assert all(recipe in found for recipe in wanted)
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
-def test_the_papers_trainings_are_built_and_their_commands_mean_them(name: str) -> None:
-    """Each on the meta device; and `justimage train`, given the command's options, has the same recipe."""
-    for recipe in [work.recipe for work in trained(name)]:
+def test_the_papers_trainings_are_built_and_their_commands_mean_them(name: str, tmp_path: Path) -> None:
+    """Each on the meta device; and `justimage train --recipe` reads the same recipe."""
+    lab = Lab(tmp_path, PAPER)
+    runs = remaining([(name, job) for job in trainings(name)], lab, 64, "h100")
+    assert {run.folder for run in runs} == {lab.run_dir(job) for job in trainings(name)}
+    for run in runs:
         with torch.device("meta"):
-            model = with_values(recipe, classes=CLASSES).build()
+            model = with_values(run.job.recipe, classes=CLASSES).build()
         assert sum(p.numel() for p in model.net.parameters()) > 1e8
-        words = options(recipe)
-        assert parse(TrainOptions, words, "train", "", default=TrainOptions(preset(words[1]), words[1])).recipe == recipe
+        run.write_recipe()
+        assert f" --recipe {run.folder / 'recipe.json'} --out {run.folder} " in run.command
+        assert read_recipe(run.folder / "recipe.json")[1] == run.job.recipe
 
 
 def test_the_papers_trainings_are_printed_once_each(tmp_path: Path) -> None:
-    """Tables 2, 3 and 10 share rows; what is finished is not printed."""
+    """Tables 2, 3 and 10 share rows; a finished training is not printed, and one that has begun keeps its recipe."""
     lab = Lab(tmp_path, PAPER)
-    works = {name: [(name, w) for w in trained(name)] for name in ("table2", "table3", "table10")}
-    jobs = remaining([pair for pairs in works.values() for pair in pairs], lab, 64, "h100")
-    assert len(jobs) == 18 + (12 - 3) + (9 - 3)
-    first = jobs[0]
-    assert first.command.startswith("torchrun --nnodes=8 ") and "--preset jit-b16-256 " in first.command
-    place = first.work.run_dir(lab)
-    place.mkdir(parents=True)
-    (place / "events.jsonl").write_text(json.dumps({"event": "finished"}) + "\n")
-    assert len(remaining(works["table2"], lab, 64, "h100")) == 17
+    jobs = {name: [(name, job) for job in trainings(name)] for name in ("table2", "table3", "table10")}
+    runs = remaining([pair for pairs in jobs.values() for pair in pairs], lab, 64, "h100")
+    assert len(runs) == 18 + (12 - 3) + (9 - 3)
+    first = runs[0]
+    assert first.command.startswith("torchrun --nnodes=8 ")
+    first.folder.mkdir(parents=True)
+    (first.folder / "events.jsonl").write_text(json.dumps({"event": "begun"}) + "\n")
+    first.write_recipe()
+    assert not (first.folder / "recipe.json").exists()
+    assert len(remaining(jobs["table2"], lab, 64, "h100")) == 18
+    (first.folder / "events.jsonl").write_text(json.dumps({"event": "finished"}) + "\n")
+    assert len(remaining(jobs["table2"], lab, 64, "h100")) == 17
     with pytest.raises(ValueError, match="does not fit on 1 x rtx4090"):
         remaining([("G", TrainAndScore(PAPER.recipe("G/16")))], lab, 1, "rtx4090")
 
 
 def with_results(name: str, scale: scales.Scale, value: Callable[[Cell], float], extra: dict[str, Any]) -> Table:
-    """A table in which each cell shows what `value` says."""
+    """A table in which each cell shows the number that `value` gives it."""
     lab = Lab(Path("nowhere"), scale)
-    table = Table(experiment(name).cells(scale), lab)
+    table = Table(experiment(name), lab)
     for cell in table.cells:
-        for work in cell.jobs:
-            table.results.setdefault(work.key(lab), dict(extra))[cell.shows] = value(cell)
+        for job in cell.jobs:
+            table.results.setdefault(job.key(lab), dict(extra))[cell.metric] = value(cell)
     return table
 
 
@@ -156,44 +154,53 @@ def test_numbers_that_are_all_alike_do_not_fulfil_them(name: str) -> None:
     assert all(sentence.startswith(harmless) for sentence in held), held
 
 
-def toys(blamed: tuple[str, str], distance: float) -> list[str]:
-    """The claims of Fig. 2 that hold, where all is as in the paper but one distance, of a row and a column."""
+def toys(distance: float = 0.0, **blamed: Any) -> list[str]:
+    """The claims of Fig. 2 that hold, where all is as in the paper but the distance of one cell, if any."""
 
     def value(cell: Cell) -> float:
-        if (cell.row, cell.column) == blamed:
+        if blamed and cell.matches(**blamed):
             return distance
-        good = cell.row == "D = 2" or cell.column.startswith("x-pred")
-        return 0.005 if good else 20.0 if cell.row == "D = 512" else 0.1
+        D, prediction = cell.params["D"], cell.params["prediction"]
+        return 0.005 if D == 2 or prediction == "x" else 20.0 if D == 512 else 0.1
 
     return [c.sentence for c in experiment("fig2").claims(with_results("fig2", LAPTOP, value, {})) if c.holds]
 
 
 def test_the_toy_is_found_only_by_samples_that_are_near_the_curve_and_cover_it() -> None:
-    everything = toys(("", ""), 0.0)
+    everything = toys()
     assert len(everything) == 8
     for p in ("x", "eps", "v"):
-        for way in ("to", "from"):
-            assert toys(("D = 2", f"{p}-pred: {way} the curve"), 0.05) == everything[1:]
-    for row, place in (("D = 8", 1), ("D = 16", 2), ("D = 512", 3)):
-        assert toys((row, "x-pred: from the curve"), 0.05) == everything[:place] + everything[place + 1 :]
-    assert toys(("D = 16", "v-pred: from the curve"), 0.005) == everything  # it is still far from the curve
-    assert toys(("D = 512", "v-pred: to the curve"), 3.0) == everything[:-1]
+        for metric in ("curve", "coverage"):
+            assert toys(0.05, D=2, prediction=p, metric=metric) == everything[1:]
+    for D, place in ((8, 1), (16, 2), (512, 3)):
+        assert toys(0.05, D=D, prediction="x", metric="coverage") == everything[:place] + everything[place + 1 :]
+    assert toys(0.005, D=16, prediction="v", metric="coverage") == everything  # it is still far from the curve
+    assert toys(3.0, D=512, prediction="v", metric="curve") == everything[:-1]
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_experiment_is_made_of_works_at_every_scale(scale: str) -> None:
+def test_every_experiment_has_cells_with_labels_of_their_own_and_networks_that_are_built(scale: str) -> None:
+    lab = Lab(Path("nowhere"), SCALES[scale])
     for name in NAMES:
-        e = experiment(name)
-        cells = e.cells(SCALES[scale])
-        keys = [(c.row, c.column) for c in cells]
-        assert cells and len(set(keys)) == len(keys), name
-        lab = Lab(Path("nowhere"), SCALES[scale])
-        for cell in cells:
-            assert cell.jobs and len({w.key(lab) for w in cell.jobs}) == len(cell.jobs)
-            for work in cell.jobs:
-                if isinstance(work, TrainAndScore):
+        table = Table(experiment(name), lab)
+        assert table.cells and len(table.grid) == len(table.cells), name
+        for cell in table.cells:
+            assert table.cell(**cell.params, metric=cell.metric) is cell
+            assert cell.jobs and len({job.key(lab) for job in cell.jobs}) == len(cell.jobs)
+            for job in cell.jobs:
+                if isinstance(job, TrainAndScore):
                     with torch.device("meta"):
-                        with_values(work.recipe, classes=10).build()
+                        with_values(job.recipe, classes=10).build()
+
+
+def test_a_cell_is_found_by_values_and_only_where_they_leave_one() -> None:
+    table = Table(experiment("table2"), Lab(Path("nowhere"), LAPTOP))
+    cell = table.cell(patch=16, loss="v", prediction="x")
+    assert (table.row(cell), table.column(cell)) == ("v-loss", "(a) large patches: x-pred")
+    assert len(table.select(patch=4)) == 9 and len(table.select(patch=4, prediction="eps")) == 3
+    for where in (dict(patch=16), dict(patch=17), dict(patches=16)):
+        with pytest.raises(ValueError, match=r"cells have .*there must be one"):
+            table.cell(**where)
 
 
 def test_an_experiments_file_is_short_and_its_name_is_in_the_list() -> None:
@@ -210,38 +217,43 @@ def test_large_patches_are_wider_than_the_network_and_small_ones_are_not() -> No
     assert 4 <= LAPTOP.recipe("B/4").model.patch_dimension <= 16
 
 
-def test_changed_changes_numbers_by_their_own_names() -> None:
+def test_with_values_changes_numbers_by_their_own_names() -> None:
     r = with_values(PAPER.recipe("B/16"), prediction="v", bottleneck=None, steps=7, data="there")
     assert (r.diffusion.prediction, r.model.bottleneck, r.sampling.steps, r.data) == ("v", None, 7, "there")
     with pytest.raises(ValueError, match="nothing called predicton"):
         with_values(r, predicton="v")
 
 
+@pytest.mark.full
 def test_counting_is_reproduced_by_one_command(tmp_path: Path) -> None:
     ended = justimage("reproduce", "tables7-9", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    out = tmp_path / "reproduced" / "laptop" / "tables7-9"
-    assert {f.name for f in out.iterdir()} == {"table.md", "table.json", "picture.png"}
-    found = json.loads((out / "table.json").read_text())
+    out = tmp_path / "reproduced" / "laptop"
+    assert {f.name for f in out.iterdir() if f.is_file()} == {
+        "claims.md",
+        *(f"tables7-9.{kind}" for kind in ("md", "json", "png")),
+    }
+    found = json.loads((out / "tables7-9.json").read_text())
     assert [c["holds"] for c in found["claims"]] == [False, True]  # B/64's 30 GFLOPs
     numbers = {(c["row"], c["column"]): c["ours"][0] for c in found["cells"]}
     assert round(numbers["parameters m", "G/16"]) == 2007 and numbers["dropout", "H/32"] == 0.2
-    written = (out / "table.md").read_text()
+    written = (out / "tables7-9.md").read_text()
     assert "| parameters m | 131 &#124; **131** |" in written
     assert "| ema 1 | 0.9996 &#124; **0.9996** |" in written and "| ema 3 | 0.9999 &#124; **0.9999** |" in written
     again = justimage("reproduce", "tables7-9", cwd=tmp_path)
-    assert again.returncode == 0 and "9 of 9 works are there" in again.stdout
+    assert again.returncode == 0 and "9 of 9 jobs are done" in again.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["tabel2"], "no experiment is called 'tabel2'; perhaps table2"),
         (["table2", "--scale", "huge"], "invalid choice"),
         (["table2", "--data", "nowhere"], "nowhere"),
-        (["table2", "--device", "cuda:7"], "device 'cuda:7' is not to be had here"),
-        (["table6", "--scale", "paper", "--gpus", "1", "--kind", "rtx4090"], "does not fit on 1 x rtx4090"),
-        (["table2", "--scale", "paper", "--kind", "h1000"], "h1000"),
+        (["table2", "--device", "cuda:7"], "device 'cuda:7' is not available"),
+        (["table6", "--scale", "paper", "--gpus", "1", "--gpu-type", "rtx4090"], "does not fit on 1 x rtx4090"),
+        (["table2", "--scale", "paper", "--gpu-type", "h1000"], "h1000"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, tmp_path: Path) -> None:
@@ -252,34 +264,51 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], said: str, t
 
 OWN = """
 from justimage.reproduction import Cell, Experiment, at_least
-from justimage.reproduction.cost_job import Counted
+from justimage.reproduction.cost_job import CountCost
+
+
+def cells(s):
+    return [Cell({"size": size}, [CountCost(s.recipe(f"{size}/16"))], None, "parameters_m") for size in "GB"]
+
+
+def claims(table):
+    return [at_least("G has twice B's", table(size="G"), table(size="B"), 2)]
+
 
 EXPERIMENT = Experiment(
     title="parameters with size",
     expects="More.",
-    cells=lambda s: [Cell(n, "params M", (Counted(s.recipe(n + "/16")),), None, "parameters_m") for n in "GB"],
-    claims=lambda table: [at_least("G has twice B's", table("G", "params M"), table("B", "params M"), 2)],
-    picture=lambda table: None,
+    cells=cells,
+    claims=claims,
+    figure=lambda table: None,
+    row="{size}",
+    column="params M",
 )
 """
 
 
-def test_an_experiment_of_ones_own_is_a_file(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_an_experiment_in_a_file_is_run_like_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     ended = justimage("reproduce", "mine.py", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    written = (tmp_path / "reproduced" / "laptop" / "mine" / "table.md").read_text()
+    written = (tmp_path / "reproduced" / "laptop" / "mine.md").read_text()
     assert "**holds**: G has twice B's" in written and "`justimage reproduce mine.py`" in written
-    assert "parameters with size" in (tmp_path / "reproduced" / "laptop" / "README.md").read_text()
+    assert "| [mine](mine.md) | G has twice B's | holds: " in (tmp_path / "reproduced" / "laptop" / "claims.md").read_text()
     (tmp_path / "other.py").write_text("EXPERIMENT = 3")
     wrong = justimage("reproduce", "other.py", cwd=tmp_path)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "defines no EXPERIMENT" in wrong.stderr
 
 
+@pytest.mark.full
 def test_the_list_names_all_and_the_papers_scale_prints_commands(tmp_path: Path) -> None:
+    """The list writes nothing, the commands only the recipes that they read."""
     listed = justimage("reproduce", "--list", cwd=tmp_path)
     assert listed.returncode == 0 and all(f"\n{name} " in listed.stdout for name in NAMES)
-    printed = justimage("reproduce", "table11", "--scale", "paper", "--gpus", "32", cwd=tmp_path)
-    assert printed.returncode == 0 and printed.stdout.count("torchrun ") == 4
-    assert "--classifier --classification 100.0" in printed.stdout and "GPU days in all" in printed.stdout
     assert not list(tmp_path.iterdir())
+    printed = justimage("reproduce", "table11", "--scale", "paper", "--gpus", "32", cwd=tmp_path)
+    assert printed.returncode == 0 and printed.stdout.count("torchrun ") == 4 and "GPU days in all" in printed.stdout
+    written = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert len(written) == 4 and all(f" --recipe {f.relative_to(tmp_path)} " in printed.stdout for f in written)
+    weights = sorted(json.loads(f.read_text())["diffusion"]["class_loss_weight"] for f in written)
+    assert weights == [0.0, 0.0, 100.0, 100.0]

@@ -23,7 +23,7 @@ NOTHING = {"blocking": {}, "queued": {}, "waits": {}}
 WHERE = {"cuda:0 float32"}
 Answer = Callable[[str], dict[str, Any]]
 
-pytestmark = pytest.mark.skipif(bool(fake_cuda.lacking()), reason=fake_cuda.lacking())
+pytestmark = [pytest.mark.full, pytest.mark.skipif(bool(fake_cuda.lacking()), reason=fake_cuda.lacking())]
 
 
 def about(prefix: str) -> list[str]:
@@ -161,7 +161,9 @@ def test_previews_are_drawn_on_the_device_and_shown_on_the_host(found: Answer) -
     assert case["state"] == ["cpu uint8"] and case["waits"] == {"sample_arguments.py:check_condition": 1}
     assert set(case["casts"].values()) == {2}, "once for the samples and once to denoise"
     assert set(case["blocking"]) <= {
-        f"{f} to {d}" for f in ("sampling.py:sample_batches", "preview.py:preview", "preview.py:denoise_once") for d in ("cuda", "cpu")
+        f"{f} to {d}"
+        for f in ("sampling.py:sample_batches", "preview.py:preview", "preview.py:denoise_once")
+        for d in ("cuda", "cpu")
     }
 
 

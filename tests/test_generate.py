@@ -1,4 +1,4 @@
-"""Many images, drawn in units: the same to the bit whoever draws them, in whatever order, killed wherever."""
+"""Many images, sampled in chunks: the same to the bit by any process, in any order, after any kill."""
 
 import csv
 import hashlib
@@ -22,6 +22,8 @@ from PIL import Image
 from justimage import chunks, disk, generate
 from justimage.data.arrays import open_array_file
 from justimage.generate import ImageGenerator, SampleJob
+from justimage.progress import finish
+from justimage.sampling import Sampling
 
 COUNT, STEPS = 2000, "2"
 
@@ -43,7 +45,7 @@ def table(run: Path, out: str) -> dict[str, str]:
     for name, row in list(rows.items())[::97]:
         pixels = np.asarray(Image.open(run.parent / out / name))
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == row["sha256"]
-    assert len(list((run.parent / out).glob("*.png"))) == len(rows) and not (run.parent / out / "units").exists()
+    assert len(list((run.parent / out).glob("*.png"))) == len(rows) and not (run.parent / out / "chunks").exists()
     assert [int(row["class"]) for row in rows.values()] == [i % 10 for i in range(len(rows))]
     return {name: row["sha256"] for name, row in rows.items()}
 
@@ -57,14 +59,16 @@ def alone(run: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.full
 def test_two_processes_draw_what_one_draws(run: Path, alone: dict[str, str]) -> None:
     done = subprocess.run(command(run, "both", 2), env=environment(run), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert table(run, "both") == alone
 
 
+@pytest.mark.full
 def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, alone: dict[str, str]) -> None:
-    done, place, draw = 0, run.parent / "killed" / "units", random.Random(0)
+    done, place, draw = 0, run.parent / "killed" / "chunks", random.Random(0)
     for kill in range(3):
         process = subprocess.Popen(
             command(run, "killed"), env=environment(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -80,8 +84,9 @@ def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, a
     assert table(run, "killed") == alone
 
 
+@pytest.mark.full
 def test_asked_to_stop_it_ends_with_75_and_goes_on(run: Path) -> None:
-    place = run.parent / "asked" / "units"
+    place = run.parent / "asked" / "chunks"
     process = subprocess.Popen(
         command(run, "asked"), env=environment(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -89,7 +94,7 @@ def test_asked_to_stop_it_ends_with_75_and_goes_on(run: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 75 and "the same command goes on" in said and "Traceback" not in said
+    assert process.returncode == 75 and "the same command resumes" in said and "Traceback" not in said
     assert not (run.parent / "asked" / "images.csv").exists() and list(place.glob("0*.npz"))
 
 
@@ -139,6 +144,7 @@ def test_killed_at_any_operation_on_the_disk_the_units_are_the_same(tmp_path: Pa
             assert work(folder) == wanted
 
 
+@pytest.mark.full
 def test_a_damaged_unit_is_made_again_and_no_other(tmp_path: Path) -> None:
     wanted = work(tmp_path)
     draw = random.Random(0)
@@ -191,12 +197,12 @@ def test_no_more_units_than_threads_are_in_memory() -> None:
 
 
 def test_the_npz_is_what_prepare_reads(run: Path, tmp_path: Path) -> None:
-    artist = ImageGenerator(run, torch.device("cpu"))
-    job = artist.make_job(300.0, [3, 7], steps=1, unit=8)
-    generate.save_images(artist, job, 20, None, tmp_path / "s.npz")
+    generator = ImageGenerator(run, torch.device("cpu"))
+    job = generator.make_job(300.0, [3, 7], Sampling(steps=1), batch=8)
+    finish(generate.save_images(generator, job, 20, None, tmp_path / "s.npz"))
     found = open_array_file(tmp_path / "s.npz")
     assert len(found) == 20 and found.shape == (1, 32, 32) and found.labels == [3, 7] * 10
-    whole = [artist.sample_chunk(job, unit).numpy() for unit in range(3)]
+    whole = [generator.sample_chunk(job, unit).numpy() for unit in range(3)]
     assert np.array_equal(torch.stack([found[i][0] for i in range(20)]).numpy(), np.concatenate(whole)[:20])
     assert [p.name for p in tmp_path.iterdir()] == ["s.npz"]
 
@@ -210,10 +216,10 @@ def test_random_labels_are_a_function_of_the_number() -> None:
 
 def test_a_job_says_all_that_decides_its_images(run: Path) -> None:
     stated = json.loads((run.parent / "alone" / "job.json").read_text()) if (run.parent / "alone").exists() else None
-    artist = ImageGenerator(run, torch.device("cpu"))
-    job = artist.make_job(300.0, steps=2, guidance=1.5, interval=(0.1, 1.0))
-    assert len(job.weights) == 64 and job.weights != artist.weights(100.0)
-    assert stated is None or stated["drawing"] == job.describe()
+    generator = ImageGenerator(run, torch.device("cpu"))
+    job = generator.make_job(300.0, sampling=Sampling(steps=2, guidance=1.5, interval=(0.1, 1.0)))
+    assert len(job.weights) == 64 and job.weights != generator.weights(100.0)
+    assert stated is None or stated["job"] == job.describe()
 
 
 def test_many_threads_load_an_average_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +231,7 @@ def test_many_threads_load_an_average_once(run: Path, monkeypatch: pytest.Monkey
         return load(*words)
 
     monkeypatch.setattr(generate.checkpoint, "load", slowly)
-    artist = ImageGenerator(run, torch.device("cpu"))
+    generator = ImageGenerator(run, torch.device("cpu"))
     with ThreadPoolExecutor(8) as pool:
-        models = list(pool.map(lambda _: artist.denoiser(100.0), range(8)))
+        models = list(pool.map(lambda _: generator.denoiser(100.0), range(8)))
     assert len(loaded) == 1 and all(model is models[0] for model in models)

@@ -14,7 +14,10 @@ import pytest
 
 from tests.hostile import CASES, CONTROL
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is measured as Linux tells it")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is measured as Linux tells it"),
+]
 
 Open = Callable[[str], dict[str, Any]]
 LONGEST, SECONDS = 1000, 8

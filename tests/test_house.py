@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"disk"},
     "ema": set(),
     "distributed": set(),
-    "data": {"conditions", "disk", "pool", "randomness", "stopping", "strict_json"},
+    "data": {"checks", "conditions", "disk", "pool", "progress", "randomness", "stopping", "strict_json"},
     "recipe": {
         "checks", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",
     },
@@ -49,8 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "features": {"data", "disk", "normalization", "progress", "randomness", "stopping", "strict_json"},
     "evaluation": {
-        "chunks", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress", "recipe", "sampling",
-        "stopping", "training",
+        "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress", "recipe",
+        "sampling", "stopping", "training",
     },
     # the paper
     "reproduction": {
@@ -62,9 +62,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
 DATA = {
-    "source": set(),
+    "source": {"images"},
     "images": set(),
-    "store": {"arrays", "source"},
+    "store": {"arrays", "images", "source"},
     "hf_table": set(),
     "tars": {"images"},
     "arrays": {"source"},

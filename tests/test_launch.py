@@ -35,11 +35,11 @@ OPTIONS = shlex.split(
     "--image-size 16 --width 16 --depth 4 --heads 2 --bottleneck 4 --context-start 1 --dropout 0.2 --batch 8 --warmup 8 "
     "--steps 2 --preview-count 4 --save-every 200 --log-every 1"
 )
-LONG = ["--images", "1000000"]
+LONG = ["--total-images", "1000000"]
 START = 120
 """Seconds that a start may take on a slow machine before a test gives up."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by /proc")
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by /proc")]
 
 
 @dataclass
@@ -155,7 +155,7 @@ def whole(home: Path) -> Callable[[str], dict[str, str]]:
             assert command and "--nproc-per-node=gpu" in command[0] and "--preset jit-b16-256" in command[0]
             text = command[0].replace("--nproc-per-node=gpu", "--nproc-per-node=2").replace("jit-b16-256", "digits")
             words = shlex.split(text.replace("STORE", "photos").replace("RUN", f"whole-{mode}"))
-            options = [*OPTIONS, "--images", str(IMAGES), "--parallel", mode]
+            options = [*OPTIONS, "--total-images", str(IMAGES), "--parallel", mode]
             with launched([*TORCHRUN, *words[1:], *options], home) as launch:
                 assert launch.code() == 0 and f"on 2 processes ({mode})" in launch.text, launch.text
             known[mode] = weights(home / f"whole-{mode}")
@@ -202,11 +202,11 @@ def free_port() -> int:
 # One machine
 
 
-@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp")])
 def test_a_killed_worker_is_started_again_and_nothing_is_lost(mode: str, home: Path, whole: Any) -> None:
     """Steps again within 15 s of the kill (on a slow machine: no later than a start takes), and the end is the same."""
     run, began = home / f"killed-{mode}", time.monotonic()
-    with launched(torchrun(run.name, "--images", str(IMAGES), "--parallel", mode), home) as launch:
+    with launched(torchrun(run.name, "--total-images", str(IMAGES), "--parallel", mode), home) as launch:
         launch.until(lambda: seen(run))
         start = time.monotonic() - began
         launch.until(lambda: checkpoint.list_checkpoints(run))
@@ -279,9 +279,9 @@ def ask_a_worker(number: int) -> Callable[[Launch, Path], None]:
     ("ask", "restarts"),
     [
         pytest.param(ask_a_worker(signal.SIGTERM), 3, id="SIGTERM"),
-        pytest.param(ask_a_worker(signal.SIGUSR1), 3, id="SIGUSR1", marks=pytest.mark.slow),
-        pytest.param(ask_a_worker(signal.SIGUSR1), 0, id="SIGUSR1-without-restarts", marks=pytest.mark.slow),
-        pytest.param(lambda launch, run: (run / "STOP").touch(), 3, id="STOP", marks=pytest.mark.slow),
+        pytest.param(ask_a_worker(signal.SIGUSR1), 3, id="SIGUSR1"),
+        pytest.param(ask_a_worker(signal.SIGUSR1), 0, id="SIGUSR1-without-restarts"),
+        pytest.param(lambda launch, run: (run / "STOP").touch(), 3, id="STOP"),
     ],
 )
 def test_one_who_is_asked_stops_all_and_they_stay_stopped(ask: Any, restarts: int, home: Path) -> None:
@@ -322,7 +322,9 @@ def test_a_bad_image_in_one_process_ends_all_with_its_name(home: Path) -> None:
 def test_a_process_that_hangs_says_where_and_ends_all(home: Path) -> None:
     (home / "stuck.py").write_text(STUCK)
     run = home / "hung"
-    with launched(torchrun(run.name, *LONG, "--hang-after", "5", restarts=0, program=("stuck.py",)), home, STUCK="1") as launch:
+    with launched(
+        torchrun(run.name, *LONG, "--watchdog-timeout", "5", restarts=0, program=("stuck.py",)), home, STUCK="1"
+    ) as launch:
         launch.until(lambda: seen(run) == 80)
         began = time.monotonic()
         assert launch.code(30) != 0, launch.text
@@ -376,7 +378,7 @@ def job(home: Path, tmp_path: Path) -> Callable[..., Any]:
             CALLS=str(tmp_path / "calls"),
             SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_JOB_NODELIST="node[1-2]", SLURM_RESTART_COUNT=str(starts),
             PRESET="digits", DATA="photos", RUN=run, NPROC="1", PORT=str(free_port()),
-            EXTRA=shlex.join([*OPTIONS, "--images", str(images), "--parallel", "ddp"]),
+            EXTRA=shlex.join([*OPTIONS, "--total-images", str(images), "--parallel", "ddp"]),
         )  # fmt: skip
 
     return submitted
@@ -394,12 +396,11 @@ def test_a_slurm_job_whose_time_is_over_is_queued_again_and_ends_as_if_never_sto
         print(f"published and queued again {time.monotonic() - asked:.1f} s after USR1, at {check_stopped(run)} images")
     assert calls.read_text() == "requeue 7\n" and not (run / "STOP").exists()
     with job(run.name, IMAGES, starts=1) as second:
-        assert second.code() == 0 and "going on from" in second.text, second.text
+        assert second.code() == 0 and "resuming from" in second.text, second.text
     assert kinds(run)[-1] == "finished" and calls.read_text() == "requeue 7\n"
     assert weights(run) == whole("ddp")
 
 
-@pytest.mark.slow
 def test_a_slurm_job_that_a_person_stops_ends_and_stays(job: Any, home: Path, tmp_path: Path) -> None:
     run = home / "slurm-stopped"
     with job(run.name, 10**6) as first:
@@ -409,14 +410,13 @@ def test_a_slurm_job_that_a_person_stops_ends_and_stays(job: Any, home: Path, tm
     at = check_stopped(run)
     with job(run.name, 10**6) as second:  # a person forgets why
         assert second.code() == 0, second.text
-        assert len(second.errors()) == 2 and all("remove it to go on" in line for line in second.errors()), second.text
+        assert len(second.errors()) == 2 and all("remove it to resume" in line for line in second.errors()), second.text
     assert check_stopped(run) == at and (run / "STOP").exists() and not (tmp_path / "calls").exists()
 
 
 # Kubernetes
 
 
-@pytest.mark.slow
 def test_evicted_pods_publish_and_those_started_again_complete_the_run(home: Path, whole: Any, tmp_path: Path) -> None:
     """The two containers of docs/kubernetes.yaml, by their command, environment and hook; OnFailure starts them again."""
     text, run = (DOCS / "kubernetes.yaml").read_text(), home / "pods"
@@ -427,7 +427,7 @@ def test_evicted_pods_publish_and_those_started_again_complete_the_run(home: Pat
     (tmp_path / "torchrun").write_text(f'#!/bin/bash\nexec {shlex.join(TORCHRUN)} "$@"\n')
     (tmp_path / "torchrun").chmod(0o755)
     values |= {"PRESET": "digits", "DATA": "photos", "RUN": str(run), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    values["EXTRA"] = shlex.join([*OPTIONS, "--images", str(IMAGES), "--parallel", "ddp"])
+    values["EXTRA"] = shlex.join([*OPTIONS, "--total-images", str(IMAGES), "--parallel", "ddp"])
 
     @contextmanager
     def pods(port: str) -> Iterator[list[Launch]]:

@@ -15,7 +15,7 @@ import pytest
 from justimage import cli
 from tests.test_cli import TINY_TRAINING, justimage
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
+pytestmark = [pytest.mark.full, pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")]
 TRAINING = ["train", "--preset", "digits", *TINY_TRAINING, "--save-every", "64"]
 
 
@@ -52,11 +52,11 @@ def test_it_ends_without_a_word(words: str, tmp_path: Path) -> None:
 def test_unbuffered_and_with_both_streams_closed_it_does_so_too(tmp_path: Path) -> None:
     assert unheard("plan", cwd=tmp_path, python="-u -mjustimage") == (141, "")
     assert unheard("plan", cwd=tmp_path, both=True) == (141, "")
-    assert unheard("plan", "--kind", "tpu", cwd=tmp_path, both=True) == (141, "")
+    assert unheard("plan", "--gpu-type", "tpu", cwd=tmp_path, both=True) == (141, "")
 
 
 def test_a_mistake_is_still_said_where_somebody_listens(tmp_path: Path) -> None:
-    code, said = unheard("plan", "--kind", "tpu", cwd=tmp_path)
+    code, said = unheard("plan", "--gpu-type", "tpu", cwd=tmp_path)
     assert code == 2 and "no GPU is called 'tpu'" in said and said.count("\n") == 1
 
 
@@ -69,16 +69,16 @@ def test_drawing_ends_and_the_same_command_goes_on(run: Path, tmp_path: Path) ->
 
 
 def test_a_training_goes_on_to_its_end(tmp_path: Path) -> None:
-    straight = justimage(*TRAINING, "--images", "256", "--out", "straight", cwd=tmp_path)
+    straight = justimage(*TRAINING, "--total-images", "256", "--out", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
-    assert unheard(*TRAINING, "--images", "256", "--out", "left", cwd=tmp_path, lines=1) == (0, "")
-    assert unheard(*TRAINING, "--images", "256", "--out", "never", cwd=tmp_path, both=True) == (0, "")
+    assert unheard(*TRAINING, "--total-images", "256", "--out", "left", cwd=tmp_path, lines=1) == (0, "")
+    assert unheard(*TRAINING, "--total-images", "256", "--out", "never", cwd=tmp_path, both=True) == (0, "")
     assert last_hashes(tmp_path / "straight") == last_hashes(tmp_path / "left") == last_hashes(tmp_path / "never")
 
 
 def test_a_training_that_nobody_hears_is_still_stopped_and_saved(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    words = [sys.executable, "-m", "justimage", *TRAINING, "--images", "1000000", "--out", "long"]
+    words = [sys.executable, "-m", "justimage", *TRAINING, "--total-images", "1000000", "--out", "long"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=writing, stderr=writing)
     os.close(writing)
     os.close(reading)

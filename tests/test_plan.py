@@ -1,4 +1,4 @@
-"""The plan: one case by hand, what must hold whatever the constants, and what it says to a person and to a program."""
+"""Plans: cases by hand, theorems that hold whatever the constants, and the command's output for people and programs."""
 
 import json
 import re
@@ -7,22 +7,23 @@ import sys
 from dataclasses import asdict, replace
 from math import isclose
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from justimage import cli
+from justimage import cli, plan as plans
 from justimage.cost import cost
 from justimage.distributed import Parallel
-from justimage.plan import GPUS, TrainingPlan, divisors, estimate, peak_of, plan
-from justimage.recipe import PRESETS, Recipe, preset
+from justimage.plan import GPUS, Arrangement, Request, TrainingPlan, divisors, estimate, peak_of
+from justimage.recipe import PRESETS, Recipe, preset, with_values
 from tests.test_cli import justimage
 
 B, G = preset("jit-b16-256"), preset("jit-g16-256")
 
 
-def changed(recipe: Recipe, **training) -> Recipe:
-    return replace(recipe, training=replace(recipe.training, **training))
+def plan(recipe: Recipe, *values, **named) -> TrainingPlan:
+    return plans.plan(Request(recipe, *values, **named))
 
 
 def test_b16_on_eight_h100_by_hand() -> None:
@@ -38,7 +39,7 @@ def test_b16_on_eight_h100_by_hand() -> None:
     multiply_adds = tokens * (4 * d * d + 3 * d * h) + attention + 12 * 6 * d * d + outside
     assert multiply_adds == 25_222_840_320
 
-    p = plan(B, gpus=8, kind="h100", parallel="ddp", grad_accumulation=2, mfu=0.4)
+    p = plan(B, gpus=8, gpu_type="h100", parallel="ddp", grad_accumulation=2, mfu=0.4)
     m, s = p.memory, p.seconds
     assert (m.weights, m.gradients, m.moments, m.averages) == (524_494_848, 524_494_848, 1_048_989_696, 1_573_484_544)
     assert m.copies == 262_247_424 and m.reserve == 6.4e9
@@ -70,7 +71,7 @@ def test_fsdp_across_nodes_by_hand() -> None:
     assert isclose(p.seconds.communication + p.seconds.hidden, transfer)
     assert p.nodes == 8
     twice = plan(G, gpus=64, parallel="fsdp", grad_accumulation=2)
-    assert twice.memory.copies == p.memory.copies + 4 * n  # the parts' gradients, summed whole
+    assert twice.memory.copies == p.memory.copies + 4 * n  # the microbatches' gradients, summed whole
     assert isclose(twice.seconds.communication + twice.seconds.hidden, transfer * 12 / 8)
 
 
@@ -116,7 +117,7 @@ def test_hsdp_is_chosen_where_a_copy_a_node_fits_and_links_beat_the_network() ->
         fastest = plan(recipe, 16, parallel="fsdp", grad_accumulation=p.grad_accumulation).seconds.total
         assert p.seconds.total <= 1.1 * fastest < plan(recipe, 16, parallel="ddp").seconds.total
     assert all(plan(recipe, 8).parallel != "hsdp" for recipe in (B, G))  # one node
-    assert plan(changed(B, batch=1023), 11).parallel != "hsdp"  # eleven nodes of one GPU
+    assert plan(with_values(B, batch=1023), 11).parallel != "hsdp"  # eleven nodes of one GPU
     small = plan(G, 16, gpu_memory=12e9)
     assert small.parallel == "fsdp" and not plan(G, 16, parallel="hsdp", gpu_memory=12e9).fits
 
@@ -129,41 +130,45 @@ theorem = settings(max_examples=30, deadline=None)
 
 @theorem
 @given(RECIPES, st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.booleans(), st.sampled_from(list(GPUS)))
-def test_more_gpus_never_need_more_bytes_a_gpu_under_fsdp(recipe: Recipe, gpus: int, again: bool, kind: str) -> None:
-    few, many = (plan(recipe, n, kind, "fsdp", 1, again).memory for n in (gpus, 2 * gpus))
+def test_more_gpus_never_need_more_bytes_a_gpu_under_fsdp(recipe: Recipe, gpus: int, recompute: bool, gpu_type: str) -> None:
+    few, many = (plan(recipe, n, gpu_type, "fsdp", 1, recompute).memory for n in (gpus, 2 * gpus))
     assert all(getattr(many, name) <= getattr(few, name) for name in asdict(few))
 
 
 @theorem
 @given(RECIPES, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(GPUS)))
-def test_on_one_node_hsdp_is_fsdp(recipe: Recipe, gpus: int, parts: int, again: bool, kind: str) -> None:
-    hsdp, fsdp = (plan(recipe, gpus, kind, how, parts, again) for how in ("hsdp", "fsdp"))
+def test_on_one_node_hsdp_is_fsdp(recipe: Recipe, gpus: int, microbatches: int, recompute: bool, gpu_type: str) -> None:
+    hsdp, fsdp = (plan(recipe, gpus, gpu_type, how, microbatches, recompute) for how in ("hsdp", "fsdp"))
     assert replace(hsdp, parallel="fsdp", advice="", why="") == replace(fsdp, advice="", why="")
 
 
 @theorem
 @given(RECIPES, st.sampled_from([2, 4, 16]), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from(list(GPUS)))
 def test_hsdp_takes_the_memory_of_one_node_and_talks_less_between_nodes(
-    recipe: Recipe, nodes: int, parts: int, again: bool, kind: str
+    recipe: Recipe, nodes: int, microbatches: int, recompute: bool, gpu_type: str
 ) -> None:
     """Where links within a node cost nothing, what is left is what passes between nodes."""
-    batch = 8 * 16 * parts
+    batch = 8 * 16 * microbatches
     hsdp, fsdp, alone = (
-        plan(changed(recipe, batch=batch * n), 8 * n, kind, how, parts, again)
+        plan(with_values(recipe, batch=batch * n), 8 * n, gpu_type, how, microbatches, recompute)
         for how, n in (("hsdp", nodes), ("fsdp", nodes), ("fsdp", 1))
     )
     assert hsdp.memory == alone.memory and hsdp.seconds.optimizer == alone.seconds.optimizer
     assert fsdp.memory.total < hsdp.memory.total
-    linked = replace(GPUS[kind], link=float("inf"))
-    between = [estimate(recipe, 8 * nodes, kind, linked, how, parts, again, 0.4).seconds for how in ("hsdp", "fsdp")]
+    linked = {gpu_type: replace(GPUS[gpu_type], link=float("inf"))}
+    with mock.patch.dict(GPUS, linked):
+        request = Request(with_values(recipe, batch=batch * nodes), 8 * nodes, gpu_type)
+        between = [estimate(request, Arrangement(how, microbatches, recompute)).seconds for how in ("hsdp", "fsdp")]
     few, many = (s.communication + s.hidden for s in between)
-    assert isclose(few / many, 8 * (nodes - 1) / nodes / ((4 * parts + 4) * (8 * nodes - 1) / (8 * nodes))) and few < many
+    assert (
+        isclose(few / many, 8 * (nodes - 1) / nodes / ((4 * microbatches + 4) * (8 * nodes - 1) / (8 * nodes))) and few < many
+    )
 
 
 @theorem
 @given(RECIPES, st.sampled_from([2, 8, 16]), st.sampled_from(MODES))
 def test_a_precision_that_is_left_open_is_that_of_gpus(recipe: Recipe, gpus: int, parallel: Parallel) -> None:
-    open_, bf16 = (plan(changed(recipe, precision=p), gpus, parallel=parallel) for p in ("auto", "bf16"))
+    open_, bf16 = (plan(with_values(recipe, precision=p), gpus, parallel=parallel) for p in ("auto", "bf16"))
     assert open_ == bf16
 
 
@@ -190,14 +195,14 @@ def test_a_device_is_known_by_all_words_of_its_name(name: str) -> None:
     assert peak_of(name) == (GPUS[NAMES[name]].peak if name in NAMES else None)
 
 
-def test_every_kind_has_a_device_that_is_known() -> None:
+def test_every_type_has_a_known_device() -> None:
     assert set(NAMES.values()) == GPUS.keys()
 
 
 @theorem
 @given(RECIPES, FORCED, st.integers(1, 40), st.integers(2, 5))
 def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: dict, images: int, times: int) -> None:
-    small, large = (plan(changed(recipe, batch=8 * n), 8, grad_accumulation=1, **forced) for n in (images, times * images))
+    small, large = (plan(with_values(recipe, batch=8 * n), 8, grad_accumulation=1, **forced) for n in (images, times * images))
     assert large.memory.activations == times * small.memory.activations
     assert isclose(large.seconds.compute, times * small.seconds.compute)
     assert replace(large.memory, activations=0) == replace(small.memory, activations=0)
@@ -205,23 +210,25 @@ def test_activations_and_computing_are_linear_in_images(recipe: Recipe, forced: 
 
 @theorem
 @given(RECIPES, st.sampled_from(MODES), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 4]))
-def test_recomputation_costs_a_third_of_computing_and_saves_memory(recipe: Recipe, parallel, gpus: int, parts: int) -> None:
-    keep, again = (
-        plan(recipe, gpus, parallel=parallel, grad_accumulation=parts, activation_checkpointing=x) for x in (False, True)
+def test_recomputation_costs_a_third_of_computing_and_saves_memory(
+    recipe: Recipe, parallel, gpus: int, microbatches: int
+) -> None:
+    kept, recomputed = (
+        plan(recipe, gpus, parallel=parallel, grad_accumulation=microbatches, activation_checkpointing=x) for x in (False, True)
     )
-    assert isclose(again.seconds.compute, keep.seconds.compute * 4 / 3)
-    assert again.memory.activations < keep.memory.activations / 3 and again.checkpoint == keep.checkpoint
+    assert isclose(recomputed.seconds.compute, kept.seconds.compute * 4 / 3)
+    assert recomputed.memory.activations < kept.memory.activations / 3 and recomputed.checkpoint == kept.checkpoint
     # a network of one block would have nothing to save: its inside is kept either way, and its input besides
-    assert replace(again.memory, activations=0) == replace(keep.memory, activations=0)
+    assert replace(recomputed.memory, activations=0) == replace(kept.memory, activations=0)
 
 
 @theorem
 @given(RECIPES, FORCED, st.sampled_from([1, 2, 8, 32]), st.sampled_from([1, 2, 4, 8]))
 def test_accumulation_changes_nothing_but_activations_and_transfers(
-    recipe: Recipe, forced: dict, gpus: int, parts: int
+    recipe: Recipe, forced: dict, gpus: int, microbatches: int
 ) -> None:
-    whole, split = (plan(recipe, gpus, grad_accumulation=n, **forced) for n in (1, parts))
-    assert split.memory.activations * parts == whole.memory.activations
+    whole, split = (plan(recipe, gpus, grad_accumulation=n, **forced) for n in (1, microbatches))
+    assert split.memory.activations * microbatches == whole.memory.activations
     assert split.seconds.compute == whole.seconds.compute and split.seconds.optimizer == whole.seconds.optimizer
 
 
@@ -239,32 +246,32 @@ def test_days_are_inverse_to_gpus_where_computing_is_all(recipe: Recipe, gpus: i
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "digits"])
 def test_what_is_chosen_fits_and_nothing_simpler_is_as_fast(name: str) -> None:
     recipe = preset(name)
-    for gpus, kind in (1, "h200"), (8, "h100"), (16, "a100-40"), (64, "rtx4090"):
-        p = plan(recipe, gpus, kind)
-        assert p.fits == (p.memory.total <= GPUS[kind].memory) and (p.fits or p.advice)
+    for gpus, gpu_type in (1, "h200"), (8, "h100"), (16, "a100-40"), (64, "rtx4090"):
+        p = plan(recipe, gpus, gpu_type)
+        assert p.fits == (p.memory.total <= GPUS[gpu_type].memory) and (p.fits or p.advice)
         assert p.parameters == cost(replace(recipe.model, classes=1000)).parameters
         if p.fits:
-            forced = plan(recipe, gpus, kind, p.parallel, p.grad_accumulation, p.activation_checkpointing)
+            forced = plan(recipe, gpus, gpu_type, p.parallel, p.grad_accumulation, p.activation_checkpointing)
             assert replace(forced, why="") == replace(p, why="")
-            for parts in divisors(p.grad_accumulation)[:-1]:
-                less = plan(recipe, gpus, kind, p.parallel, parts, p.activation_checkpointing)
+            for microbatches in divisors(p.grad_accumulation)[:-1]:
+                less = plan(recipe, gpus, gpu_type, p.parallel, microbatches, p.activation_checkpointing)
                 assert not less.fits or less.seconds.total > p.seconds.total or less.microbatch < 8
 
 
 def test_advice_is_the_least_change_and_it_works() -> None:
     p = plan(G, 8, parallel="ddp", grad_accumulation=1, activation_checkpointing=False)
-    assert not p.fits and p.advice == "it fits with --parallel ddp --accumulate 16"
+    assert not p.fits and p.advice == "it fits with --parallel ddp --grad-accumulation 16"
     assert plan(G, 8, parallel="ddp", grad_accumulation=16).fits
     assert plan(G, 1, "l40s").advice.startswith("it fits on 2 of them with --parallel fsdp")
     assert plan(G, 2, "l40s").fits and not plan(G, 1, "l40s").fits
-    alone = plan(changed(G, batch=1), 1, "rtx4090")
-    assert alone.advice == "it fits on 1 of h100 with --parallel ddp" and plan(changed(G, batch=1), 1, "h100").fits
+    alone = plan(with_values(G, batch=1), 1, "rtx4090")
+    assert alone.advice == "it fits on 1 of h100 with --parallel ddp" and plan(with_values(G, batch=1), 1, "h100").fits
     assert plan(G, 1, gpu_memory=1e9).advice
 
 
 def test_past_128_gpus_the_batch_is_used_up() -> None:
     assert not plan(B, 128).notes
-    assert "4 images a GPU" in plan(B, 256).notes[0] and plan(B, 1024).microbatch == 1
+    assert "4 images per GPU" in plan(B, 256).notes[0] and plan(B, 1024).microbatch == 1
 
 
 def test_the_documents_examples_are_what_the_command_says() -> None:
@@ -274,16 +281,16 @@ def test_the_documents_examples_are_what_the_command_says() -> None:
     for size, gpus, flags, amount, speed in rows:
         p = plan(preset(f"jit-{size.lower()}16-256"), int(gpus))
         assert (flags, amount, speed) == (p.flags, f"{p.memory.total / 1e9:.1f}", f"{p.images_per_second:,.0f}")
-    for kind, card in GPUS.items():
-        assert f"`{kind}`" in text and f"{card.peak / 1e12:,g}" in text
+    for name, gpu in GPUS.items():
+        assert f"`{name}`" in text and f"{gpu.peak / 1e12:,g}" in text
 
 
 MISTAKES = {
-    "--kind h10": "perhaps h100; there are h100, h200",
-    "--kind tpu": "there are h100, h200",
+    "--gpu-type h10": "perhaps h100; there are h100, h200",
+    "--gpu-type tpu": "there are h100, h200",
     "--gpus 12": "gpus is 12, which does not divide the batch of 1024; perhaps 4, 8, 16",
     "--gpus 0": "gpus is 0",
-    "--gpus 8 --accumulate 3": "accumulate is 3, which does not divide the 128 images of a GPU; allowed: 1, 2, 4",
+    "--gpus 8 --grad-accumulation 3": "grad_accumulation is 3, which does not divide the 128 images of a GPU; allowed: 1, 2, 4",
     "--mfu 40": "mfu is 40; it must be above 0 and at most 1",
     "--mfu nan": "mfu is nan",
     "--gpu-memory 0": "memory is 0 GB",
@@ -306,11 +313,12 @@ def test_a_mistake_is_one_line(words: str, monkeypatch: pytest.MonkeyPatch, caps
     assert end.value.code == 2 and out == "" and err.count("\n") == 1 and MISTAKES[words] in err, err
 
 
+@pytest.mark.full
 def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
-    words = "--preset jit-g16-256 --gpus 64 --kind h100 --batch 512"
+    words = "--preset jit-g16-256 --gpus 64 --gpu-type h100 --batch 512"
     done = justimage("plan", *words.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    p = plan(changed(G, batch=512), 64)
+    p = plan(with_values(G, batch=512), 64)
     assert f"{p.images_per_second:,.0f} images/s" in done.stdout and "8 nodes of 8" in done.stdout and "fits" in done.stdout
     command = next(line for line in done.stdout.splitlines() if line.startswith("torchrun"))
     assert "--nnodes=8" in command and "--nproc-per-node=8" in command
@@ -318,11 +326,18 @@ def test_a_person_reads_the_plan_and_the_command(tmp_path: Path) -> None:
     assert "Assumed, not measured: 40%" in done.stdout
 
 
+@pytest.mark.full
 def test_a_program_reads_every_number(tmp_path: Path) -> None:
-    words = "--preset jit-h16-256 --gpus 8 --parallel fsdp --accumulate 8 --activation-checkpointing --mfu 0.3 --json"
+    words = "--preset jit-h16-256 --gpus 8 --parallel fsdp --grad-accumulation 8 --activation-checkpointing --mfu 0.3 --json"
     done = justimage("plan", *words.split(), cwd=tmp_path)
     values = json.loads(done.stdout)
     p = plan(preset("jit-h16-256"), 8, "h100", "fsdp", 8, True, mfu=0.3)
     assert TrainingPlan.__dataclass_fields__.keys() <= values.keys()
     assert values["memory"] == asdict(p.memory) and values["days"] == p.days and values["fits"]
-    assert shlex.split(values["command"])[-5:] == ["--parallel", "fsdp", "--accumulate", "8", "--activation-checkpointing"]
+    assert shlex.split(values["command"])[-5:] == [
+        "--parallel",
+        "fsdp",
+        "--grad-accumulation",
+        "8",
+        "--activation-checkpointing",
+    ]

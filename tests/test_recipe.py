@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from justimage import recipe as recipes
-from justimage.recipe import IMAGENET, PRESETS, Recipe, from_json, incompatibilities, preset, resized, to_json
+from justimage.recipe import IMAGENET, PRESETS, Recipe, from_json, incompatibilities, preset, resized, to_json, with_values
 
 TABLE_9 = {  # depth, hidden dim, heads, bottleneck, dropout, in-context start block
     "b": (12, 768, 12, 128, 0.0, 4),
@@ -27,7 +27,7 @@ def test_the_papers_presets_are_table_9(size: str, patch: int, image: int) -> No
     assert (t.learning_rate, t.betas, t.lr_schedule, t.gradient_clip) == (2e-4, (0.9, 0.95), "constant", None)
     assert t.ema == (0.9996, 0.9998, 0.9999) and t.ema_ramp == 0
     assert (p.prediction, p.loss_space, p.interpolant, p.mu, p.sigma) == ("x", "v", "linear", -0.8, 0.8)
-    assert (p.noise_scale, p.t_clip, p.sampling_t_clip, p.label_drop) == (image / 256, 0.05, 0.05, 0.1)
+    assert (p.noise_scale, p.t_clip, s.t_clip, p.label_drop) == (image / 256, 0.05, 0.05, 0.1)
     assert (s.solver, s.steps, s.interval) == ("heun", 50, (0.1, 1.0))
 
 
@@ -50,10 +50,10 @@ def test_a_recipe_survives_json(name: str) -> None:
     [
         (("training", "bach"), 3, "unknown entry 'bach'; perhaps batch"),
         (("training", "batch"), "many", "recipe.training.batch is 'many'"),
-        (("process", "prediction"), "noise", "recipe.process.prediction is 'noise'"),
-        (("network", "rope"), 1, "recipe.network.rope is 1"),
+        (("diffusion", "prediction"), "noise", "recipe.diffusion.prediction is 'noise'"),
+        (("model", "rope"), 1, "recipe.model.rope is 1"),
         (("training", "betas"), [0.9], "recipe.training.betas"),
-        (("process", "sigma"), -1.0, "sigma is -1.0"),
+        (("diffusion", "sigma"), -1.0, "sigma is -1.0"),
     ],
 )
 def test_a_wrong_entry_is_named(place, value, message) -> None:
@@ -79,19 +79,30 @@ def test_a_patch_divides_both_sides_and_is_the_nearest_to_proportional() -> None
         assert resized(preset("folder-64"), size).model.patch_size == patch
 
 
-def test_a_recipe_stored_without_units_is_one_of_pixels() -> None:
+def test_a_recipe_of_another_version_is_refused_in_one_line() -> None:
     stored = to_json(preset("digits"))
-    del stored["units"]
-    assert from_json(stored) == preset("digits")
+    for changed in {n: v for n, v in stored.items() if n != "version"}, stored | {"version": 1}, stored | {"version": "2"}:
+        with pytest.raises(ValueError, match=r"the recipe is of version (1|'2'); this justimage reads version 2: "):
+            from_json(changed)
+
+
+def test_a_value_is_changed_by_its_name_or_with_its_section() -> None:
+    r = with_values(preset("digits"), t_clip=0.1, sampling_t_clip=0.2, every=7, features="x", bottleneck=None)
+    assert (r.diffusion.t_clip, r.sampling.t_clip, r.model.bottleneck) == (0.1, 0.2, None)
+    assert (r.evaluation.every, r.evaluation.features) == (7, "x")
+    with pytest.raises(ValueError, match="nothing called bach"):
+        with_values(r, bach=3)
 
 
 def test_only_what_changes_the_training_contradicts_it() -> None:
     r = preset("jit-b16-256")
-    harmless = replace(r, data="elsewhere", training=replace(r.training, total_images=7), upkeep=replace(r.upkeep, keep=9))
+    harmless = replace(
+        r, data="elsewhere", training=replace(r.training, total_images=7), checkpoint=replace(r.checkpoint, keep_checkpoints=9)
+    )
     assert incompatibilities(harmless, r) == []
     assert incompatibilities(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
     d = preset("digits")  # a cosine rate depends on the end
-    assert incompatibilities(replace(d, training=replace(d.training, total_images=7)), d) == ["images is 7, was 50000"]
+    assert incompatibilities(replace(d, training=replace(d.training, total_images=7)), d) == ["total_images is 7, was 50000"]
 
 
 def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:

@@ -1,4 +1,4 @@
-"""The laboratory: each work done once, by however many processes, stopped or killed; and what is written of it."""
+"""The experiments' jobs: each run once, by any number of processes, stopped or killed; and what is written of them."""
 
 import io
 import json
@@ -16,116 +16,136 @@ import pytest
 import torch
 from PIL import Image
 
-from justimage import figures
-from justimage.diffusion import Diffusion
+from justimage import figures, progress
 from justimage.experiments import experiment
 from justimage.experiments.fig2 import BLUR
+from justimage.progress import Progress, finish
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, Talk, better, scales
+from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, scales
 from justimage.reproduction.plots import tiles
-from justimage.reproduction.runner import read_result, run_jobs, told
+from justimage.reproduction.runner import read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.scoring import fingerprint, train_classifier
 from justimage.reproduction.tables import format_number, write
-from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_distances, curve, distances, toy
+from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_distances, curve, distances
 from justimage.reproduction.training_job import TrainAndScore
-from justimage.stopping import Stopped
+from justimage.stopping import CURRENT, Requests, Stopped
+
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[1]
 
 TINY = replace(
     LAPTOP,
-    scoring=replace(LAPTOP.scoring, searched=16, count=32, step=1.0),
+    scoring=replace(LAPTOP.scoring, search_count=16, count=32, step=1.0),
     images={200: 128, 600: 128},
     sizes={size: dict(numbers, width=16, depth=2, context_start=1) for size, numbers in LAPTOP.sizes.items()},
     training=replace(LAPTOP.training, warmup=64),
     sampling=replace(LAPTOP.sampling, steps=2),
-    upkeep=replace(LAPTOP.upkeep, save_every=64),
+    checkpoint=replace(LAPTOP.checkpoint, save_every=64),
     classifier=dict(width=4, features=16, images=256, batch=32),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A laboratory in which only the classifier is."""
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a lab that holds only the classifier."""
     lab = Lab(tmp_path_factory.mktemp("lab"), TINY, fingerprint=fingerprint(TINY))
-    assert train_classifier(lab, 32, lambda done, total: None) is not None
-    assert train_classifier(lab, 32, lambda done, total: None) is None
+    assert finish(train_classifier(lab, 32)) is not None
+    assert finish(train_classifier(lab, 32)) is None
     return lab.root
 
 
-def laboratory(read: Path, place: Path) -> Lab:
-    shutil.copytree(read, place)
+def lab_at(place: Path, classifier: Path) -> Lab:
+    shutil.copytree(classifier, place)
     return Lab(place, TINY, fingerprint=fingerprint(TINY))
 
 
-def everything(lab: Lab, works: list[Job], crew: int) -> dict[str, Result]:
-    missing = {w.key(lab) for w in works if read_result(lab, w) is None}
-    news = list(run_jobs(works, lab, ["cpu"] * crew))
-    assert {n.identity for n in news if n.result is not None} == missing
-    timeless = {"seconds", "seconds_of_training", "machine", "date"}
-    found = {w.key(lab): read_result(lab, w) or {} for w in works}
-    return {name: {k: v for k, v in result.items() if k not in timeless} for name, result in found.items()}
+def run_all(lab: Lab, jobs: list[Job], processes: int) -> dict[str, Result]:
+    """The results of all jobs by their keys, without times."""
+    missing = {job.key(lab) for job in jobs if read_result(lab, job) is None}
+    updates = list(run_jobs(jobs, lab, ["cpu"] * processes))
+    assert {u.key for u in updates if u.result is not None} == missing
+    assert all(0 <= u.progress.done <= u.progress.total for u in updates if u.progress.total)
+    times = {"seconds", "seconds_of_training", "machine", "date"}
+    results = {job.key(lab): read_result(lab, job) or {} for job in jobs}
+    return {key: {k: v for k, v in result.items() if k not in times} for key, result in results.items()}
 
 
-def pair() -> list[Job]:
+def jobs_of_two_trainings() -> list[Job]:
     base = TINY.recipe("B/16")
     plain, v = TrainAndScore(base), TrainAndScore(with_values(base, prediction="v"))
-    return [plain, v, TrainAndScore(base, sampling_t_clip=0.0), replace(plain, whole=True)]
+    return [plain, v, TrainAndScore(base, sampling_t_clip=0.0), replace(plain, full_grid=True)]
 
 
-def test_works_are_the_same_by_one_process_and_by_two_and_are_done_once(read: Path, tmp_path: Path) -> None:
-    one, two = laboratory(read, tmp_path / "one"), laboratory(read, tmp_path / "two")
-    first = everything(one, pair(), 1)
-    assert first == everything(two, pair(), 2)
-    assert len(list((one.root / "runs").iterdir())) == 2 and len(first) == 4  # three works share a training
+def test_jobs_are_the_same_by_one_process_and_by_two_and_are_run_once(classifier: Path, tmp_path: Path) -> None:
+    one, two = lab_at(tmp_path / "one", classifier), lab_at(tmp_path / "two", classifier)
+    jobs = jobs_of_two_trainings()
+    first = run_all(one, jobs, 1)
+    assert first == run_all(two, jobs, 2)
+    assert len(list((one.root / "runs").iterdir())) == 2 and len(first) == 4  # three jobs share a training
     before = {f: f.stat().st_mtime_ns for f in one.root.rglob("*") if f.is_file()}
-    assert list(run_jobs(pair(), one, ["cpu"])) == []
+    assert list(run_jobs(jobs, one, ["cpu"])) == []
     assert before == {f: f.stat().st_mtime_ns for f in one.root.rglob("*") if f.is_file()}
-    scores = first[pair()[0].key(one)]
+    scores = first[jobs[0].key(one)]
     assert scores["fid"] > 0 and scores["guidance"] in (1, 2, 3, 4)
     assert [seen for seen, _ in scores["losses"]] == [128]  # one line, of all its steps
-    assert len(first[pair()[3].key(one)]["curve"]) == 4  # every guidance of the grid
+    assert len(first[jobs[3].key(one)]["curve"]) == 4  # every guidance of the grid
 
 
-def test_a_work_that_is_stopped_goes_on_to_the_same_result(read: Path, tmp_path: Path) -> None:
-    whole, parts = laboratory(read, tmp_path / "whole"), laboratory(read, tmp_path / "parts")
-    work = pair()[0]
-    expected = everything(whole, [work], 1)
+@pytest.mark.parametrize("how", ["closed", "requested"])
+def test_a_job_that_is_stopped_resumes_to_the_same_result(
+    how: str, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed by whoever follows it, or by a person's request, each time after one more step of its progress."""
+    whole, parts = lab_at(tmp_path / "whole", classifier), lab_at(tmp_path / "parts", classifier)
+    job = jobs_of_two_trainings()[0]
+    expected = run_all(whole, [job], 1)
+    asked = Requests()
+    monkeypatch.setattr("justimage.stopping.CURRENT", [*CURRENT, asked])
     stops = 0
-    for limit in range(1, 30):  # each time it says a little more before it is stopped
-        said = iter(range(limit))
-        talk = Talk(lambda what, fraction, said=said: next(said, None), lambda said=said: said.__length_hint__() == 0)
+    for limit in range(1, 30):
+        running = run_jobs([job], parts, ["cpu"])
         try:
-            work.do(parts, talk)
+            for _ in range(limit):
+                next(running)
+            if how == "closed":
+                running.close()
+            else:
+                asked.append("SIGTERM")
+                list(running)
+        except StopIteration:
             break
         except Stopped:
-            stops += 1
+            pass
+        asked.clear()
+        if read_result(parts, job):
+            break
+        stops += 1
     assert stops >= 3
-    assert everything(parts, [work], 1) == expected
+    assert run_all(parts, [job], 1) == expected
 
 
-def test_what_is_found_is_written_beside_the_papers(read: Path, tmp_path: Path) -> None:
-    """Every kind of picture; the tables are Markdown with a number in each cell, the JSON strict."""
-    lab = laboratory(read, tmp_path / "lab")
+def test_results_are_written_beside_the_papers(classifier: Path, tmp_path: Path) -> None:
+    """Every kind of figure; the tables are Markdown with a number in each cell, the JSON strict."""
+    lab = lab_at(tmp_path / "lab", classifier)
     for name in ("fig6", "fig7", "fig8", "table5"):
-        e = experiment(name)
-        table = Table(e.cells(TINY), lab)
-        works = {w.key(lab): w for c in table.cells for w in c.jobs}
-        table.results.update(everything(lab, list(works.values()), 2))
-        claims = write(name, e, table, lab.root / name, 1.0, f"justimage reproduce {name}")
-        assert len(claims) == len(e.claims(table)) > 0
-        lines = (lab.root / name / "table.md").read_text().splitlines()
+        table = Table(experiment(name), lab)
+        jobs = {job.key(lab): job for cell in table.cells for job in cell.jobs}
+        table.results.update(run_all(lab, list(jobs.values()), 2))
+        claims = write(name, table, lab.root, 1.0, f"justimage reproduce {name}")
+        assert len(claims) == len(table.experiment.claims(table)) > 0
+        lines = (lab.root / f"{name}.md").read_text().splitlines()
         rows = [line for line in lines if line.startswith("| ")]
-        assert len(rows) == 1 + len(table.rows)
+        assert lines[0].startswith(f"# {name}: ") and f"]({name}.png)" in "".join(lines) and len(rows) == 1 + len(table.rows)
         assert all(row.count("**") == 2 * len(table.columns) for row in rows[1:])
-        stored = json.loads((lab.root / name / "table.json").read_text(), parse_constant=pytest.fail)
+        stored = json.loads((lab.root / f"{name}.json").read_text(), parse_constant=pytest.fail)
         assert len(stored["cells"]) == len(table.cells) and all(cell["ours"][0] is not None for cell in stored["cells"])
-        with Image.open(lab.root / name / "picture.png") as picture:
+        with Image.open(lab.root / f"{name}.png") as picture:
             assert min(picture.size) > 100 and len(np.unique(np.asarray(picture.convert("L")))) > 10
-    sheet = np.asarray(Image.open(lab.root / "fig8" / "picture.png"))
+    sheet = np.asarray(Image.open(lab.root / "fig8.png"))
     assert sheet.shape[0] > 10 * 64  # ten classes below each other
-    assert "fig8: uncurated" in (lab.root / "README.md").read_text()
+    assert "| [fig8](fig8.md) | images show the class" in (lab.root / "claims.md").read_text()
 
 
 AGAIN = """
@@ -133,23 +153,22 @@ import sys
 from pathlib import Path
 from justimage.reproduction import Lab
 from justimage.reproduction.scoring import fingerprint
-from tests.test_laboratory import TINY, everything, pair
+from tests.test_reproduction import TINY, jobs_of_two_trainings, run_all
 
 if __name__ == "__main__":
-    everything(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint(TINY)), pair(), 2)
+    run_all(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint(TINY)), jobs_of_two_trainings(), 2)
 """
 
 
-def test_killed_with_all_its_processes_it_goes_on_to_the_same_results(read: Path, tmp_path: Path) -> None:
+def test_killed_with_all_its_processes_the_command_resumes_to_the_same_results(classifier: Path, tmp_path: Path) -> None:
     """SIGKILL at several moments, from the first steps to the scores; then the same command."""
-    whole, parts = laboratory(read, tmp_path / "whole"), laboratory(read, tmp_path / "parts")
-    expected = everything(whole, pair(), 2)
+    whole, parts = lab_at(tmp_path / "whole", classifier), lab_at(tmp_path / "parts", classifier)
+    expected = run_all(whole, jobs_of_two_trainings(), 2)
     (tmp_path / "again.py").write_text(AGAIN)
     killed = 0
     for wait in (0.1, 0.4, 0.8, 1.2, 600.0):
-        child = subprocess.Popen(
-            [sys.executable, tmp_path / "again.py", parts.root], env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+        child = subprocess.Popen([sys.executable, tmp_path / "again.py", parts.root], env=env)
         there = {f for f in parts.root.rglob("*") if f.is_file()}
         while child.poll() is None and there >= {f for f in parts.root.rglob("*") if f.is_file()}:
             time.sleep(0.05)  # until it works
@@ -159,27 +178,30 @@ def test_killed_with_all_its_processes_it_goes_on_to_the_same_results(read: Path
             child.kill()
             child.wait()
             killed += 1
-            time.sleep(1)  # its workers notice at their next news
+            time.sleep(1)  # its workers notice at their next progress
     assert killed >= 2
-    assert everything(parts, pair(), 1) == expected
+    assert run_all(parts, jobs_of_two_trainings(), 1) == expected
 
 
-def test_a_training_that_diverges_is_a_finding(read: Path, tmp_path: Path) -> None:
-    """Its cell is infinite, so that what claims to be better is; the others are as they are."""
-    lab = laboratory(read, tmp_path / "lab")
+def test_a_training_that_diverges_is_a_result(classifier: Path, tmp_path: Path) -> None:
+    """Its cell is infinite, so that the other is better; the others are as they are."""
+    lab = lab_at(tmp_path / "lab", classifier)
     base = TINY.recipe("B/16")
-    wild = with_values(base, learning_rate=1e38, warmup=0, gradient_clip=None, not_finite="stop")
-    table = Table([Cell("wild", "FID", (TrainAndScore(wild),)), Cell("tame", "FID", (TrainAndScore(base),))], lab)
-    works = [work for cell in table.cells for work in cell.jobs]
-    table.results.update(everything(lab, works, 1))
-    assert table("wild", "FID") == math.inf and "became nan" in table.found(table.cells[0])[0]["diverged"]
-    assert better("tame is better", table, ("tame", "FID"), ("wild", "FID")).holds
-    own = Experiment("wildness", "", lambda s: [], lambda t: [better("x", t, ("tame", "FID"), ("wild", "FID"))], tiles)
-    assert write("wild", own, table, lab.root / "wild", 1.0, "none")[0].holds
-    assert "| wild | **inf** |" in (lab.root / "wild" / "table.md").read_text()
+    wild = with_values(base, learning_rate=1e38, warmup=0, gradient_clip=None, on_nonfinite="stop")
+    e = Experiment(
+        "divergence", "",
+        lambda s: [Cell({"name": "wild"}, [TrainAndScore(wild)]), Cell({"name": "tame"}, [TrainAndScore(base)])],
+        lambda t: [better("tame is better", t, t.cell(name="tame"), t.cell(name="wild"))],
+        tiles, row="{name}", column="FID",
+    )  # fmt: skip
+    table = Table(e, lab)
+    table.results.update(run_all(lab, [job for cell in table.cells for job in cell.jobs], 1))
+    assert table(name="wild") == math.inf and "became nan" in table.results_of(table.cells[0])[0]["diverged"]
+    assert write("wild", table, lab.root, 1.0, "none")[0].holds
+    assert "| wild | **inf** |" in (lab.root / "wild.md").read_text()
 
 
-def test_ones_own_images_in_colour_and_few_classes(tmp_path: Path) -> None:
+def test_a_folder_of_images_in_colour_with_few_classes(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for i in range(120):
         place = tmp_path / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png"
@@ -188,15 +210,14 @@ def test_ones_own_images_in_colour_and_few_classes(tmp_path: Path) -> None:
     scale = scales.with_data(TINY, str(tmp_path / "photos"))
     lab = Lab(tmp_path / "lab", scale, fingerprint=fingerprint(scale))
     assert lab.fingerprint == fingerprint(scales.with_data(TINY, f"{tmp_path}/photos/"))
-    train_classifier(lab, 32, lambda done, total: None)
-    e = experiment("fig8")
-    table = Table(e.cells(scale), lab)
-    table.results.update(everything(lab, list(table.cells[0].jobs), 1))
-    assert table.found(table.cells[0])[0]["class_names"] == ["cats", "dogs"]
+    finish(train_classifier(lab, 32))
+    table = Table(experiment("fig8"), lab)
+    table.results.update(run_all(lab, list(table.cells[0].jobs), 1))
+    assert table.results_of(table.cells[0])[0]["class_names"] == ["cats", "dogs"]
     small = TrainAndScore(scale.recipe("B/4"))  # 8 x 8, compared with real ones of that size
-    assert everything(lab, [small], 1)[small.key(lab)]["fid"] > 0
-    write("fig8", e, table, lab.root / "fig8", 1.0, "justimage reproduce fig8")
-    with Image.open(lab.root / "fig8" / "picture.png") as picture:
+    assert run_all(lab, [small], 1)[small.key(lab)]["fid"] > 0
+    write("fig8", table, lab.root, 1.0, "justimage reproduce fig8")
+    with Image.open(lab.root / "fig8.png") as picture:
         assert 2 * 64 < picture.height < 3 * 64 + 40  # two classes, not ten
     flat = scales.with_data(TINY, str(tmp_path / "photos" / "cats"))
     with pytest.raises(ValueError, match="has no classes"):
@@ -206,17 +227,18 @@ def test_ones_own_images_in_colour_and_few_classes(tmp_path: Path) -> None:
 def test_a_difference_within_the_noise_is_no_verdict() -> None:
     """Two deviations of it decide; over seeds the deviation is theirs."""
     lab = Lab(Path("nowhere"), LAPTOP)
-    works = [[toy(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
-    table = Table([Cell(name, "FID", tuple(row)) for name, row in zip("ab", works, strict=True)], lab)
+    jobs = [[ToyJob(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
+    cells = [Cell({"name": name}, row) for name, row in zip("ab", jobs, strict=True)]
+    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
 
     def verdict(a: list[float], b: list[float]) -> str:
-        for row, values in zip(works, (a, b), strict=True):
-            table.results.update({w.key(lab): {"fid": v} for w, v in zip(row, values, strict=True)})
-        return better("a is better", table, ("a", "FID"), ("b", "FID")).verdict
+        for row, values in zip(jobs, (a, b), strict=True):
+            table.results.update({job.key(lab): {"fid": v} for job, v in zip(row, values, strict=True)})
+        return better("a is better", table, *cells).verdict
 
     assert verdict([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]) == "holds"
     assert verdict([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]) == "does not hold here"
-    assert verdict([1.0, 2.0, 0.5], [1.2, 2.2, 0.8]) == "cannot be told here"
+    assert verdict([1.0, 2.0, 0.5], [1.2, 2.2, 0.8]) == "inconclusive here"
 
 
 def test_a_decay_has_all_its_digits_and_a_measure_three() -> None:
@@ -268,39 +290,43 @@ def test_previews_fill_the_page_below_the_curve(size: tuple[int, int]) -> None:
     assert sum(part.mean() for part in parts) > 0.6 and (len(under) <= len(top) or len(rows) == 1)
 
 
-def test_whoever_stops_listening_stops_the_work() -> None:
-    def endless(talk: Talk) -> Result:
-        while not talk.stop():
-            talk.tell("on and on", 0.5)
-        raise Stopped("stopped")
-
-    listening = told(endless)
-    assert next(listening) == ("on and on", 0.5)
-    listening.close()
-
-
 @dataclass(frozen=True)
-class Broken:
-    """A work that cannot be done."""
+class FakeJob:
+    """A job that fails after some progress, or never ends."""
 
-    title = "broken"
+    fails: bool
+    title = "fake"
 
     def group(self, lab: Lab) -> str:
-        return "broken"
+        return f"fake {self.fails}"
 
-    def identity(self, lab: Lab) -> str:
-        return "broken"
+    def key(self, lab: Lab) -> str:
+        return self.group(lab)
 
-    def do(self, lab: Lab, talk: Talk) -> Result:
-        raise ValueError("this cannot be done")
+    def run(self, lab: Lab) -> progress.Job[Result]:
+        yield Progress("here", os.getpid(), 0)
+        if self.fails:
+            raise ValueError("this cannot be done")
+        while True:
+            yield Progress("on and on", 1, 2)
 
 
-@pytest.mark.parametrize("crew", [1, 2])
-def test_an_error_in_a_work_reaches_whoever_asked_for_it(tmp_path: Path, crew: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_in_a_job_reaches_whoever_asked_for_it(tmp_path: Path, processes: int) -> None:
     lab = Lab(tmp_path, TINY)
     with pytest.raises(ValueError, match="this cannot be done"):
-        list(run_jobs([Broken(), toy(2, "x")][: crew or 1], lab, ["cpu"] * crew))
-    assert read_result(lab, Broken()) is None
+        list(run_jobs([FakeJob(True), FakeJob(False)][:processes], lab, ["cpu"] * processes))
+    assert read_result(lab, FakeJob(True)) is None
+
+
+def test_closing_ends_the_processes(tmp_path: Path) -> None:
+    jobs: list[Job] = [FakeJob(False), ToyJob(2)]
+    running = run_jobs(jobs, Lab(tmp_path, TINY), ["cpu"] * 2)
+    child = next(int(u.progress.done) for u in running if u.progress.what == "here")
+    assert child != os.getpid()
+    running.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 SPACING = 0.0032
@@ -315,8 +341,7 @@ def test_points_lie_evenly_along_the_curve_from_end_to_end() -> None:
 
 
 def test_points_on_the_curve_have_no_distance_and_others_theirs() -> None:
-    buried = ToyJob(512)
-    P = buried.projection()
+    P = ToyJob(512).projection()
     assert torch.allclose(P.T @ P, torch.eye(2), atol=1e-6)
     random = torch.Generator().manual_seed(1)
     on, off = curve(torch.rand(100, generator=random)), torch.randn(100, 512, generator=random)
@@ -352,8 +377,14 @@ def test_a_part_of_the_curve_is_near_it_and_does_not_cover_it(part: tuple[float,
     assert to > near and of < covered
 
 
-def test_a_short_toy_is_the_same_again(tmp_path: Path) -> None:
-    short = ToyJob(8, Diffusion(prediction="v"), steps=5, batch=8)
-    lab = Lab(tmp_path, LAPTOP)
-    first, again = short.do(lab, Talk()), short.do(lab, Talk())
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+def test_a_short_toy_is_the_same_again_and_where_it_was_closed(tmp_path: Path) -> None:
+    """It trains through `justimage.train`, so that it is saved and resumes to the bit."""
+    job = ToyJob(8, "v", steps=5, batch=8)
+    whole, parts = Lab(tmp_path / "whole", LAPTOP), Lab(tmp_path / "parts", LAPTOP)
+    running = job.run(parts)
+    while "24 of 40" not in next(running).what:
+        pass
+    running.close()
+    results = [finish(job.run(lab)) for lab in (whole, parts, whole)]
+    assert results[0]["loss"] > 0 and (whole.result_dir(job) / "points.npz").exists()
+    assert len({tuple((k, v) for k, v in result.items() if k != "seconds") for result in results}) == 1

@@ -105,6 +105,7 @@ def test_the_std_of_a_paired_difference_is_that_over_other_samples() -> None:
     assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
 
 
+@pytest.mark.full
 def test_the_std_of_is_and_kid_is_that_over_other_samples() -> None:
     """Over 100 samples of 1,000 images: the mean estimate is within 40 % of the true std."""
     real = cloud(1000, 6, 1000)
@@ -178,6 +179,7 @@ class Images(torch.utils.data.Dataset):
         return self.images[index]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_scores_equal_torch_fidelity_with_the_same_images_and_weights(weights: Path) -> None:
     """End to end: FID, IS, KID, precision and recall, to 1e-4."""

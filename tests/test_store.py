@@ -84,6 +84,7 @@ def test_the_crops_in_a_store_are_the_references_bit_for_bit(size: int, tmp_path
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == hashes[name][str(size)], name
 
 
+@pytest.mark.full
 @needs_shared
 def test_the_papers_data_is_the_papers_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand photographs rotated by EXIF, smaller than the crop, and in every mode and format, from a store and from files;
@@ -245,6 +246,7 @@ def dying(life: Callable[[], object], left: int) -> bool:
         os._exit(1)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_killed_at_every_operation_and_resumed_it_is_the_same_store(forty: Path, tmp_path: Path) -> None:
     settings = dict(image_size=8, shard_images=14, workers=1)
@@ -263,6 +265,7 @@ def test_killed_at_every_operation_and_resumed_it_is_the_same_store(forty: Path,
     assert at > 20
 
 
+@pytest.mark.full
 def test_killed_with_its_workers_at_some_moment_it_is_the_same_store(tmp_path: Path) -> None:
     folder = sets.folder_of(tmp_path / "set", 300, side=160)
     options = ["--image-size", "64", "--shard-images", "8", "--workers", "2"]

@@ -314,6 +314,7 @@ def test_activation_checkpointing_keeps_less_and_computes_the_same_bits() -> Non
     assert equal(plain[0], again[0]) and again[1] < plain[1] / 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_compiled_blocks_compute_the_same(recomputed: bool) -> None:
     plain = kept_by(small(total_images=24))
@@ -436,6 +437,7 @@ def test_an_early_stop_keeps_the_best_and_is_final(tmp_path: Path, monkeypatch: 
     assert log.monitored_values(tmp_path / "run", "loss", "max")[0] == (8, -5.0)
 
 
+@pytest.mark.full
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
     run = runs.open_run(small(total_images=16), tmp_path / "run", "cpu")
     code = (

@@ -21,7 +21,7 @@ FP32, BF16, COMPILED = ("fp32", False), ("bf16", False), ("bf16", True)
 def open_recipe(images: int = 10**9, **machine: Any) -> Recipe:
     """Everything left to the device."""
     recipe = small(total_images=images, precision="auto")
-    machine = {"compile": True, "accumulate": None} | machine
+    machine = {"compile": True, "grad_accumulation": None} | machine
     return replace(recipe, model=replace(recipe.model, classes=10), parallelism=replace(recipe.parallelism, **machine))
 
 
@@ -77,7 +77,7 @@ def test_parts_are_the_fewest_that_fit() -> None:
     gpu = distributed.World(torch.device("cuda"))
     fitting = []
     for gigabytes in (4, 12, 24, 80, 192):
-        with mock.patch.object(cost, "memory_of", lambda device, n=gigabytes: n * 10**9):
+        with mock.patch.object(cost, "memory_available", lambda device, n=gigabytes: n * 10**9):
             parts = tuning.microbatches(recipe, gpu)
             taken = [tuning.estimate_memory(recipe, gpu, 256 // n) for n in (parts, max(parts // 2, 1))]
             assert parts == 256 or taken[0] <= 0.9e9 * gigabytes
@@ -86,7 +86,7 @@ def test_parts_are_the_fewest_that_fit() -> None:
             eight = distributed.World(torch.device("cuda"), size=8)
             assert tuning.microbatches(recipe, eight) <= parts and 256 // 8 % tuning.microbatches(recipe, eight) == 0
     assert fitting == sorted(fitting, reverse=True) and fitting[0] == 256 and fitting[-1] == 1
-    with mock.patch.object(cost, "memory_of", lambda device: 10**13):
+    with mock.patch.object(cost, "memory_available", lambda device: 10**13):
         parts = tuning.microbatches(recipe, CPU)  # no more at a time than a CPU gains by
         state = tuning.estimate_memory(recipe, CPU, 0)
         taken = [tuning.estimate_memory(recipe, CPU, 256 // n) - state for n in (parts, parts // 2)]
@@ -133,7 +133,14 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoilt", [{"accumulate": 0}, {"accumulate": "2"}, {"precision": "fp8"}, {"measured": {"fp32": "fast"}}, {"more": 1}]
+    "spoilt",
+    [
+        {"grad_accumulation": 0},
+        {"grad_accumulation": "2"},
+        {"precision": "fp8"},
+        {"images_per_second": {"fp32": "fast"}},
+        {"more": 1},
+    ],
 )
 def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None:
     chosen = tuning.Tuning("cpu", 1, "bf16", False, 2, {"fp32": 1.0})
@@ -148,7 +155,7 @@ def test_a_tuning_that_no_longer_fits_is_chosen_anew() -> None:
     gpus = distributed.World(torch.device("cuda"), size=8)
     recipe = recipes.with_values(recipes.preset("jit-h16-256"), classes=1000, parallel="fsdp")
     with (
-        mock.patch.object(cost, "memory_of", lambda device: 60e9),
+        mock.patch.object(cost, "memory_available", lambda device: 60e9),
         mock.patch.object(distributed.World, "device_name", "gpu"),
         mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="4"),
     ):
@@ -163,7 +170,7 @@ def test_a_tuning_that_no_longer_fits_is_chosen_anew() -> None:
 def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Path) -> None:
     """Windows of six steps, saves every four, a stop after each third step: the same lines, with the same digits."""
     recipe = small(total_images=24 * 8)
-    recipe = replace(recipe, upkeep=replace(recipe.upkeep, save_every=32, preview_every=40, preview_count=2))
+    recipe = recipes.with_values(recipe, save_every=32, preview_every=40, preview_count=2)
     finish(runs.open_run(recipe, tmp_path / "straight", "cpu"))
     for _ in range(8):
         for number, _ in enumerate(runs.steps(runs.open_run(recipe, tmp_path / "stopped", "cpu")), 1):
@@ -182,16 +189,16 @@ def said(recipe: Recipe, tmp_path: Path, parts: int, seconds: float) -> list[str
     lines = list(told.before())
     with mock.patch.object(estimate.time, "perf_counter", side_effect=[100 + seconds * i + (i > 0) * 50 for i in range(parts)]):
         for i in range(parts):
-            lines += told.moved(8 * i)
+            lines += told.update(8 * i)
     return lines
 
 
 def test_a_training_tells_its_time_and_what_would_fit(tmp_path: Path) -> None:
     """By the time of a block before, and by parts of a batch later: the first one, which compiles, is left out."""
     lines = said(open_recipe(images=400_000), tmp_path, 9, 4.0)
-    assert "computed in fp32 (images/s of the ways that were timed: fp32 0.5, bf16 0.4)" in lines[0] and " GB" in lines[0]
+    assert "computed in fp32 (images/s measured: fp32 0.5, bf16 0.4)" in lines[0] and " GB" in lines[0]
     assert lines[1] == "measured by the time of one block: 0.5 images/s, so 400,000 images take about 9.3 days"
-    assert "--images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
+    assert "--total-images 10000)" in lines[2] and lines[2].startswith("warning: that is long. In a night, 8 hours")
     assert lines[3:] == ["measured over 32 images: 2 images/s, so 400,000 images take about 2.3 days"]  # in 16 seconds
 
 

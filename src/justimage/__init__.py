@@ -20,8 +20,8 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "JiT": "transformer", "Architecture": "transformer", "architecture": "transformer", "MLP": "mlp",
-    "Diffusion": "diffusion", "Denoiser": "sampling", "Sampling": "sampling", "Recipe": "recipe", "preset": "recipe", "train": "run",
-    "load": "checkpoint", "sample": "sampling", "trajectory": "sampling",
+    "Diffusion": "diffusion", "Denoiser": "sampling", "Sampling": "sampling", "Recipe": "recipe", "preset": "recipe",
+    "train": "run", "load": "checkpoint", "sample": "sampling", "trajectory": "sampling",
 }  # fmt: skip
 """Each public name and its room; imported when first used, so that `justimage --help` need not wait for PyTorch."""
 

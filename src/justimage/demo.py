@@ -1,7 +1,6 @@
 """The demo: what a model trained on handwritten digits draws, judged by a classifier that has seen only real ones."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from justimage import checkpoint, data, disk, figures, randomness, sampling
 from justimage.normalization import to_uint8
+from justimage.progress import Job, Progress
 from justimage.recipe import Recipe
 from justimage.sampling import Denoiser
 
@@ -52,19 +52,17 @@ def load_run(out: Path) -> tuple[Recipe, Denoiser]:
     return checkpoint.read_recipe(checkpoint.resolve(run)), checkpoint.load(run, device="cpu")
 
 
-def report(out: Path, recipe: Recipe, model: Denoiser, progress: Callable[[str, int, int], object]) -> dict[str, Any]:
-    """Draw COUNT digits, write the pictures and report.json into `out`, and return the report. progress: told what is being
-    done, how much of it is, and of how much, 0 for not known."""
-    labels = [i % 10 for i in range(COUNT)]
-    parts = []
-    progress("drawing digits", 0, COUNT)
-    for part in sampling.sample_batches(model, labels, 0, recipe.sampling, batch=BATCH):
-        parts.append(part)
-        progress("drawing digits", BATCH * len(parts), COUNT)
-    progress("reading them, and drawing the way from noise to digits", 0, 0)
-    images = torch.cat(parts)
+def report(out: Path, recipe: Recipe, model: Denoiser) -> Job[dict[str, Any]]:
+    """Sample COUNT digits, write the pictures and report.json into `out`, and return the report."""
+    labels, batches = [i % 10 for i in range(COUNT)], []
+    yield Progress("sampling digits", 0, COUNT)
+    for batch in sampling.sample_batches(model, labels, 0, recipe.sampling, batch=BATCH):
+        batches.append(batch)
+        yield Progress("sampling digits", BATCH * len(batches), COUNT)
+    yield Progress("classifying them, and drawing the way from noise to digits")
+    images = torch.cat(batches)
     classifier, held_out = train_classifier()
-    agreement = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
+    accuracy = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
     disk.write(out / "samples.png", figures.encode_png(figures.image_grid(images[:100], 10, top=names)))
     disk.write(out / "denoising.png", figures.encode_png(denoising_figure(model)))
@@ -72,9 +70,9 @@ def report(out: Path, recipe: Recipe, model: Denoiser, progress: Callable[[str, 
     if course := figures.loss_curve(metrics, pick_previews(out / "run" / "samples")):
         disk.write(out / "training.png", course)
     facts = {
-        "digits_drawn": COUNT,
-        "read_as_asked_for": agreement,
-        "held_out_real_digits_read_correctly": held_out,
+        "samples": COUNT,
+        "accuracy_on_samples": accuracy,
+        "accuracy_on_held_out_real_digits": held_out,
         "images_seen": metrics[-1]["images_seen"],
         "final_loss": metrics[-1]["loss"],
         "sampling": asdict(recipe.sampling) | {"ema": recipe.training.sample_ema, "seeds": [0, COUNT - 1]},
@@ -106,7 +104,6 @@ def pick_previews(folder: Path) -> list[tuple[str, Image.Image]]:
 
 def summary(facts: dict[str, Any]) -> str:
     return (
-        f"of {facts['digits_drawn']:,} generated digits, a classifier that saw only real ones reads "
-        f"{facts['read_as_asked_for']:.1%} as asked for;\n"
-        f"of the real digits held out from it, it reads {facts['held_out_real_digits_read_correctly']:.1%} correctly"
+        f"a classifier trained only on real digits recognises {facts['accuracy_on_samples']:.1%} of {facts['samples']:,} "
+        f"samples as the requested digit\n({facts['accuracy_on_held_out_real_digits']:.1%} of real digits that it never saw)"
     )

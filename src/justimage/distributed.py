@@ -39,11 +39,11 @@ PEER_GRACE = 2.0
 
 
 class RemoteError(RuntimeError):
-    """An error raised in another process; `kind` is its class there."""
+    """An error raised in another process, with its exit code there."""
 
-    def __init__(self, message: str, kind: str = "") -> None:
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class World:
                 result = action()
             except (ValueError, OSError) as error:
                 failure = error
-        result_there, message, kind = self.gather([result, str(failure or ""), type(failure).__name__])[0]
+        result_there, message, code = self.gather([result, str(failure or ""), getattr(failure, "exit_code", None)])[0]
         if failure:
             raise failure
         if message:
-            raise RemoteError(message, kind)
+            raise RemoteError(message, code)
         return result_there if result is None else result
 
     def broadcast_from_main(self, action: Callable[[], T]) -> T:
@@ -121,12 +121,12 @@ class World:
             yield
         except (ValueError, OSError) as error:
             failure = error
-        told = self.gather([str(failure or ""), type(failure).__name__])
+        failures = self.gather([str(failure or ""), getattr(failure, "exit_code", None)])
         if failure:
             raise failure
-        for message, kind in told:
+        for message, code in failures:
             if message:
-                raise RemoteError(message, kind)
+                raise RemoteError(message, code)
 
     @contextmanager
     def watch_peers(self, lost: Callable[[], object]) -> Iterator[None]:

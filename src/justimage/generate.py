@@ -1,7 +1,8 @@
-"""Many images from a model, drawn in units of fixed size: the bytes of image i depend on the job alone, not on who draws it.
+"""Many images from a model, sampled in chunks of fixed size: the bytes of image i depend on the job alone.
 
-Image i has the noise of seed + i and a label that is a function of i; unit u is always computed as one batch, the last one
-too, whatever the count. So with more images come those of fewer, and any image can be drawn again from its number.
+Image i has the noise of seed + i and a label that is a function of i; a chunk is always computed as one batch, the last one
+too, whatever the count. So a larger count contains the images of a smaller one, and any image can be sampled again from
+its index.
 """
 
 import hashlib
@@ -19,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, chunks, disk, figures, randomness, sampling
+from justimage import checkpoint, chunks, disk, figures, randomness, sampling, stopping
 from justimage.chunks import Chunk
 from justimage.conditions import NULL_CLASS
 from justimage.distributed import rank_and_size
+from justimage.progress import Job, Progress
 from justimage.sample_arguments import check_condition
 from justimage.sampling import Denoiser, Sampling
-from justimage.stopping import Stopped
 
 BATCH = 64
-"""Images drawn together."""
+"""Images sampled together."""
 INDEX_CSV = "images.csv"
 Precision = Literal["fp32", "bf16"]
 Labels = Literal["balanced", "random"]
@@ -85,7 +86,7 @@ def short_hash(values: Any) -> str:
 
 
 class ImageGenerator:
-    """Draws images of a run's averages, each read once."""
+    """Samples images from a run's averages, each loaded once."""
 
     def __init__(self, source: str | Path, device: torch.device) -> None:
         self.checkpoint, self.device = checkpoint.resolve(source), device
@@ -95,7 +96,7 @@ class ImageGenerator:
         self.weights: Callable[[float], str] = lru_cache(maxsize=None)(lambda ema: checkpoint.fingerprint(self.checkpoint, ema))
 
     def denoiser(self, ema: float) -> Denoiser:
-        """The model with one of the averages, read once, whichever thread asks first."""
+        """The denoiser with one of the averages; whichever thread asks first loads it."""
         with self.loading:
             if ema not in self.models:
                 self.models[ema] = checkpoint.load(self.checkpoint, ema, self.device)
@@ -107,7 +108,7 @@ class ImageGenerator:
 
     @property
     def emas(self) -> tuple[float, ...]:
-        """Those there are to draw with; of one file the one that it holds, 0 for the weights themselves."""
+        """The averages to sample with; of one file the one it holds, 0 for the weights themselves."""
         if self.checkpoint.is_file():
             return (checkpoint.ema_of(self.checkpoint),)
         return self.recipe.training.ema or (0.0,)
@@ -153,72 +154,63 @@ def sha256_each(images: Tensor) -> np.ndarray:
     return np.array([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images])
 
 
-def labels_and_hashes(job: SampleJob, unit: int, images: Tensor) -> Chunk:
-    """What every unit of a job keeps: the labels and hashes of its images, or of the first of them."""
-    return {"labels": np.array([job.label(i) for i in job.indices(unit)[: len(images)]]), "sha256": sha256_each(images)}
+def labels_and_hashes(job: SampleJob, chunk: int, images: Tensor) -> Chunk:
+    """The labels and hashes of a chunk's images, or of the first of them; every chunk carries these."""
+    return {"labels": np.array([job.label(i) for i in job.indices(chunk)[: len(images)]]), "sha256": sha256_each(images)}
 
 
-def save_images(
-    artist: ImageGenerator,
-    job: SampleJob,
-    count: int,
-    folder: Path | None,
-    npz: Path | None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Draw a job's first `count` images into a folder of PNGs, an .npz, or both; a crash costs a unit, memory holds a few.
+def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: Path | None, npz: Path | None) -> Job[None]:
+    """Sample a job's first `count` images into a folder of PNGs, an .npz, or both; a crash costs one chunk, memory holds a few.
 
-    Until the .npz is whole, its images lie in a folder beside it, FILE.npz.job. images.csv in the folder says of each image its
-    class, seed and SHA-256. The process that leads ends what all have drawn. ValueError for a folder with another job.
+    Until the .npz is complete, its images lie in a folder beside it, FILE.npz.job. images.csv in the folder lists each image's
+    class, seed and SHA-256. Rank 0 joins the chunks that all processes sampled. ValueError for a folder with another job.
     """
-    place = folder or Path(f"{npz}.job")
-    visible, total = artist.denoiser(job.ema).normalization.to_uint8, job.n_chunks(count)
+    root = folder or Path(f"{npz}.job")
+    to_uint8, total = generator.denoiser(job.ema).normalization.to_uint8, job.n_chunks(count)
 
     def make(number: int) -> Chunk:
-        images = artist.sample_chunk(job, number)[: count - number * job.batch]
-        for i, image in zip(job.indices(number), visible(images) if folder else [], strict=False):
-            disk.write(place / f"{i:06d}.png", figures.encode_png(figures.to_pil(image)), chunks.tmp_prefix())
+        images = generator.sample_chunk(job, number)[: count - number * job.batch]
+        for i, image in zip(job.indices(number), to_uint8(images) if folder else [], strict=False):
+            disk.write(root / f"{i:06d}.png", figures.encode_png(figures.to_pil(image)), chunks.tmp_prefix())
         return labels_and_hashes(job, number, images) | ({"images": images.numpy()} if npz else {})
 
-    chunks.begin(place, {"drawing": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
-    rank, size = rank_and_size()
-    disk.remove(place / "units" / f"done-{rank}")
-    if (place / INDEX_CSV).exists() and not npz:
-        progress(count, count)
+    chunks.begin(root, {"job": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
+    place, (rank, size) = root / "chunks", rank_and_size()
+    disk.remove(place / f"done-{rank}")
+    if (root / INDEX_CSV).exists() and not npz:
+        yield Progress("sampling", count, count)
         return
-    for done in chunks.complete(place / "units", total, make, chunks.concurrency(artist.device), stop):
-        progress(min(done * job.batch, count), count)
+    for done in chunks.complete(place, total, make, chunks.concurrency(generator.device)):
+        yield Progress("sampling", min(done * job.batch, count), count)
     if rank:
-        disk.write(place / "units" / f"done-{rank}", b"")
+        disk.write(place / f"done-{rank}", b"")
         return
-    while any(not (place / "units" / f"done-{other}").exists() for other in range(1, size)):
-        if stop():
-            raise Stopped("stopped as asked; the same command goes on where it was")
-        time.sleep(0.05)  # nobody looks for units any more when they are removed
+    while any(not (place / f"done-{other}").exists() for other in range(1, size)):
+        stopping.check()
+        time.sleep(0.05)  # nobody reads chunks any more when they are removed
     if npz:
-        write_npz(npz, count, chunks.read_chunks(place / "units", total))
+        write_npz(npz, count, chunks.read_chunks(place, total))
     if folder:
-        hashed = (sha256 for unit in chunks.read_chunks(place / "units", total) for sha256 in unit["sha256"])
-        rows = (f"{i:06d}.png,{job.label(i)},{job.seed + i},{h}\n" for i, h in zip(range(count), hashed, strict=True))
+        hashes = (sha256 for chunk in chunks.read_chunks(place, total) for sha256 in chunk["sha256"])
+        rows = (f"{i:06d}.png,{job.label(i)},{job.seed + i},{h}\n" for i, h in zip(range(count), hashes, strict=True))
         disk.write(folder / INDEX_CSV, "".join(["file,class,seed,sha256\n", *rows]).encode())
-    for left in place.glob(".tmp-*"):  # by whoever was killed
+    for left in root.glob(".tmp-*"):  # of killed processes
         disk.remove(left)
-    disk.remove(place / "units" if folder else place)
+    disk.remove(place if folder else root)
 
 
-def write_npz(path: Path, count: int, parts: Iterator[Chunk]) -> None:
-    """Images and labels as ADM stores them, arr_0 (n, height, width, channels) uint8 and arr_1 (n,), one part in memory;
-    floats as they are prepared, (n, channels, height, width)."""
+def write_npz(path: Path, count: int, batches: Iterator[Chunk]) -> None:
+    """Write images and labels as ADM does, arr_0 (n, height, width, channels) uint8 and arr_1 (n,), one chunk in memory;
+    floats as (n, channels, height, width)."""
     labels = []
     with disk.replacing(path) as aside, zipfile.ZipFile(aside, "w", allowZip64=True) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            for number, part in enumerate(parts):
-                images = part["images"] if part["images"].dtype != np.uint8 else np.moveaxis(part["images"], 1, -1)
+            for number, chunk in enumerate(batches):
+                images = chunk["images"] if chunk["images"].dtype != np.uint8 else np.moveaxis(chunk["images"], 1, -1)
                 if number == 0:
                     about = {"descr": images.dtype.str, "fortran_order": False, "shape": (count, *images.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, about)  # pyright: ignore[reportArgumentType]
                 file.write(np.ascontiguousarray(images).tobytes())
-                labels.append(part["labels"])
+                labels.append(chunk["labels"])
         with archive.open("arr_1.npy", "w") as file:
             np.lib.format.write_array(file, np.concatenate(labels), allow_pickle=False)

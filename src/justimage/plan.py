@@ -1,4 +1,4 @@
-"""What a training will take before anything is rented: bytes a GPU, where a step's time goes, days.
+"""Plan a training before anything is rented: bytes per GPU, the time of a step and its parts, days.
 
 Pure arithmetic on the shapes of the network and the data sheets of the GPUs; nothing is measured. `docs/scale.md` has the
 same formulas with their sources. Bytes and FLOPs are counted, rates are assumed: each assumption is one constant below.
@@ -8,7 +8,7 @@ import difflib
 import re
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -18,12 +18,12 @@ from justimage.recipe import Recipe
 from justimage.transformer import Architecture, JiT
 
 Mode = Parallel | Literal["auto"]
-"""How a network is spread over GPUs, or that it is to be chosen."""
+"""How a network is spread over GPUs; "auto" chooses."""
 
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU, as its data sheet has it."""
+    """A GPU's data sheet."""
 
     peak: float
     """dense bf16 FLOP/s of the matrix units, accumulated in fp32"""
@@ -32,11 +32,11 @@ class GPU:
     bandwidth: float
     """bytes/s of its memory"""
     link: float
-    """bytes/s to the other GPUs of its node, one way"""
+    """bytes/s to the other GPUs of the node, one way"""
     network: float = 50e9
-    """bytes/s to other nodes, one way: one 400 Gb/s adapter a GPU"""
+    """bytes/s to other nodes, one way: one 400 Gb/s adapter per GPU"""
     node: int = 8
-    """GPUs a node"""
+    """GPUs per node"""
 
 
 GPUS = {
@@ -53,7 +53,7 @@ GPUS = {
     "mi300x": GPU(1307.4e12, 192e9, 5.3e12, 448e9),
     "mi325x": GPU(1307.4e12, 256e9, 6e12, 448e9),
     # Cards for PCIe: a ring of eight crosses that, 128 GB/s both ways for PCIe 5 x16 and 64 for PCIe 4, as their bridges of
-    # NVLink join two or four; one 400 Gb/s adapter a node is our assumption. H100 data sheet: PCIe 1,513 TFLOPS with
+    # NVLink join two or four; one 400 Gb/s adapter per node is our assumption. H100 data sheet: PCIe 1,513 TFLOPS with
     # sparsity, 2 TB/s; NVL 1,671, 94 GB at 3.9 TB/s. H200 data sheet: NVL 1,671. A100 data sheet: PCIe 1,935 or 1,555 GB/s
     "h100-pcie": GPU(756e12, 80e9, 2e12, 64e9, network=6.25e9),
     "h100-nvl": GPU(835e12, 94e9, 3.9e12, 64e9, network=6.25e9),
@@ -80,31 +80,88 @@ GPUS = {
 MFU = 0.4
 """Fraction of the peak that forward and backward reach; 0.33 to 0.43 is published for large language models on H100."""
 LINK_SHARE = 0.8
-"""Of a link's data sheet, what NCCL reaches (all_reduce_perf: 230 to 250 of 300 GB/s on A100, 46 to 48 of 50 on a network)."""
+"""Fraction of a link's data sheet that NCCL reaches (all_reduce_perf: 230 to 250 of 300 GB/s on A100, 46 to 48 of 50 on a
+network)."""
 MEMORY_SHARE = 0.8
-"""Of the memory's data sheet, what the optimizer's element-wise kernels reach; ours."""
+"""Fraction of the memory's data sheet that the optimizer's element-wise kernels reach; ours."""
 OVERLAP = 0.8
-"""Of the communication, at most this hides behind computing: the first gather and the last reduction cannot; ours."""
+"""Largest fraction of the communication that overlaps with computing: the first gather and the last reduction cannot; ours."""
 RESERVE = 0.08
-"""Of the memory, kept for the CUDA context, NCCL's buffers, cuBLAS' workspaces and the allocator's fragments; ours."""
+"""Fraction of the memory for the CUDA context, NCCL's buffers, cuBLAS' workspaces and the allocator's fragments; ours."""
 MIN_MICROBATCH = 8
-"""Images at a time below which matrices are too small to keep a GPU busy; ours."""
+"""Images per microbatch below which matrices are too small to keep a GPU busy; ours."""
 TOLERANCE = 1.1
-"""A simpler arrangement is preferred while its step takes at most this times the fastest one's."""
+"""A simpler arrangement is preferred while its step takes at most this times the fastest's."""
 
 
-EXTRA_ROOM = r"nvidia|geforce|amd|instinct|generation|sxm4|oam|hbm\d?e?|\d+gb"
-"""Words of a device's name that do not tell one chip from another."""
+NO_CHIP = r"nvidia|geforce|amd|instinct|generation|sxm4|oam|hbm\d?e?|\d+gb"
+"""Words of a device's name that do not distinguish chips."""
 
 
 def peak_of(device_name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by the name it gives itself ("NVIDIA H100 80GB HBM3"); None where it is not known.
+    """Dense bf16 FLOP/s of a device by the name that it reports ("NVIDIA H100 80GB HBM3"); None for an unknown one.
 
-    Every word counts: "H100 PCIe" is another chip than "H100", "RTX 4090 Laptop GPU" than "RTX 4090"; "MIG" is a part of one.
+    Every other word counts: "H100 PCIe" is not the chip "H100", nor "RTX 4090 Laptop GPU" "RTX 4090"; "MIG" is a part of one.
     """
     words = re.findall(r"[a-z0-9]+", device_name.lower())
-    name = "".join(word for word in words if not re.fullmatch(EXTRA_ROOM, word))
-    return next((kind.peak for key, kind in GPUS.items() if key.replace("-", "") == name), None)
+    name = "".join(word for word in words if not re.fullmatch(NO_CHIP, word))
+    return next((gpu.peak for key, gpu in GPUS.items() if key.replace("-", "") == name), None)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training and the GPUs for it; what is None or "auto" is chosen. ValueError for numbers that do not go together."""
+
+    recipe: Recipe
+    gpus: int
+    gpu_type: str = "h100"
+    parallel: Mode = "auto"
+    grad_accumulation: int | None = None
+    activation_checkpointing: bool | None = None
+    mfu: float = MFU
+    gpu_memory: float | None = None
+    """bytes, instead of the data sheet's"""
+
+    def __post_init__(self) -> None:
+        r, gpus, accumulation = self.recipe.training, self.gpus, self.grad_accumulation
+        if gpus < 1 or r.batch % gpus:
+            near = sorted(divisors(r.batch), key=lambda n: abs(n - gpus))[:3]
+            near = ", ".join(map(str, sorted(near)))
+            raise ValueError(f"gpus is {gpus}, which does not divide the batch of {r.batch}; perhaps {near}")
+        share = r.batch // gpus
+        if accumulation is not None and (accumulation < 1 or share % accumulation):
+            allowed = f"allowed: {', '.join(map(str, divisors(share)))}"
+            raise ValueError(
+                f"grad_accumulation is {accumulation}, which does not divide the {share} images of a GPU; {allowed}"
+            )
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu is {self.mfu:g}; it must be above 0 and at most 1, a fraction of the peak")
+        if not 0 < self.gpu.memory < float("inf"):
+            raise ValueError(f"a GPU's memory is {self.gpu.memory / 1e9:g} GB; it must be above 0")
+        if r.precision not in ("bf16", "auto"):
+            raise ValueError(f"precision is {r.precision}; only bf16 can be planned, for which the data sheets give peaks")
+
+    @property
+    def gpu(self) -> GPU:
+        sheet = gpu_named(self.gpu_type)
+        return sheet if self.gpu_memory is None else replace(sheet, memory=self.gpu_memory)
+
+    @property
+    def nodes(self) -> int:
+        """The fewest nodes of equally many GPUs."""
+        return next(n for n in range(-(-self.gpus // self.gpu.node), self.gpus + 1) if self.gpus % n == 0)
+
+    def open(self) -> "Request":
+        """The request with everything left to choose."""
+        return replace(self, parallel="auto", grad_accumulation=None, activation_checkpointing=None)
+
+
+class Arrangement(NamedTuple):
+    """How a training is arranged on its GPUs."""
+
+    parallel: Parallel
+    grad_accumulation: int
+    activation_checkpointing: bool
 
 
 @dataclass(frozen=True)
@@ -129,14 +186,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one step."""
+    """Time of one step."""
 
     compute: float
     """forward and backward"""
     communication: float
-    """what does not hide behind computing"""
+    """not overlapped with computing"""
     hidden: float
-    """communication that does; no part of the total"""
+    """communication that is overlapped; no part of the total"""
     optimizer: float
     averages: float
 
@@ -160,7 +217,7 @@ class TrainingPlan:
     images: int
     """of the whole training"""
     microbatch: int
-    """images at a time on a GPU"""
+    """images per microbatch on a GPU"""
     memory: Memory
     capacity: float
     """bytes of a GPU"""
@@ -168,17 +225,17 @@ class TrainingPlan:
     images_per_second: float
     days: float
     mfu: float
-    """of the whole step: FLOPs of the model, without recomputation, over what the GPUs could do in that time"""
+    """of the whole step: FLOPs of the model, without recomputation, as a fraction of the GPUs' peak in that time"""
     data_rate: float
     """bytes/s of raw pixels, all GPUs together"""
     checkpoint: float
     """bytes of one checkpoint"""
     host_memory: float
-    """bytes of the host's that each process takes to make the network, beside what PyTorch takes"""
+    """bytes of host memory that each process takes to build the network, beside PyTorch's own"""
     why: str = ""
-    """what speaks against the simpler arrangement"""
+    """the argument against the simplest arrangement"""
     advice: str = ""
-    """the least change that makes it fit, where it does not"""
+    """the smallest change that makes it fit, where it does not"""
     notes: tuple[str, ...] = ()
 
     @property
@@ -187,237 +244,225 @@ class TrainingPlan:
 
     @property
     def flags(self) -> str:
-        """Options of `justimage train` that arrange it so."""
-        parts = f" --accumulate {self.grad_accumulation}" if self.grad_accumulation > 1 else ""
-        return f"--parallel {self.parallel}{parts}{' --activation-checkpointing' if self.activation_checkpointing else ''}"
+        """The options of `justimage train` for this arrangement."""
+        accumulation = f" --grad-accumulation {self.grad_accumulation}" if self.grad_accumulation > 1 else ""
+        return (
+            f"--parallel {self.parallel}{accumulation}{' --activation-checkpointing' if self.activation_checkpointing else ''}"
+        )
 
 
-def plan(
-    recipe: Recipe,
-    gpus: int,
-    kind: str = "h100",
-    parallel: Mode = "auto",
-    accumulate: int | None = None,
-    activation_checkpointing: bool | None = None,
-    mfu: float = MFU,
-    gpu_memory: float | None = None,
-) -> TrainingPlan:
-    """The recipe on that many GPUs. What is left open ("auto", None) is chosen: the simplest that fits and is fast.
+def plan(request: Request) -> TrainingPlan:
+    """Plan a training; what the request leaves open is chosen: the simplest arrangement that fits and is fast.
 
-    Simple is ddp before hsdp (on several nodes) before fsdp, no recomputation before recomputation, fewer parts before more.
-    The first in this order is taken whose step is at most 10 % longer than that of the fastest which fits. Parts of fewer than
-    8 images are tried only where nothing else fits. The precision "auto" is bf16, as on a GPU. gpu_memory, in bytes, stands in
-    for the data sheet's. ValueError where numbers do not go together.
+    Simple is ddp before hsdp (on several nodes) before fsdp, no recomputation before recomputation, fewer microbatches before
+    more. The first in this order is taken whose step is at most 10 % longer than that of the fastest which fits. Fewer than 8
+    images at a time are tried only where nothing else fits. The precision "auto" is bf16, as on a GPU.
     """
-    card = gpu_named(kind) if gpu_memory is None else replace(gpu_named(kind), memory=gpu_memory)
-    check(recipe, gpus, accumulate, mfu, card)
-    tried = arrangements(recipe, gpus, kind, card, parallel, accumulate, activation_checkpointing, mfu)
-    chosen = choose(tried)
+    plans = every_plan(request)
+    chosen = choose(plans)
     if chosen is None:
-        smallest = min(tried, key=lambda p: p.memory.total)
-        return replace(smallest, advice=suggest(recipe, gpus, kind, card, parallel, accumulate, activation_checkpointing, mfu))
-    simplest, why = tried[0], ""
+        smallest = min(plans, key=lambda p: p.memory.total)
+        return replace(smallest, advice=suggest(request))
+    simplest, why = plans[0], ""
     if not simplest.fits:
-        why = f"{simplest.flags} needs {simplest.memory.total / 1e9:.1f} of {card.memory / 1e9:.0f} GB"
+        why = f"{simplest.flags} needs {simplest.memory.total / 1e9:.1f} of {request.gpu.memory / 1e9:.0f} GB"
     elif chosen is not simplest:
         why = f"{simplest.flags} fits, too, but its step is {simplest.seconds.total / chosen.seconds.total - 1:.0%} longer"
     return replace(chosen, why=why)
 
 
-def check(recipe: Recipe, gpus: int, accumulate: int | None, mfu: float, card: GPU) -> None:
-    """ValueError, with what would be allowed, where the numbers do not go together."""
-    batch = recipe.training.batch
-    if gpus < 1 or batch % gpus:
-        near = sorted(divisors(batch), key=lambda n: abs(n - gpus))[:3]
-        raise ValueError(
-            f"gpus is {gpus}, which does not divide the batch of {batch}; perhaps {', '.join(map(str, sorted(near)))}"
-        )
-    if accumulate is not None and (accumulate < 1 or batch // gpus % accumulate):
-        allowed = ", ".join(map(str, divisors(batch // gpus)))
-        raise ValueError(
-            f"accumulate is {accumulate}, which does not divide the {batch // gpus} images of a GPU; allowed: {allowed}"
-        )
-    if not 0 < mfu <= 1:
-        raise ValueError(f"mfu is {mfu:g}; it must be above 0 and at most 1, a fraction of the peak")
-    if not 0 < card.memory < float("inf"):
-        raise ValueError(f"a GPU's memory is {card.memory / 1e9:g} GB; it must be above 0")
-    if recipe.training.precision not in ("bf16", "auto"):
-        raise ValueError(
-            f"precision is {recipe.training.precision}; only bf16 can be planned, whose peaks the data sheets give"
-        )
-
-
-def arrangements(
-    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
-) -> list[TrainingPlan]:
-    """Everything that is left open tried, the simplest first."""
+def every_plan(request: Request) -> list[TrainingPlan]:
+    """The plans of every arrangement that the request allows, the simplest first."""
+    accumulation, recompute = request.grad_accumulation, request.activation_checkpointing
+    share = request.recipe.training.batch // request.gpus
     return [
-        estimate(recipe, gpus, kind, card, how, parts, recompute, mfu)
-        for recompute in ((False, True) if again is None else (again,))
-        for how in options(parallel, gpus, card)
-        for parts in (divisors(recipe.training.batch // gpus) if accumulate is None else (accumulate,))
+        estimate(request, Arrangement(parallel, microbatches, recomputed))
+        for recomputed in ((False, True) if recompute is None else (recompute,))
+        for parallel in parallel_modes(request)
+        for microbatches in (divisors(share) if accumulation is None else (accumulation,))
     ]
 
 
-def options(parallel: Mode, gpus: int, card: GPU) -> tuple[Parallel, ...]:
-    """The forced one, or those to choose from, the simplest first: hsdp is fsdp on one node, and ddp with one GPU a node."""
-    if parallel != "auto":
-        return (parallel,)
-    if gpus == 1:
+def parallel_modes(request: Request) -> tuple[Parallel, ...]:
+    """The requested mode, or all, the simplest first: hsdp is fsdp on one node, and ddp with one GPU per node."""
+    if request.parallel != "auto":
+        return (request.parallel,)
+    if request.gpus == 1:
         return ("ddp",)
-    return ("ddp", "hsdp", "fsdp") if 1 < nodes_of(gpus, card) < gpus else ("ddp", "fsdp")
+    return ("ddp", "hsdp", "fsdp") if 1 < request.nodes < request.gpus else ("ddp", "fsdp")
 
 
-def nodes_of(gpus: int, card: GPU) -> int:
-    """The fewest nodes of equally many GPUs."""
-    return next(n for n in range(-(-gpus // card.node), gpus + 1) if gpus % n == 0)
-
-
-def choose(tried: list[TrainingPlan]) -> TrainingPlan | None:
-    """The first that is about as fast as the fastest which fits; None where none does."""
-    fitting = [p for p in tried if p.fits]
+def choose(plans: list[TrainingPlan]) -> TrainingPlan | None:
+    """The first plan that is about as fast as the fastest which fits; None where none fits."""
+    fitting = [p for p in plans if p.fits]
     fitting = [p for p in fitting if p.microbatch >= min(MIN_MICROBATCH, p.batch // p.gpus)] or fitting
     fastest = min((p.seconds.total for p in fitting), default=0)
     return next((p for p in fitting if p.seconds.total <= TOLERANCE * fastest), None)
 
 
-def suggest(
-    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Mode, accumulate: int | None, again: bool | None, mfu: float
-) -> str:
-    """What to change to make it fit: one option that was forced, or all; else more GPUs; else a larger kind. Empty for none."""
-    freed: list[list[tuple[Mode, int | None, bool | None]]] = [
-        [("auto", accumulate, again), (parallel, None, again), (parallel, accumulate, None)],
-        [("auto", None, None)],
+def suggest(request: Request) -> str:
+    """The smallest change that makes it fit: free one forced option, or all; more GPUs; a larger type. Else empty."""
+    one_freed = [
+        replace(request, parallel="auto"),
+        replace(request, grad_accumulation=None),
+        replace(request, activation_checkpointing=None),
     ]
-    for options in freed:
-        if found := [p for o in options if (p := choose(arrangements(recipe, gpus, kind, card, *o, mfu)))]:
+    for requests in one_freed, [request.open()]:
+        if found := [p for r in requests if (p := choose(every_plan(r)))]:
             return f"it fits with {min(found, key=lambda p: p.seconds.total).flags}"
-    for more in divisors(recipe.training.batch):
-        if more > gpus and (found := choose(arrangements(recipe, more, kind, card, "auto", None, None, mfu))):
+    for more in divisors(request.recipe.training.batch):
+        if more > request.gpus and (found := choose(every_plan(replace(request.open(), gpus=more)))):
             return f"it fits on {more} of them with {found.flags}"
-    for other, larger in sorted(GPUS.items(), key=lambda item: item[1].memory):
-        if larger.memory > card.memory and (
-            found := choose(arrangements(recipe, gpus, other, larger, "auto", None, None, mfu))
-        ):
-            return f"it fits on {gpus} of {other} with {found.flags}"
+    for name, gpu in sorted(GPUS.items(), key=lambda item: item[1].memory):
+        if gpu.memory > request.gpu.memory:
+            larger = replace(request.open(), gpu_type=name, gpu_memory=None)
+            if found := choose(every_plan(larger)):
+                return f"it fits on {request.gpus} of {name} with {found.flags}"
     return ""
 
 
-def estimate(
-    recipe: Recipe, gpus: int, kind: str, card: GPU, parallel: Parallel, accumulate: int, again: bool, mfu: float
-) -> TrainingPlan:
-    """One arrangement, `again` saying whether blocks are computed again in the backward pass (activation checkpointing)."""
-    r, network = recipe.training, recipe.model
-    parameters, multiply_adds, block, largest, whole, inside, inputs = count(network)
-    share = r.batch // gpus
-    part = share // accumulate
-    emas = len(r.ema)
-    nodes = nodes_of(gpus, card)
-    node = gpus // nodes
-    shards = {"ddp": 1, "hsdp": node, "fsdp": gpus}[parallel]
+def estimate(request: Request, arrangement: Arrangement) -> TrainingPlan:
+    """Plan one arrangement, whether it fits or not."""
+    r, network, gpus, gpu = request.recipe.training, request.recipe.model, request.gpus, request.gpu
+    counts, emas, share = count(network), len(r.ema), r.batch // gpus
+    microbatch = share // arrangement.grad_accumulation
+    seconds = step_seconds(request, arrangement)
+    speed = r.batch / seconds.total
+    notes = []
+    if share < MIN_MICROBATCH:
+        notes.append(f"{share} images per GPU: the batch, not the network, is used up, and the assumed MFU will not be reached")
+    elif microbatch < MIN_MICROBATCH:
+        notes.append(f"{microbatch} images at a time keep no GPU busy; the assumed MFU will not be reached")
+    # sharded weights are drawn tensor by tensor
+    host_weights = counts.parameters if arrangement.parallel == "ddp" or gpus == 1 else counts.largest_tensor
+    return TrainingPlan(
+        gpus, request.nodes, request.gpu_type, *arrangement, counts.parameters, r.batch, r.total_images, microbatch,
+        memory=step_memory(request, arrangement),
+        capacity=gpu.memory,
+        seconds=seconds,
+        images_per_second=speed,
+        days=r.total_images / speed / 86400,
+        mfu=6 * counts.multiply_adds * speed / (gpus * gpu.peak),
+        data_rate=network.channels * network.size[0] * network.size[1] * speed,
+        checkpoint=4 * counts.parameters * (3 + emas),
+        host_memory=4 * host_weights,
+        notes=tuple(notes),
+    )  # fmt: skip
 
+
+def shard_count(request: Request, parallel: Parallel) -> int:
+    """Into how many shards weights, gradients, moments and averages are divided."""
+    return {"ddp": 1, "hsdp": request.gpus // request.nodes, "fsdp": request.gpus}[parallel]
+
+
+def step_memory(request: Request, arrangement: Arrangement) -> Memory:
+    """Bytes on one GPU at the fullest moment of a step."""
+    r, network, counts = request.recipe.training, request.recipe.model, count(request.recipe.model)
+    parallel, accumulation, recompute = arrangement
+    parameters, shards = counts.parameters, shard_count(request, parallel)
     if parallel == "ddp":
         copies = 2.0 * parameters
     else:
-        outside = parameters - network.depth * block
-        copies = (2 * 2 + 2 + 4) * block + (4.0 + 4.0) * outside
-        if accumulate > 1:  # between reductions the gradients of the parts are summed whole
+        copies = (2 * 2 + 2 + 4) * counts.block + (4.0 + 4.0) * (parameters - network.depth * counts.block)
+        if accumulation > 1:  # between reductions the gradients of the microbatches are summed whole
             copies += 4.0 * parameters
-    memory = Memory(
+    of_an_image = counts.block_inputs + counts.longest_block if recompute else counts.activations
+    return Memory(
         weights=4 * parameters / shards,
         gradients=4 * parameters / shards,
         moments=8 * parameters / shards,
-        averages=4 * emas * parameters / shards,
+        averages=4 * len(r.ema) * parameters / shards,
         copies=copies,
-        activations=part * (inputs + inside if again else whole),
-        reserve=RESERVE * card.memory,
+        activations=r.batch // request.gpus // accumulation * of_an_image,
+        reserve=RESERVE * request.gpu.memory,
     )
 
-    flops = 2 * multiply_adds * share * (4 if again else 3)
-    compute = flops / (mfu * card.peak)
-    behind = compute * (3 / 4 if again else 2 / 3) / accumulate  # the last part's backward pass
-    everywhere = card.link if nodes == 1 else min(card.link, node * card.network)
-    sharded = (2 * 2 * accumulate + 4) * parameters  # two all-gathers of bf16 a part, one reduce-scatter of fp32 a step
-    match parallel:  # what is transferred, in seconds, and the computing that it may hide behind
+
+def step_seconds(request: Request, arrangement: Arrangement) -> Seconds:
+    """The time of one step and its parts."""
+    r, gpus, nodes, gpu, counts = request.recipe.training, request.gpus, request.nodes, request.gpu, count(request.recipe.model)
+    parallel, accumulation, recompute = arrangement
+    parameters, node, emas = counts.parameters, gpus // nodes, len(r.ema)
+
+    flops = 2 * counts.multiply_adds * (r.batch // gpus) * (4 if recompute else 3)
+    compute = flops / (request.mfu * gpu.peak)
+    last_backward = compute * (3 / 4 if recompute else 2 / 3) / accumulation
+    slowest_link = gpu.link if nodes == 1 else min(gpu.link, node * gpu.network)
+    sharded = (
+        2 * 2 * accumulation + 4
+    ) * parameters  # two all-gathers of bf16 per microbatch, one reduce-scatter of fp32 per step
+    match parallel:  # seconds of each transfer, and of the computing that it may overlap with
         case "ddp":  # an all-reduce of fp32 is a reduce-scatter and an all-gather
-            transfers = [(ring_seconds(2 * 4 * parameters, gpus, everywhere), behind)]
+            transfers = [(ring_seconds(2 * 4 * parameters, gpus, slowest_link), last_backward)]
         case "fsdp":
-            transfers = [(ring_seconds(sharded, gpus, everywhere), compute)]
-        case "hsdp":  # each GPU of a node reduces its shard with its like on the other nodes, by its own adapter
-            across = ring_seconds(2 * 4 * parameters / node, nodes, min(card.link, card.network))
-            transfers = [(ring_seconds(sharded, node, card.link), compute), (across, behind)]
+            transfers = [(ring_seconds(sharded, gpus, slowest_link), compute)]
+        case "hsdp":  # each GPU of a node reduces its shard with its peers on the other nodes, by its own adapter
+            across = ring_seconds(2 * 4 * parameters / node, nodes, min(gpu.link, gpu.network))
+            transfers = [(ring_seconds(sharded, node, gpu.link), compute), (across, last_backward)]
     hidden = sum(min(OVERLAP * transfer, window) for transfer, window in transfers)
-    stream = parameters / shards / (MEMORY_SHARE * card.bandwidth)
-    seconds = Seconds(
+    stream = parameters / shard_count(request, parallel) / (MEMORY_SHARE * gpu.bandwidth)
+    return Seconds(
         compute=compute,
         communication=sum(transfer for transfer, _ in transfers) - hidden,
         hidden=hidden,
         optimizer=(4 + 3) * 4 * stream,  # reads weight, gradient and two moments; writes all but the gradient
         averages=emas * (2 + 1) * 4 * stream,
     )
-    speed = r.batch / seconds.total
-    notes = []
-    if share < MIN_MICROBATCH:
-        notes.append(f"{share} images a GPU: the batch, not the network, is used up, and the assumed MFU will not be reached")
-    elif part < MIN_MICROBATCH:
-        notes.append(f"{part} images at a time keep no GPU busy; the assumed MFU will not be reached")
-    pixels = network.channels * network.size[0] * network.size[1]
-    return TrainingPlan(
-        gpus, nodes, kind, parallel, accumulate, again, parameters, r.batch, r.total_images, part, memory, card.memory, seconds,
-        images_per_second=speed,
-        days=r.total_images / speed / 86400,
-        mfu=6 * multiply_adds * speed / (gpus * card.peak),
-        data_rate=pixels * speed,
-        checkpoint=4 * parameters * (3 + emas),
-        host_memory=4 * (parameters if parallel == "ddp" or gpus == 1 else largest),  # sharded ones are drawn tensor by tensor
-        notes=tuple(notes),
-    )  # fmt: skip
 
 
 def ring_seconds(amount: float, n: int, rate: float) -> float:
-    """Seconds in which each of n passes all of `amount` bytes but its own part on to the next, at a rate of a data sheet."""
+    """Seconds in which each of n passes on all of `amount` bytes but its own part, at the rate of a data sheet."""
     return amount * (n - 1) / n / (LINK_SHARE * rate)
 
 
+class Counts(NamedTuple):
+    """Sizes of a network: numbers of parameters, and bytes that autograd keeps in bf16 for one image."""
+
+    parameters: int
+    multiply_adds: int
+    block: int
+    """parameters of a block"""
+    largest_tensor: int
+    """parameters of the largest tensor"""
+    activations: int
+    """bytes in all blocks"""
+    longest_block: int
+    """bytes in the block with the longest sequence"""
+    block_inputs: int
+    """bytes of the blocks' inputs alone, which the residual stream holds in fp32"""
+
+
 @cache
-def count(a: Architecture) -> tuple[int, int, int, int, int, int, int]:
-    """Parameters, multiply-adds, parameters of a block and of the largest tensor; bytes that autograd keeps in bf16 of an
-    image: in all blocks, in the longest one, and of nothing but the blocks' inputs, which the residual stream holds in fp32."""
+def count(a: Architecture) -> Counts:
+    """Count a network's sizes on PyTorch's meta device."""
     c = cost(a)
     one = replace(a, depth=1, context_start=0, aux_classifier=False)  # a block that sees the class tokens
     block = cost(replace(one, depth=2)).parameters - cost(one).parameters
     with torch.device("meta"):
         largest = max(p.numel() for p in JiT(replace(one, classes=1000 if a.classes is None else a.classes)).parameters())
-    inside = training_memory(one, 1, 0)[1]
-    length = sum(sequence_length(a, i) for i in range(a.depth))
-    return (
-        c.parameters,
-        c.multiply_adds,
-        block,
-        largest,
-        inside * length // sequence_length(one, 0),
-        inside,
-        4 * a.width * length,
-    )
+    longest_block = training_memory(one, 1, 0)[1]
+    tokens = sum(sequence_length(a, i) for i in range(a.depth))
+    activations = longest_block * tokens // sequence_length(one, 0)
+    return Counts(c.parameters, c.multiply_adds, block, largest, activations, longest_block, 4 * a.width * tokens)
 
 
-def gpu_named(kind: str) -> GPU:
-    """The GPU of that name; ValueError with the nearest name and the list where there is none."""
-    if kind not in GPUS:
-        near = difflib.get_close_matches(kind.lower(), GPUS, n=1)
+def gpu_named(name: str) -> GPU:
+    """The GPU of that name; ValueError with the nearest name and the list for an unknown one."""
+    if name not in GPUS:
+        near = difflib.get_close_matches(name.lower(), GPUS, n=1)
         hint = f"perhaps {near[0]}; " if near else ""
-        raise ValueError(f"no GPU is called {kind!r}; {hint}there are {', '.join(GPUS)}")
-    return GPUS[kind]
+        raise ValueError(f"no GPU is called {name!r}; {hint}there are {', '.join(GPUS)}")
+    return GPUS[name]
 
 
 def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def launch_command(p: TrainingPlan, train: str, job: str = "RUN") -> str:
-    """The command that runs it; with several nodes the same one on each, HEAD being any of them."""
+def launch_command(p: TrainingPlan, options: str, job: str = "RUN") -> str:
+    """The command that trains by the plan; on several nodes the same one on each, HEAD being any of them."""
     if p.gpus == 1:
-        return f"justimage train {train} {p.flags}"
+        return f"justimage train {options} {p.flags}"
     several = f"--nnodes={p.nodes} --rdzv-backend=c10d --rdzv-endpoint=$HEAD:29500 --rdzv-id={job}"
     where = "--standalone" if p.nodes == 1 else several
-    return f"torchrun {where} --nproc-per-node={p.gpus // p.nodes} --max-restarts=10 -m justimage train {train} {p.flags}"
+    return f"torchrun {where} --nproc-per-node={p.gpus // p.nodes} --max-restarts=10 -m justimage train {options} {p.flags}"

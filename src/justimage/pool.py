@@ -1,4 +1,7 @@
-"""Numbered pieces of work done by several processes, which end with the one that started them, however it ends."""
+"""Numbered tasks shared by several processes, which end with the process that started them, however it ends.
+
+A `concurrent.futures.ProcessPoolExecutor` neither passes on progress nor ends when its parent is killed.
+"""
 
 import multiprocessing
 import signal
@@ -7,69 +10,82 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-News = TypeVar("News")
-Make = Callable[[int], Iterator[News]]
-"""Does one piece; yields news as it gets on: amounts, or whatever is true."""
+Item = TypeVar("Item")
+Task = Callable[[int], Iterator[Item]]
+"""Runs one task by its number; yields its progress, or other values for the caller of the pool."""
 
 
-def run_in_pool(makes: Sequence[Make[News]], todo: Sequence[int], module: str) -> Generator[News, None, None]:
-    """Do the pieces of todo with one process for each of `makes`, each given one after the other; yields the news of all.
+def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str) -> Generator[Item, None, None]:
+    """Run the numbered tasks in one process for each of `tasks`, the next number going to the next free process.
 
-    One process is this one. module: where `makes` are from, imported once rather than once a process. An error in any
-    process is raised here, and ends them.
+    Yields what the tasks yield, except what is false. With one process, that is this one. module: where `tasks` are defined;
+    it is imported once rather than once a process. An error in any process is raised here; then, as when the generator is
+    closed, all processes are ended.
     """
-    if len(makes) <= 1:
-        for k in todo:
-            yield from makes[0](k)
+    if len(tasks) <= 1:
+        for number in numbers:
+            yield from tasks[0](number)
         return
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload([module])
-    left = iter(todo)
-    crew: dict[Connection, Any] = {}
+        start_forkserver()
+    waiting = iter(numbers)
+    processes: dict[Connection, Any] = {}
     try:
-        for make in makes:
+        for task in tasks:
             here, there = context.Pipe()
-            process = context.Process(target=worker, args=(there, make), daemon=False)
+            process = context.Process(target=worker, args=(there, task), daemon=False)
             process.start()
             there.close()
-            crew[here] = process
-            here.send(next(left, None))
-        while crew:
-            for pipe in wait(list(crew)):
+            processes[here] = process
+            here.send(next(waiting, None))
+        while processes:
+            for pipe in wait(list(processes)):
                 assert isinstance(pipe, Connection)
                 try:
                     message = pipe.recv()
                 except (EOFError, ConnectionResetError) as error:
-                    raise ValueError("a process at work died (out of memory?); the same command goes on") from error
+                    raise ValueError("a process at work died (out of memory?); the same command resumes") from error
                 if isinstance(message, Exception):
                     raise message
                 if message:
                     yield message
-                elif (k := next(left, None)) is not None:
-                    pipe.send(k)
+                elif (number := next(waiting, None)) is not None:
+                    pipe.send(number)
                 else:
-                    crew.pop(pipe).terminate()
+                    processes.pop(pipe).terminate()
     finally:
-        for process in crew.values():
+        for process in processes.values():
             process.terminate()
-        for process in crew.values():
+        for process in processes.values():
             process.join()
 
 
-def worker(pipe: Connection, make: Make[Any]) -> None:
-    """One process: does the pieces whose numbers come through the pipe; sends news, and 0 after each piece."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the affair of the process that was started, which ends this
+def start_forkserver() -> None:
+    """Start the server that forks processes, with Ctrl-C blocked: it imports modules for seconds before it ignores that."""
+    from multiprocessing import forkserver
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def worker(pipe: Connection, task: Task[Any]) -> None:
+    """Run the tasks whose numbers come through the pipe; send back what they yield, and 0 after each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the process that started this one, which ends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # that process is gone
-        while (k := pipe.recv()) is not None:
+        while (number := pipe.recv()) is not None:
             try:
-                for news in make(k):
-                    if news:
-                        pipe.send(news)
+                for item in task(number):
+                    if item:
+                        pipe.send(item)
             except Exception as error:
-                kept = isinstance(error, ValueError | OSError)
-                pipe.send(error if kept else RuntimeError(f"{type(error).__name__}: {error}"))
+                known = isinstance(error, ValueError | OSError)
+                pipe.send(error if known else RuntimeError(f"{type(error).__name__}: {error}"))
                 return
             pipe.send(0)

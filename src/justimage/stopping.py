@@ -21,6 +21,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 class Stopped(ValueError):
     """Raised by work that a person asked to stop."""
 
+    exit_code = 75
+
 
 class Requests(list[str]):
     """Names of the signals that asked to stop, in order of arrival."""

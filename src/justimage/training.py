@@ -43,6 +43,8 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor], Training], Optimizer]] = {
 class NonFiniteError(ValueError):
     """A loss or gradient that is infinite or not a number. The state is as it was before the step."""
 
+    exit_code = 70
+
 
 @dataclass
 class TrainState:

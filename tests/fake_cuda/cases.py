@@ -19,11 +19,11 @@ from justimage import checkpoint, data, demo, figures, preview, sampling, traini
 from justimage.checkpoint import Saver
 from justimage.checkpoint.saver import SaveResult, sharded_state_dict
 from justimage.diffusion import INTERPOLANTS, Batch, Diffusion, Prediction
-from justimage.normalization import Normalization
 from justimage.distributed import World
 from justimage.evaluation import online
 from justimage.evaluation.scores import Gaussian
 from justimage.features import Extractor, classifier, inception, open_features
+from justimage.normalization import Normalization
 from justimage.recipe import Recipe, with_values
 from justimage.sampling import SOLVERS, Denoiser, Sampling
 from justimage.training import Loss

@@ -2,15 +2,15 @@
 
     run/recipe.json  metrics.jsonl  events.jsonl  samples/
     run/checkpoints/000012000/  model-00001-of-00004.safetensors  optimizer-...  ema-0.9999-...  state.json  MANIFEST.json
-    run/checkpoints/.tmp-...    being written, never read       .bad-...    found damaged, kept for a person
+    run/checkpoints/.tmp-...    being written, never read       .bad-...    found damaged, set aside for inspection
 
-The folder's name is the number of images seen. MANIFEST.json lists every file with its size and SHA-256, and every tensor
-with dtype, shape and which rows of it are in which file, and carries a hash of itself. Every file of weights also carries the
-recipe, so that one which is whole can be used alone. A set of weights without a training (`optimizer-...`), as `justimage convert`
-makes it, has the same form.
+The folder's name is the number of images seen. MANIFEST.json lists every file with its size and SHA-256, every tensor with its
+dtype, its shape and the file of each of its rows, and a hash of itself. Every file of weights also carries the recipe, so that
+one which holds whole tensors can be used alone. Weights without a training, as `justimage convert` writes them, have the same
+form without the optimizer's state.
 
-shards.py writes and reads such folders, history.py keeps a run's several, saver.py writes them while training goes on, and
-model.py loads a network to sample with.
+shards.py writes and reads such folders, history.py manages those of a run, saver.py writes them during training and restores
+it, and model.py loads a network to sample with.
 """
 
 from justimage.checkpoint.history import (

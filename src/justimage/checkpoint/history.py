@@ -1,4 +1,4 @@
-"""A run's checkpoints: which there are, the newest that is intact, and which to keep."""
+"""The checkpoints of a run: list them, find the newest intact one, remove old ones."""
 
 import re
 from collections.abc import Callable, Collection
@@ -9,7 +9,9 @@ from justimage.checkpoint.shards import CorruptCheckpoint, verify
 
 
 class NoUsableCheckpoint(ValueError):
-    """A run with which nothing can be done: no intact checkpoint where there was one, or no readable recipe."""
+    """A run that cannot be used: no intact checkpoint where there was one, or no readable recipe."""
+
+    exit_code = 78
 
 
 def checkpoint_dir(run: Path, images_seen: int) -> Path:
@@ -29,7 +31,7 @@ def newest(
 ) -> Path | None:
     """The newest checkpoint of a run that is intact (in some groups, or whole); None where there never was one.
 
-    `damaged` is called with each that is not. Raises `Unusable` where none is intact.
+    damaged: called with each newer one that is not intact. Raises NoUsableCheckpoint where none is intact.
     """
     damage = []
     for folder in reversed(list_checkpoints(run)):
@@ -48,7 +50,7 @@ def newest(
 
 
 def set_aside(folder: Path) -> None:
-    """Keep a damaged checkpoint for a person, under a name that is never read."""
+    """Rename a damaged checkpoint to a name that is never read, for inspection."""
     name, count = f".bad-{folder.name}", 1
     while folder.with_name(name).exists():
         count += 1

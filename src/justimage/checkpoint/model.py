@@ -1,14 +1,15 @@
-"""A model to sample with, from a run, a checkpoint, or one file of weights; strict, and checked before memory is taken."""
+"""Load a denoiser from a run, a checkpoint, or one file of weights; strictly, and checked before memory is allocated."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from justimage import disk, recipe as recipes
 from justimage.checkpoint.history import newest
-from justimage.checkpoint.shards import MANIFEST, NAME, Reader, open_safetensors, open_slice, read_state, verify
+from justimage.checkpoint.shards import GROUP_NAME, MANIFEST, Reader, open_safetensors, read_state, read_tensor, verify
 from justimage.distributed import find_device
 from justimage.ema import ema_name
 from justimage.recipe import Recipe
@@ -16,7 +17,13 @@ from justimage.sampling import Denoiser
 
 Shapes = Mapping[str, Sequence[int]]
 MAX_METADATA_BYTES = 2**24
-"""Bytes of what a file of weights says of itself: a recipe, with the names of its classes."""
+"""Bytes of the metadata in a file of weights: a recipe, with the names of its classes."""
+
+
+def named_weights(net: torch.nn.Module) -> dict[str, Tensor]:
+    """A network's parameters and persistent buffers, by name."""
+    persistent = net.state_dict().keys()
+    return dict(net.named_parameters()) | {n: buffer for n, buffer in net.named_buffers() if n in persistent}
 
 
 def check_shapes(wanted: Shapes, found: Shapes, where: Path) -> None:
@@ -25,7 +32,7 @@ def check_shapes(wanted: Shapes, found: Shapes, where: Path) -> None:
     faults = {
         "is missing tensors": sorted(wanted.keys() - found.keys()),
         "has extra tensors": sorted(found.keys() - wanted.keys()),
-        "has misshapen tensors": [f"{n} is {there}, not {right}" for n, (there, right) in shapes.items() if there != right],
+        "has misshapen tensors": [f"{n} is {shape}, not {right}" for n, (shape, right) in shapes.items() if shape != right],
     }
     for fault, names in faults.items():
         if names:
@@ -34,9 +41,9 @@ def check_shapes(wanted: Shapes, found: Shapes, where: Path) -> None:
 
 
 def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
-    """The checkpoint folder, or the one file of weights, that a path stands for.
+    """The checkpoint folder, or the one file of weights, at a path; in a run the newest checkpoint with `groups` intact.
 
-    A run stands for its newest checkpoint in which `groups` are intact. Reading changes nothing in it.
+    Reading changes nothing in a run.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -44,7 +51,7 @@ def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
     if place.is_file():
         if place.suffix == ".safetensors":
             return place
-        raise ValueError(f"{path} is no .safetensors file; an official checkpoint is first: justimage convert {path} FOLDER")
+        raise ValueError(f"{path} is no .safetensors file; of an official checkpoint make one: justimage convert {path} FOLDER")
     if (place / MANIFEST).exists():
         verify(place, groups)
         return place
@@ -55,7 +62,7 @@ def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """What a file of weights says of itself: its group, which part of it this is, and its recipe."""
+    """The metadata of a file of weights: its group, which shard of how many it is, and its recipe."""
     description = (open_safetensors(file).metadata() or {}).get("justimage")
     if description is None:
         raise ValueError(f"{file} carries no recipe, so its network is unknown; it was not written by justimage")
@@ -63,18 +70,18 @@ def read_metadata(file: Path) -> dict[str, Any]:
         if len(description) > MAX_METADATA_BYTES:
             raise ValueError(f"{len(description)} bytes; at most {MAX_METADATA_BYTES} are read")
         metadata = disk.json_object(description.encode(), "it")
-        part, parts = metadata.get("part", [0, 1])
-        if not NAME.fullmatch(metadata["group"]) or "recipe" not in metadata or type(part) is not int or type(parts) is not int:
+        shard, shards = metadata.get("part", [0, 1])
+        if not GROUP_NAME.fullmatch(metadata["group"]) or "recipe" not in metadata or {type(shard), type(shards)} != {int}:
             raise ValueError("its group, part or recipe is missing")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} carries a damaged description ({error})") from error
-    if parts != 1:
-        raise ValueError(f"{file} is one of {parts} parts; give the folder it is in")
+    if shards != 1:
+        raise ValueError(f"{file} is one of {shards} parts; give the folder it is in")
     return metadata
 
 
 def ema_of(file: Path) -> float:
-    """The average that one file of weights holds; 0 for the weights themselves."""
+    """The average in one file of weights; 0 for the weights themselves."""
     group = read_metadata(file)["group"]
     try:
         return float(group.removeprefix("ema-")) if group != "model" else 0.0
@@ -83,23 +90,23 @@ def ema_of(file: Path) -> float:
 
 
 def read_recipe(place: Path) -> Recipe:
-    """The recipe that a checkpoint folder or a file of weights, as `find` gives it, carries."""
+    """The recipe in a checkpoint folder or a file of weights (a path from `resolve`)."""
     carried = (read_state(place) if place.is_dir() else read_metadata(place))["recipe"]
     try:
         recipe = recipes.from_json(carried)
         if recipe.model.classes is None:
-            raise ValueError("classes is not known; a trained network's is")
+            raise ValueError("classes is None; a trained network's is a number")
         if recipe.class_names and len(recipe.class_names) != recipe.model.classes:
             raise ValueError(f"class_names are {len(recipe.class_names)}, for {recipe.model.classes} classes")
-        if len(recipe.normalization.mean) not in (0, recipe.model.channels):
-            raise ValueError(f"units are of {len(recipe.normalization.mean)} channels, the network of {recipe.model.channels}")
+        if (channels := len(recipe.normalization.mean)) not in (0, recipe.model.channels):
+            raise ValueError(f"the normalization is of {channels} channels, the network of {recipe.model.channels}")
     except ValueError as error:
         raise ValueError(f"{place / 'state.json' if place.is_dir() else place}: {error}") from error
     return recipe
 
 
 def fingerprint(place: Path, ema: float) -> str:
-    """A hash of one average's weights (0: the weights themselves) and of their recipe; `place` as `find` gives it."""
+    """A hash of one average's weights (0: the weights themselves) and of their recipe, at a path from `resolve`."""
     if place.is_file():
         return disk.sha256(place)
     group = f"ema-{ema_name(ema)}" if ema else "model"
@@ -114,46 +121,48 @@ def load(
     device: str | torch.device | None = None,
     net: torch.nn.Module | Callable[[], torch.nn.Module] | None = None,
 ) -> Denoiser:
-    """The model of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
+    """Load the denoiser of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 
-    ema: the average to take (0.9999, or a half-life in images), 0 for the weights themselves; by default what the recipe
-    samples with, or what the one file is. device: by default the GPU where there is one. net: the network, or
-    a function that makes it, of a run that was trained with one of your own. Raises ValueError or OSError, in one
-    line, for what is missing, damaged or does not fit.
+    ema: the average (0.9999, or a half-life in images), 0 for the weights themselves; by default the one that the recipe
+    samples with, or the one in the file. device: by default the GPU where there is one. net: the network, or a function that
+    makes it, of a run that was trained with a custom one. Raises ValueError or OSError, in one line, for what is missing,
+    damaged or does not fit.
     """
     place = resolve(path)
     recipe = read_recipe(place)
     wanted = recipe.training.sample_ema if ema is None else ema
     group = f"ema-{ema_name(wanted)}" if wanted else "model"
+
+    # the saved tensors
     if place.is_dir():
         place = resolve(path, [group])
         reader = Reader(place)
         if group not in reader.tensors:
-            there = ", ".join(g.removeprefix("ema-") for g in reader.tensors if g.startswith("ema-"))
-            raise ValueError(
-                f"there is no ema {ema_name(wanted)} in {place}; it has {there or 'none'} (0: the weights themselves)"
-            )
-        shapes, tensor = reader.shapes(group), lambda n: reader.read_rows(group, n)
+            emas = ", ".join(g.removeprefix("ema-") for g in reader.tensors if g.startswith("ema-")) or "none"
+            raise ValueError(f"there is no ema {ema_name(wanted)} in {place}; it has {emas} (0: the weights themselves)")
+        shapes, where, read = reader.shapes(group), place / group, lambda n: reader.read_rows(group, n)
     else:
         found = read_metadata(place)["group"]
         if ema is not None and found != group:
             raise ValueError(f"{place} holds {found.replace('-', ' ')}, not {group.replace('-', ' ')}")
         file = open_safetensors(place)
         shapes = {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
-        tensor = lambda n: open_slice(file, n, shapes[n], place)[:]
-    where = place / group if place.is_dir() else place
-    own = next((name for name in recipe.custom if name.startswith("net ")), None)
-    if own and net is None:
-        raise ValueError(
-            f"{path} was trained with a network of its own, {own.removeprefix('net ')}; give it: load(path, net=...)"
-        )
+        where, read = place, lambda n: read_tensor(file, n, shapes[n], place)
+
+    # the network, built only if they fit
     if net is None:
+        if custom := next((name for name in recipe.custom if name.startswith("net ")), None):
+            network = custom.removeprefix("net ")
+            raise ValueError(f"{path} was trained with a custom network, {network}; give it: load(path, net=...)")
         with torch.device("meta"):
-            check_shapes({n: p.shape for n, p in recipe.build().net.named_parameters()}, shapes, where)
+            check_shapes({n: tensor.shape for n, tensor in named_weights(recipe.build().net).items()}, shapes, where)
     with torch.random.fork_rng(devices=[]):
-        made = recipe.build().net if net is None else net if isinstance(net, torch.nn.Module) else net()
-    check_shapes({n: p.shape for n, p in made.named_parameters()}, shapes, where)
-    with torch.no_grad():
-        for n, p in made.named_parameters():
-            p.copy_(tensor(n))
-    return recipe.denoiser(made.to(find_device(device)).eval())
+        network = recipe.build().net if net is None else net if isinstance(net, torch.nn.Module) else net()
+    weights = named_weights(network)
+    check_shapes({n: tensor.shape for n, tensor in weights.items()}, shapes, where)
+    for n, tensor in weights.items():
+        values = read(n)
+        if values.dtype != tensor.dtype and not (values.is_floating_point() and tensor.is_floating_point()):
+            raise ValueError(f"{where}: {n} is {values.dtype}, not {tensor.dtype}")
+        tensor.detach().copy_(values)
+    return recipe.denoiser(network.to(find_device(device)).eval())

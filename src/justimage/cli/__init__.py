@@ -1,4 +1,4 @@
-"""The command line: one file a command, imported when it is called, so that help is instant."""
+"""The command line: one module per command, imported only when it is called, so that help is instant."""
 
 import difflib
 import errno
@@ -16,17 +16,17 @@ HELP = """usage: justimage COMMAND [options]
 
 Pixel-space diffusion with plain Transformers: the network predicts the clean image.
 
-  demo      learn handwritten digits from scratch on the CPU, in minutes, and draw them
-  prepare   decode and crop a set of images once, into a store that trains faster
-  train     train a model on your own images, or go on with a training
-  sample    draw images from a trained model
-  evaluate  score a model's images against real ones: FID, IS, KID, precision, recall
-  search    find the best guidance and the best average of the weights
-  reproduce the paper's tables and figures, each by one command, beside the paper's numbers
-  features  a classifier of your own data as the space to score in; statistics of real images
-  info      the networks: parameters, multiply-adds, tokens, memory to train
-  plan      what a training takes on given GPUs: bytes a GPU, images/s, days
-  convert   the authors' checkpoints into ours, and back
+  demo           learn handwritten digits from scratch on a CPU, in minutes, and sample them
+  prepare        decode and crop a set of images once, into a store that trains faster
+  train          train a model on your images, or resume a training
+  sample         generate images with a trained model
+  evaluate       score generated images against real ones: FID, IS, KID, precision, recall
+  search         find the best guidance and the best average of the weights
+  reproduce      each table and figure of the paper by one command, beside the paper's numbers
+  feature-space  a classifier of your data as the space to score in; statistics of real images
+  info           the networks: parameters, multiply-adds, tokens, memory to train
+  plan           what a training takes on given GPUs: bytes per GPU, images/s, days
+  convert        the authors' checkpoints into this format, and back
 
 examples:
   justimage demo
@@ -35,46 +35,48 @@ examples:
   justimage sample --from runs/photos --count 16 --out grid.png
   justimage COMMAND --help        the options of a command, with examples
 
-A mistake ends with one line and exit code 2; JUSTIMAGE_TRACEBACK=1 shows where it was found."""
+A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds the traceback."""
 
-COMMANDS = ("demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "features", "info", "plan", "convert")
-UNATTENDED = ("demo", "train", "reproduce", "features")
-"""Commands that go on, unheard, when whoever read what they say is gone: `justimage train | tee log` outlives its tee."""
+COMMANDS = (
+    "demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
+)  # fmt: skip
+UNATTENDED = ("demo", "train", "reproduce", "feature-space")
+"""Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""
 
-FAILED, DISK, STOPPED, UNUSABLE, UNREAD = 70, 74, 75, 78, 141
-FULL_OR_BROKEN = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
+MISTAKE, FAILED, DISK, STOPPED, INTERRUPTED, READER_GONE = 2, 70, 74, 75, 130, 141
+DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 2 a mistake in what was asked for, 70 hung, not finite, or failed within,
-    74 a disk that does not take what is written, 75 stopped on request (start it again), 78 nothing usable there, 130
-    interrupted, 141 nobody reads what is printed any more."""
-    words = sys.argv[1:]
-    goes_on = is_distributed() or (bool(words) and words[0] in UNATTENDED)
+    """Run the command in sys.argv: the console script. Exit codes: 0 done; 2 a mistake of the user; 70 hung, a loss that is
+    not finite, or a failure of another process; 74 a disk that cannot be written; 75 stopped on request (start it again); 78 no
+    usable checkpoint; 130 interrupted; 141 the reader of the output is gone."""
+    argv = sys.argv[1:]
+    unattended = is_distributed() or (bool(argv) and argv[0] in UNATTENDED)
     try:
-        with closed_pipe_guard(goes_on):
-            run(words)
+        with closed_pipe_guard(unattended):
+            run(argv)
     except ReaderGone:
-        sys.exit(UNREAD)
+        sys.exit(READER_GONE)
 
 
-def run(words: list[str]) -> None:
-    """Do what the words of a command line say."""
-    if not words or words[0] in ("-h", "--help", "help"):
+def run(argv: list[str]) -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return
-    if words[0] == "--version":
+    if argv[0] == "--version":
         from justimage import __version__
 
         print(__version__)
         return
-    if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        fail(f"no command is called {words[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        fail(f"no command is called {argv[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
         with show_loading():
-            command = import_module(f"justimage.cli.{words[0]}")
-        exit_with(command.main(words[1:]))
+            command = import_module(f"justimage.cli.{argv[0].replace('-', '_')}")
+        exit_with(command.main(argv[1:]))
     except (ValueError, OSError, RuntimeError) as error:
         code = exit_code(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
@@ -84,12 +86,12 @@ def run(words: list[str]) -> None:
         exit_with(FAILED if code is None else code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        exit_with(130)
+        exit_with(INTERRUPTED)
 
 
 @contextmanager
 def show_loading() -> Iterator[None]:
-    """Say on a terminal that the command's modules are being read: PyTorch takes seconds, on a slow disk many."""
+    """Show on a terminal that the command's modules are being imported: PyTorch takes seconds, on a slow disk many."""
     shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
     if shown:
         print("loading PyTorch ...", end="", file=sys.stderr, flush=True)
@@ -101,30 +103,25 @@ def show_loading() -> Iterator[None]:
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code that an error stands for; None for one that nobody foresaw."""
-    from justimage.distributed import RemoteError
-
-    codes = {"NotSaved": DISK, "NotFinite": FAILED, "Unusable": UNUSABLE, "Damaged": UNUSABLE, "Stopped": stopped_exit_code()}
-    kind = error.kind if isinstance(error, RemoteError) else type(error).__name__
-    if isinstance(error, OSError) and error.errno in FULL_OR_BROKEN:
+    """The exit code of an error: the class's own (`exit_code`), else by its kind; None for an unforeseen one."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return DISK
-    if kind in codes:
-        return codes[kind]
-    if isinstance(error, ValueError | OSError):
-        return 2
-    return FAILED if is_distributed() else None  # another process is gone
-
-
-def stopped_exit_code() -> int:
-    """75, to be started again. Not while torchrun would do so itself, at once: it starts again what is not 0."""
-    from justimage.distributed import restarts_left
-
-    return 0 if restarts_left() else STOPPED
+    code = getattr(error, "exit_code", None)
+    if code is None and isinstance(error, ValueError | OSError):
+        return MISTAKE
+    return FAILED if code is None and is_distributed() else code  # a RuntimeError there: another process is gone
 
 
 def exit_with(code: int) -> NoReturn:
-    """Exit. One of several processes does so at once: it neither waits for the others nor takes down the threads that talked
-    to them, in which C++ may abort (code -6, now and then) when all is done, so that torchrun does it again."""
+    """Exit. A stop on request is no failure to torchrun, which would restart at once whatever does not return 0.
+
+    One of several processes exits without cleaning up: it neither waits for the others nor ends the threads that talked to
+    them, in which C++ may abort (code -6, now and then) when all is done, so that torchrun would restart it.
+    """
+    if code == STOPPED:
+        from justimage.distributed import restarts_left
+
+        code = 0 if restarts_left() else STOPPED
     if is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -138,7 +135,7 @@ def is_distributed() -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """What is wrong; a name in it that comes from a file gives no commands to the terminal."""
+    """An error's message in one line; names in it that come from a file cannot control the terminal."""
     from justimage.disk import printable
 
     if isinstance(error, OSError) and error.strerror:
@@ -148,4 +145,4 @@ def one_line(error: Exception) -> str:
 
 def fail(message: str) -> NoReturn:
     print(f"justimage: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(MISTAKE)

@@ -12,6 +12,7 @@ from justimage import demo
 from justimage.cli.options import parse
 from justimage.cli.progress import stage, stages, track_batches
 from justimage.cli.train import run_training
+from justimage.progress import Progress, finish
 from justimage.recipe import preset
 
 DESCRIPTION = """Learn 1,797 real handwritten digits from raw pixels, from scratch, on the CPU, and draw them.
@@ -37,11 +38,11 @@ def main(words: Sequence[str]) -> int:
     again = shlex.join(["justimage", "demo", *words])
     if code := run_training(preset("digits"), out / "run", torch.device("cpu"), again, hint=False):
         return code
-    with stages() as progress:
-        progress("reading the model", 0, 0)
+    with stages() as show:
+        show(Progress("reading the model"))
         recipe, model = demo.load_run(out)
-        with track_batches([model.net], recipe.sampling, demo.BATCH, progress) as told:
-            report = demo.report(out, recipe, model, told)
+        with track_batches([model.net], recipe.sampling, demo.BATCH, show) as show_batches:
+            report = finish(demo.report(out, recipe, model), show_batches)
     print(demo.summary(report))
     print(f"{time.perf_counter() - started:.0f} s in all; pictures and report.json are in {out}")
     print(f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out / 'run'), '--out', 'grid.png'])}")

@@ -1,7 +1,7 @@
 """justimage evaluate."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ import tyro
 
 from justimage import ema
 from justimage.cli.options import checked_device, parse
-from justimage.cli.progress import Report, stages, track_batches
+from justimage.cli.progress import Show, stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
 from justimage.distributed import rank_and_size
 from justimage.evaluation import report
@@ -18,9 +18,11 @@ from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.features import open_features
 from justimage.generate import ImageGenerator, Labels, SampleJob, short_hash
+from justimage.progress import Progress, finish
 from justimage.stopping import requests
 
-DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class agreement, copies.
+DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class accuracy,
+memorization.
 
 examples:
   justimage evaluate runs/digits --features digits.safetensors --count 2000
@@ -65,18 +67,19 @@ def main(words: Sequence[str]) -> int:
     o = parse(EvaluateOptions, words, "evaluate", DESCRIPTION)
     if o.count < 2:
         raise ValueError(f"count is {o.count}; it must be 2 or more")
-    leads = rank_and_size()[0] == 0
-    with requests("this batch, kept") as asked, stages(leads) as progress:
-        examiner, job = open_sampler(o, o.out, progress, lambda: bool(asked))
-        net = examiner.generator.denoiser(job.ema).net
-        with track_batches([net], job.sampling, job.batch, progress) as examiner.progress:
-            if not leads:
-                report.draw_all(examiner, job, o.count)
+    is_main = rank_and_size()[0] == 0
+    with requests("this batch, kept"), stages(is_main) as show:
+        sampler, job = open_sampler(o, o.out, show)
+        generator = sampler.generator
+        with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
+            if not is_main:
+                finish(report.ensure_samples(sampler, job, o.count))
                 return 0
-            others = short_hash([examiner.key(job), examiner.reference.info])[:6]
+            others = short_hash([sampler.key(job), sampler.reference.info])[:6]
             name = f"ema{ema.ema_name(job.ema)}-guidance{job.sampling.guidance:g}-{o.count}-{others}"
-            out = examiner.root / f"{examiner.generator.checkpoint.name}-{name}"
-            found = report.evaluate(examiner, job, o.count, out, shlex.join(["justimage", "evaluate", *words]))
+            out = sampler.root / f"{generator.checkpoint.name}-{name}"
+            command = shlex.join(["justimage", "evaluate", *words])
+            found = finish(report.evaluate(sampler, job, o.count, out, command), show_batches)
     print(report.scores_table(found))
     for warning in found["warnings"]:
         print(f"warning: {warning}")
@@ -84,28 +87,27 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def open_sampler(
-    o: EvalOptions, out: Path | None, progress: Report, stop: Callable[[], bool]
-) -> tuple[FeatureSampler, SampleJob]:
-    """What examines a model as the options say, and the settings of its drawings."""
+def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
+    """What the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
-    artist = ImageGenerator(o.source, device)
+    generator = ImageGenerator(o.source, device)
+    recipe = generator.recipe
     if len(o.resize) > 2 or any(side < 1 for side in o.resize):
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
     resize = (o.resize[0], o.resize[-1]) if o.resize else None
-    crop = replace(artist.recipe.crop, size=resize or artist.recipe.model.size)
-    progress(f"loading {o.features}", 0, 0)
+    show(Progress(f"loading {o.features}"))
     extractor = open_features(o.features, device)
-    progress("reading the model", 0, 0)
-    job = artist.make_job(
-        o.ema, class_numbers(o.classes, artist.recipe), sampling_of(o, artist.recipe),
+    show(Progress("reading the model"))
+    job = generator.make_job(
+        o.ema, class_numbers(o.classes, recipe), sampling_of(o, recipe),
         seed=o.seed, labels=o.labels, batch=o.batch, precision=precision_of(o, device),
     )  # fmt: skip
-    if not (o.reference or artist.recipe.data):
+    if not (o.reference or recipe.data):
         raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")
-    real = o.reference or artist.recipe.data
-    progress(f"reading {real}", 0, 0)
-    reference = open_reference(real, extractor, crop, lambda *n: progress("real images", *n), stop)
+    real = o.reference or recipe.data
+    show(Progress(f"reading {real}"))
+    crop = replace(recipe.crop, size=resize or recipe.model.size)
+    reference = finish(open_reference(real, extractor, crop), show)
     is_run = (o.source / "checkpoints").is_dir()
-    place = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
-    return FeatureSampler(artist, extractor, reference, place, resize, progress, stop), job
+    root = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
+    return FeatureSampler(generator, extractor, reference, root, resize), job

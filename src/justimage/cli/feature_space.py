@@ -1,4 +1,4 @@
-"""justimage features."""
+"""justimage feature-space."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from justimage.data.store import is_store, open_store
 from justimage.evaluation.reference import open_reference, save_statistics
 from justimage.features import open_features
 from justimage.features.classifier import ClassifierShape, ClassifierTrainer
-from justimage.progress import finish
+from justimage.progress import Progress, finish
 from justimage.recipe import normalization_of
 from justimage.stopping import requests
 
-HELP = """usage: justimage features train | statistics [options]
+HELP = """usage: justimage feature-space train | statistics [options]
 
-The space in which drawn images are compared with real ones, and what is known of real ones in it.
+The space in which samples are compared with real images, and statistics of real images in it.
 
   train        a classifier of your own data, in minutes: its last hidden layer is the features, its classes say whether an
                image is what was asked for
   statistics   mean and covariance of real images' features, as an .npz that evaluate takes for a reference
 
 examples:
-  justimage features train --data digits --out digits.safetensors
-  justimage features train --data photos/ --image-size 64 --flip --out photos.safetensors
-  justimage features statistics --data imagenet/train --image-size 256 --decode torchvision --out imagenet-256.npz
-  justimage features train --help"""
+  justimage feature-space train --data digits --out digits.safetensors
+  justimage feature-space train --data photos/ --image-size 64 --flip --out photos.safetensors
+  justimage feature-space statistics --data imagenet/train --image-size 256 --decode torchvision --out imagenet-256.npz
+  justimage feature-space train --help"""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(DataOptions):
+class ClassifierOptions(DataOptions):
     images: int = 60_000
-    """to train on, counted with repetition"""
+    """images to train on, repetitions counted"""
     batch: int = 64
-    """images a step"""
+    """images per step"""
     learning_rate: float = 2e-3
-    """the highest"""
+    """peak learning rate"""
     width: int = 32
     """channels of the first stage"""
     dimension: int = 128
-    """of the features"""
+    """number of features"""
     flip: bool = False
     """mirror images at random"""
     seed: int = 0
@@ -77,10 +77,10 @@ def main(words: Sequence[str]) -> int:
         print(HELP)
         return 0
     if words[0] == "train":
-        return train(parse(TrainOptions, words[1:], "features train", HELP))
+        return train(parse(ClassifierOptions, words[1:], "feature-space train", HELP))
     if words[0] == "statistics":
-        return statistics(parse(StatisticsOptions, words[1:], "features statistics", HELP))
-    fail(f"features has no {words[0]!r}; there are train, statistics")
+        return statistics(parse(StatisticsOptions, words[1:], "feature-space statistics", HELP))
+    fail(f"feature-space has no {words[0]!r}; there are train, statistics")
 
 
 def crop_of(o: DataOptions) -> data.Crop:
@@ -90,7 +90,7 @@ def crop_of(o: DataOptions) -> data.Crop:
         channels, height, width = open_store(place).shape
         return data.Crop((height, width), channels)
     if o.data != "digits" and not o.image_size:
-        raise ValueError("--image-size is not given; a store's is known, a folder's is to be said")
+        raise ValueError("--image-size is not given; a store knows its size, a folder needs --image-size")
     size = list(o.image_size) or [32]
     if len(size) > 2 or min(size) < 1 or (o.channels is not None and o.channels < 1):
         raise ValueError(
@@ -100,11 +100,11 @@ def crop_of(o: DataOptions) -> data.Crop:
     return data.Crop((size[0], size[-1]), channels, upscale=True, decode=o.decode)
 
 
-def train(o: TrainOptions) -> int:
+def train(o: ClassifierOptions) -> int:
     device = checked_device(o.device)
     disk.check_writable(o.out)
     if o.out.suffix != ".safetensors":
-        raise ValueError(f"{o.out} is to be a .safetensors file")
+        raise ValueError(f"{o.out} must be a .safetensors file")
     crop = crop_of(o)
     with stage(f"reading {o.data}"):
         source = data.open_source(o.data, crop)
@@ -130,12 +130,12 @@ def statistics(o: StatisticsOptions) -> int:
     device = checked_device(o.device)
     disk.check_writable(o.out)
     if o.out.suffix != ".npz":
-        raise ValueError(f"{o.out} is to be an .npz file")
-    with requests("this batch, kept") as asked, stages() as progress:
-        progress(f"loading {o.features}", 0, 0)
+        raise ValueError(f"{o.out} must be an .npz file")
+    with requests("this batch, kept"), stages() as show:
+        show(Progress(f"loading {o.features}"))
         extractor = open_features(o.features, device)
-        progress(f"reading {o.data}", 0, 0)
-        found = open_reference(o.data, extractor, crop_of(o), lambda *n: progress("real images", *n), lambda: bool(asked))
+        show(Progress(f"reading {o.data}"))
+        found = finish(open_reference(o.data, extractor, crop_of(o)), show)
     save_statistics(o.out, found.statistics)
     print(f"mean and covariance of {found.info['images']:,} images, {len(found.statistics.mean)} numbers each; in {o.out}")
     return 0

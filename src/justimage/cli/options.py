@@ -1,10 +1,9 @@
-"""Options from dataclasses, by tyro, and the checks that commands share."""
+"""Options of commands, parsed into dataclasses by tyro, and checks that commands share."""
 
 import contextlib
 import io
-import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,48 +15,49 @@ from justimage.distributed import find_device
 T = TypeVar("T")
 
 
-def parse(kind: type[T], words: Sequence[str], command: str, description: str, **options: Any) -> T:
-    """`words` as a value of a dataclass (options: tyro's, as `default`); a mistake in them is one line and exit code 2."""
-    aside = io.StringIO()
-    config = (tyro.conf.OmitArgPrefixes,)
+def parse(kind: type[T], argv: Sequence[str], command: str, description: str, **options: Any) -> T:
+    """Parse arguments into a dataclass; a mistake is one line and exit code 2. options: tyro's, such as `default`."""
+    with one_line_errors():
+        return tyro.cli(kind, args=list(argv), prog=f"justimage {command}", description=description, **options)
+
+
+def parse_known(kind: type[T], argv: Sequence[str]) -> T:
+    """Parse only the arguments that a dataclass has a field for: those on which the defaults of the others depend."""
+    with one_line_errors():
+        return tyro.cli(kind, args=list(argv), return_unknown_args=True, add_help=False)[0]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Within the block, replace the box in which tyro reports a mistake by one line."""
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(aside):
-            return tyro.cli(
-                kind, args=list(words), prog=f"justimage {command}", description=description, config=config, **options
-            )  # fmt: skip
+        with contextlib.redirect_stderr(box):
+            yield
     except SystemExit as end:
         if end.code:
-            fail(tyro_message(aside.getvalue()))
+            fail(tyro_message(box.getvalue()))
         raise
 
 
-def tyro_message(text: str) -> str:
-    """What a box of tyro's says, in one line: its first paragraph, and the nearest option where it suggests one."""
-    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
+def tyro_message(box: str) -> str:
+    """The message in a box of tyro's, in one line: its first paragraph, and the nearest option where it suggests one."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     end = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
     message = " ".join(" ".join(lines[1:end]).split())
-    near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines))
+    near = re.search(r"Perhaps you meant:\s*(--[\w.-]+)", " ".join(lines))
     message = re.sub(r"\[/?bold\]| ?Got errors:.*", "", message)
-    message = re.sub(r"^Error parsing (\w+\.)*(recipe|network|process|training|sampling|upkeep): ", "", message)
+    message = re.sub(r"^Error parsing (?=[a-z])", "", message)  # the section that refuses its values
     return message + (f"; perhaps {near[1]}" if near else "")
 
 
-def peek_option(words: Sequence[str], option: str, most: int = 1) -> list[str]:
-    """Up to `most` values of an option among the words of a command, before they are parsed."""
-    for i, word in enumerate(words):
-        before, sign, after = word.partition("=")
-        if before.replace("_", "-") == option:
-            values = [after] if sign else list(itertools.takewhile(lambda w: not w.startswith("--"), words[i + 1 :]))
-            return values[:most]
-    return []
-
-
 def checked_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is; ValueError where it cannot be used."""
+    """The device of that name, or the best available; ValueError where it cannot be used."""
     try:
         device = find_device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(f"device {name!r} is not to be had here; there are {', '.join(there)}") from error
+        mps = ["mps"] if torch.backends.mps.is_available() else []
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *mps]
+        raise ValueError(f"device {name!r} is not available here; allowed: {', '.join(available)}") from error
     return device

@@ -4,9 +4,9 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -14,21 +14,21 @@ from rich.table import Table
 
 from justimage import checkpoint, plan as plans, recipe as recipes
 from justimage.cli.options import parse
-from justimage.plan import TrainingPlan
+from justimage.plan import Mode, Request, TrainingPlan
 
-DESCRIPTION = f"""What a training will take: bytes a GPU, images/s, days, and where the time goes. Arithmetic; no GPU is needed.
+DESCRIPTION = f"""Plan a training: bytes per GPU, images/s, days, and where the time goes. Arithmetic; no GPU is needed.
 
 examples:
-  justimage plan --preset jit-g16-256 --gpus 64 --kind h100
-  justimage plan --preset jit-b16-256 --gpus 8 --kind a100 --mfu 0.3
-  justimage plan --preset jit-h16-256 --gpus 8 --parallel ddp --accumulate 8
-  justimage plan --preset jit-g16-256 --gpus 32 --kind a100 --parallel hsdp
-  justimage plan --preset folder-64 --kind rtx4090 --json
-  justimage plan --from runs/mine --gpus 4 --kind l40s
+  justimage plan --preset jit-g16-256 --gpus 64 --gpu-type h100
+  justimage plan --preset jit-b16-256 --gpus 8 --gpu-type a100 --mfu 0.3
+  justimage plan --preset jit-h16-256 --gpus 8 --parallel ddp --grad-accumulation 8
+  justimage plan --preset jit-g16-256 --gpus 32 --gpu-type a100 --parallel hsdp
+  justimage plan --preset folder-64 --gpu-type rtx4090 --json
+  justimage plan --from runs/mine --gpus 4 --gpu-type l40s
 
-What is not forced is chosen: the simplest arrangement that fits and is fast. How it is counted: docs/scale.md.
+What is not given is chosen: the simplest arrangement that fits and is fast. The formulas: docs/scale.md.
 
-kinds: {", ".join(plans.GPUS)}"""
+GPU types: {", ".join(plans.GPUS)}"""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class PlanOptions:
     preset: str | None = None
     """the recipe [jit-b16-256]"""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """a run, for its recipe, in place of a preset"""
+    """a run, whose recipe to plan instead of a preset"""
     gpus: int = 1
-    """all of them; divides the batch"""
+    """number of GPUs; divides the batch"""
     gpu_type: str = "h100"
-    """of GPU"""
+    """type of GPU"""
     batch: int | None = None
-    """images a step, of all GPUs together [the recipe's]"""
+    """images per step, of all GPUs together [the recipe's]"""
     total_images: int | None = None
-    """of the whole training [the recipe's]"""
-    parallel: Literal["auto", "ddp", "hsdp", "fsdp"] = "auto"
+    """images of the whole training [the recipe's]"""
+    parallel: Mode = "auto"
     """whole copies of the network (ddp), sharded within each node (hsdp), or over all GPUs (fsdp)"""
     grad_accumulation: int | None = None
-    """parts of a GPU's share, one after the other [as few as fit]"""
+    """microbatches of a GPU per step [as few as fit]"""
     activation_checkpointing: bool = False
-    """compute the blocks again in the backward pass rather than keep what is inside them [if it must be]"""
+    """recompute the blocks in the backward pass, or --no-... do not [only if necessary]"""
     mfu: float = plans.MFU
     """fraction of the peak that forward and backward reach"""
     gpu_memory: float | None = None
@@ -59,20 +59,23 @@ class PlanOptions:
     """print the numbers for programs, in bytes and seconds"""
 
 
-def main(words: Sequence[str]) -> int:
-    o = parse(PlanOptions, words, "plan", DESCRIPTION)
+def main(argv: Sequence[str]) -> int:
+    defaults = PlanOptions(), PlanOptions(activation_checkpointing=True)
+    o, other = (parse(PlanOptions, argv, "plan", DESCRIPTION, default=default) for default in defaults)
+    recompute = o.activation_checkpointing if o == other else None  # where it is given, the default does not matter
     if o.preset and o.source:
         raise ValueError(f"preset is {o.preset} and from is {o.source}; give one of them")
     name = str(o.source) if o.source else o.preset or "jit-b16-256"
     recipe = checkpoint.read_recipe(checkpoint.resolve(o.source)) if o.source else recipes.preset(name)
-    changed = {k: getattr(o, k) for k in ("batch", "total_images") if getattr(o, k) is not None}
-    recipe = replace(recipe, training=replace(recipe.training, **changed))
+    changes = {k: getattr(o, k) for k in ("batch", "total_images") if getattr(o, k) is not None}
     memory = None if o.gpu_memory is None else o.gpu_memory * 1e9
-    said = any(word.replace("_", "-").endswith("-activation-checkpointing") for word in words)
-    again = o.activation_checkpointing if said else None
-    p = plans.plan(recipe, o.gpus, o.gpu_type, o.parallel, o.grad_accumulation, again, o.mfu, memory)
-    begun = f"[as begun] --out {shlex.quote(name)}" if o.source else f"--preset {name} --data STORE --out RUN"
-    command = plans.launch_command(p, " ".join([begun, *(f"--{k.replace('_', '-')} {v}" for k, v in changed.items())]))
+    request = Request(
+        recipes.with_values(recipe, **changes), o.gpus, o.gpu_type, o.parallel, o.grad_accumulation, recompute, o.mfu, memory
+    )  # fmt: skip
+    p = plans.plan(request)
+    start = f"--recipe {shlex.quote(name)} --out RUN" if o.source else f"--preset {name} --data STORE --out RUN"
+    options = " ".join([start, *(f"--{k.replace('_', '-')} {v}" for k, v in changes.items())])
+    command = plans.launch_command(p, options)
     if o.json:
         totals = {"memory_total": p.memory.total, "seconds_total": p.seconds.total, "fits": p.fits, "command": command}
         print(json.dumps({**asdict(p), "flags": p.flags, **totals, "assumed_mfu": o.mfu}, indent=1))
@@ -82,13 +85,30 @@ def main(words: Sequence[str]) -> int:
 
 
 def show(p: TrainingPlan, name: str, command: str, mfu: float) -> None:
-    """The plan for a person."""
+    """Print the plan as tables and sentences."""
     nodes = f", {p.nodes} nodes of {p.gpus // p.nodes}" if p.nodes > 1 else ""
-    print(
-        f"{name}: {p.parameters / 1e6:,.1f} M parameters, batch {p.batch}, {p.images:,} images; {p.gpus} x {p.gpu_type}{nodes}\n"
-    )
+    size = f"{p.parameters / 1e6:,.1f} M parameters, batch {p.batch}, {p.images:,} images"
+    print(f"{name}: {size}; {p.gpus} x {p.gpu_type}{nodes}\n")
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(plan_table(p))
+    speed = f"{p.images_per_second:,.0f} images/s, {format_duration(p.days)} for {p.images:,} images"
+    print(f"\n{speed}, MFU {p.mfu:.0%} of the whole step")
+    print(f"data to read: {gb(p.data_rate)}/s of raw pixels, {gb(p.data_rate / p.gpus)}/s per GPU")
+    print(f"a checkpoint: {gb(p.checkpoint)}; host memory at the start: {gb(p.host_memory)} per GPU")
+    for note in p.notes:
+        print(f"note: {note}")
+    if p.why:
+        print(f"chosen {p.flags}: {p.why}" if p.fits else p.why)
+    if not p.fits:
+        print(f"it does not fit; {p.advice or 'no change known to this command makes it fit'}")
+    else:
+        print(f"\n{command}")
+    print(f"\nAssumed, not measured: {mfu:.0%} of the peak in forward and backward; links and memory as in docs/scale.md.")
+
+
+def plan_table(p: TrainingPlan) -> Table:
+    """Where memory and time go, with bars."""
     m, s = p.memory, p.seconds
-    parts = f"{p.microbatch} images" + (f", {p.grad_accumulation} times" if p.grad_accumulation > 1 else "")
+    microbatches = f"{p.microbatch} images" + (f", {p.grad_accumulation} times" if p.grad_accumulation > 1 else "")
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
@@ -96,36 +116,22 @@ def show(p: TrainingPlan, name: str, command: str, mfu: float) -> None:
     rows = [
         ("weights", m.weights), ("gradients", m.gradients), ("Adam's moments", m.moments), ("averages", m.averages),
         ("bf16 weights" if p.parallel == "ddp" else "gathered blocks", m.copies),
-        (f"activations of {parts}", m.activations), ("reserve", m.reserve),
+        (f"activations of {microbatches}", m.activations), ("reserve", m.reserve),
     ]  # fmt: skip
-    table.add_row("a GPU holds", "GB", "")
+    table.add_row("memory of a GPU", "GB", "")
     for label, amount in rows:
         table.add_row("  " + label, f"{amount / 1e9:.1f}", bar(amount / p.capacity))
     table.add_row(f"  of {p.capacity / 1e9:.0f}", f"{m.total / 1e9:.1f}", "fits" if p.fits else "does not fit")
     table.add_row("", "", "")
-    table.add_row("a step takes", "ms", "")
-    again = ", blocks computed again" if p.activation_checkpointing else ""
+    table.add_row("time of a step", "ms", "")
+    recomputed = ", blocks recomputed" if p.activation_checkpointing else ""
     for label, amount in (
-        (f"forward and backward{again}", s.compute), ("communication that shows", s.communication),
+        (f"forward and backward{recomputed}", s.compute), ("communication not overlapped", s.communication),
         ("optimizer", s.optimizer), ("averages", s.averages),
     ):  # fmt: skip
         table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{amount / s.total:4.0%} {bar(amount / s.total)}")
-    table.add_row("  in all", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication hidden")
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
-    print(
-        f"\n{p.images_per_second:,.0f} images/s, {format_duration(p.days)} for {p.images:,} images, MFU {p.mfu:.0%} of the whole step"
-    )
-    print(f"data to read: {gb(p.data_rate)}/s of raw pixels, {gb(p.data_rate / p.gpus)}/s a GPU")
-    print(f"a checkpoint: {gb(p.checkpoint)}; of the host's memory, to begin: {gb(p.host_memory)} a GPU")
-    for note in p.notes:
-        print(f"note: {note}")
-    if p.why:
-        print(f"chosen {p.flags}: {p.why}" if p.fits else p.why)
-    if not p.fits:
-        print(f"it does not fit; {p.advice or 'nothing that this command knows makes it fit'}")
-    else:
-        print(f"\n{command}")
-    print(f"\nAssumed, not measured: {mfu:.0%} of the peak in forward and backward; links and memory as in docs/scale.md.")
+    table.add_row("  total", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication overlapped")
+    return table
 
 
 def bar(share: float, width: int = 30) -> str:

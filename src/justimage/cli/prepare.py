@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from justimage import recipe as recipes
-from justimage.cli.options import parse, peek_option
+from justimage.cli.options import parse
 from justimage.cli.progress import bar
 from justimage.data import Decode
 from justimage.data.images import TOO_SMALL
@@ -64,7 +64,9 @@ class PrepareOptions:
 
 
 def main(argv: Sequence[str]) -> int:
-    o = parse(PrepareOptions, argv, "prepare", DESCRIPTION, default=defaults(peek_option(argv, "--for")))
+    o = parse(PrepareOptions, argv, "prepare", DESCRIPTION)
+    if o.preset:
+        o = parse(PrepareOptions, argv, "prepare", DESCRIPTION, default=defaults(o.preset))
     names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()
@@ -80,12 +82,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def defaults(presets: Sequence[str]) -> PrepareOptions:
-    """The values of options that are not given, some of them from a preset."""
-    if not presets:
-        return PrepareOptions(tyro.MISSING, tyro.MISSING)
-    crop = recipes.preset(presets[0]).crop
-    return PrepareOptions(tyro.MISSING, tyro.MISSING, presets[0], crop.size, crop.channels, crop.upscale, crop.decode)
+def defaults(preset: str) -> PrepareOptions:
+    """The values of options that are not given, from a preset."""
+    crop = recipes.preset(preset).crop
+    return PrepareOptions(tyro.MISSING, tyro.MISSING, preset, crop.size, crop.channels, crop.upscale, crop.decode)
 
 
 def summary(o: PrepareOptions, report: PrepareReport, seconds: float) -> Iterator[str]:

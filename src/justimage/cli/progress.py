@@ -8,15 +8,23 @@ from typing import Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as RichProgress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 
+from justimage.progress import Progress
 from justimage.sampling import SOLVERS, Sampling
 
-Report = Callable[[str, float, int], None]
-"""Told what is being done, how many images of it are done, and of how many: of 0 where nothing tells how far it is."""
+Show = Callable[[Progress], None]
+"""Shows progress; a total of 0 means that nobody knows how far it is."""
 ALMOST = 0.999
-"""Of what is being drawn, the most that counts as done before it is."""
+"""The largest share shown as done before the work is complete."""
 
 
 class Advance(Protocol):
@@ -45,7 +53,7 @@ def bar(title: str, total: int | None = None, shown: bool = True) -> Iterator[Ad
     Threads may tell it together; a fraction of an image moves the bar.
     """
     console = Console()
-    progress = Progress(
+    progress = RichProgress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
     )  # fmt: skip
@@ -82,40 +90,40 @@ def bar(title: str, total: int | None = None, shown: bool = True) -> Iterator[Ad
 
 
 @contextmanager
-def stages(shown: bool = True) -> Iterator[Report]:
-    """Show progress of one thing after the other, each by a bar or as a `stage`."""
+def stages(shown: bool = True) -> Iterator[Show]:
+    """Show the progress of one thing after another, each by a bar or as a `stage`."""
     with ExitStack() as stack:
         current, advance = ("", False), None
 
-        def progress(what: str, done: float, total: int) -> None:
+        def show(p: Progress) -> None:
             nonlocal current, advance
-            if (what, total > 0) != current:
+            if (p.what, p.total > 0) != current:
                 stack.close()
-                shows = bar(what, shown=shown) if total else stage(what, shown)
-                current, advance = (what, total > 0), stack.enter_context(shows)
+                display = bar(p.what, shown=shown) if p.total else stage(p.what, shown)
+                current, advance = (p.what, p.total > 0), stack.enter_context(display)
             if advance:
-                advance(done, total)
+                advance(p.done, int(p.total))
 
-        yield progress
+        yield show
 
 
 @contextmanager
-def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, progress: Report) -> Iterator[Report]:
-    """Progress that moves within a batch, too: a batch on a CPU may take minutes.
+def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, show: Show) -> Iterator[Show]:
+    """Progress that also moves within a batch, which may take minutes on a CPU.
 
-    What is yielded is told of whole batches of `batch` images; between them the networks' forward passes are counted, in
-    whichever threads, as many of which as the solver makes draw a batch.
+    Yields what to show whole batches of `batch` images with; between these the networks' forward passes are counted, in any
+    thread: a batch takes as many as the solver makes.
     """
     lock, each = RLock(), forward_passes(sampling)
-    what, total, first, most, passes = "", 0, 0.0, 0.0, 0
+    what, total, first, most, passes = "", 0.0, 0.0, 0.0, 0
 
-    def batches(title: str, done: float, of: int) -> None:
+    def show_batches(p: Progress) -> None:
         nonlocal what, total, first, most, passes
         with lock:
-            if (title, of) != (what, total) or done < first:
-                what, total, first, most, passes = title, of, done, done, 0
-            most = max(most, done)  # batches that threads draw together end together, and are told one after the other
-            progress(title, most, of)
+            if (p.what, p.total) != (what, total) or p.done < first:
+                what, total, first, most, passes = p.what, p.total, p.done, p.done, 0
+            most = max(most, p.done)  # batches sampled together in threads end together, and are reported one by one
+            show(Progress(p.what, most, p.total))
 
     def passed(*_: object) -> None:
         nonlocal most, passes
@@ -123,18 +131,18 @@ def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, pro
             passes += 1
             if most < total:
                 most = max(most, min(first + passes / each * batch, ALMOST * total))
-                progress(what, most, total)
+                show(Progress(what, most, total))
 
     hooks = [net.register_forward_hook(passed) for net in nets]
     try:
-        yield batches
+        yield show_batches
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def forward_passes(sampling: Sampling) -> int:
-    """How often a solver evaluates a velocity in so many steps: counted, on a velocity of 0."""
+    """How often sampling evaluates a velocity: counted, on a velocity of 0."""
     count = 0
 
     def still(z: Tensor, t: float) -> tuple[Tensor, Tensor]:

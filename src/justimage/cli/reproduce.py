@@ -6,200 +6,188 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from justimage import disk
+from justimage import disk, progress, stopping
 from justimage.cli.options import checked_device, parse
 from justimage.cli.plan import format_duration
-from justimage.cli.progress import bar, stage, stages
-from justimage.experiments import ALSO, NAMES, experiment
+from justimage.cli.progress import stage, stages
+from justimage.experiments import ALIASES, NAMES, experiment
 from justimage.reproduction import Job, Lab, Result, Table, scoring
 from justimage.reproduction.launch import remaining
-from justimage.reproduction.runner import News, devices, read_result, run_jobs
+from justimage.reproduction.runner import Update, devices, read_result, run_jobs
 from justimage.reproduction.scales import SCALES, Scale, ScaleName, with_data
-from justimage.reproduction.scoring import fingerprint
 from justimage.reproduction.tables import format_number, write
 from justimage.reproduction.training_job import TrainAndScore
-from justimage.stopping import Stopped, requests
 
+T = TypeVar("T")
 DESCRIPTION = """The paper's tables and figures, each by one command, beside the paper's numbers.
 
 examples:
-  justimage reproduce --list                             what there is, what it takes, what it should show
+  justimage reproduce --list                             the experiments, what they take and should show
   justimage reproduce fig2                               the toy experiment, in minutes
   justimage reproduce table2 fig7 table10                several; what they share is trained once
   justimage reproduce table2 --data photos/              the same on your own images
   justimage reproduce table2 --scale gpu --data cifar10.zip
-  justimage reproduce table6 --scale paper --gpus 64 --kind h100     the exact trainings, as commands for a cluster
+  justimage reproduce table6 --scale paper --gpus 64 --gpu-type h100     the exact trainings, as commands for a cluster
   justimage reproduce all
   justimage reproduce mine.py                            an experiment of your own (docs/reproduce.md)
 
-laptop: two CPU cores, minutes. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints what
-is left to be trained, as torchrun commands, with its cost; when all of that is finished, the same command scores it. Every
-training and score is kept in --out: stopped or killed, the same command goes on; several GPUs (or cores) share the rows. Ends
-with table.md, table.json and picture.png in OUT/NAME."""
+laptop: two CPU cores, minutes. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the
+trainings that are left, as torchrun commands, with their cost; when all are finished, the same command scores them. Every
+training and score is stored in --out: stopped or killed, the same command resumes; several GPUs (or cores) share the rows.
+Writes OUT/NAME.md, OUT/NAME.json and OUT/NAME.png, and the claims of all experiments so far into OUT/claims.md."""
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
-    """of experiments, or all; or a .py file of your own"""
+    """experiments, or all; or a .py file of your own"""
     list: bool = False
-    """say what experiments there are"""
+    """list the experiments"""
     scale: ScaleName = "laptop"
-    """how large"""
+    """size of networks, images and trainings"""
     data: str = ""
-    """images with classes, as train takes them; {size} stands for the side of an image, where there is a store for each
+    """images with classes, as train takes them; {size} stands for the image size, where there is a store for each
     [digits; cifar10.zip; stores/imagenet-{size}]"""
     out: Path | None = None
-    """where everything is kept [reproduced/SCALE]"""
+    """the folder for everything [reproduced/SCALE]"""
     features: str = ""
-    """the space of scores, as evaluate takes it [a classifier, trained on the data; inception at the paper's scale]"""
+    """the feature space of scores, as evaluate takes it [a classifier, trained on the data; inception at the paper's scale]"""
     reference: str = ""
     """the real images to score against, as evaluate takes them [the data]"""
     device: str | None = None
     """one device to use [all GPUs; or all cores of the CPU]"""
     gpus: int = 8
-    """of a cluster, for the plans of --scale paper"""
+    """GPUs of a cluster, for the plans of --scale paper"""
     gpu_type: str = "h100"
-    """of GPU, for the same"""
+    """their type"""
 
 
-def main(words: Sequence[str]) -> int:
-    o = parse(ReproduceOptions, words, "reproduce", DESCRIPTION)
+def main(argv: Sequence[str]) -> int:
+    o = parse(ReproduceOptions, argv, "reproduce", DESCRIPTION)
     scale = with_data(SCALES[o.scale], o.data, o.features, o.reference)
     if o.list or not o.names:
-        overview(scale, o.gpus, o.gpu_type)
+        print_list(scale, o.gpus, o.gpu_type)
         return 0
-    asked_for = NAMES if "all" in o.names else [ALSO.get(name, name) for name in o.names]
-    named = {Path(name).stem if name.endswith(".py") else name: name for name in asked_for}
-    chosen = {name: experiment(word) for name, word in named.items()}
+    asked_for = NAMES if "all" in o.names else [ALIASES.get(name, name) for name in o.names]
+    words = {Path(word).stem if word.endswith(".py") else word: word for word in asked_for}
+    chosen = {name: experiment(word) for name, word in words.items()}
     if o.device and o.device != "cpu":
         checked_device(o.device)
-    crew = devices(o.device)
-    if scale.name == "gpu" and crew[0] == "cpu" and not o.device:
+    on = devices(o.device)
+    if scale.name == "gpu" and on[0] == "cpu" and not o.device:
         raise ValueError("the scale gpu needs one, and there is none here; use --scale laptop, or wait for days: --device cpu")
-    lab = Lab(o.out or Path("reproduced") / scale.name, scale, crew[0])
-    disk.check_writable(lab.root / "works")
-    if scale.name == "paper" and print_left({name: Table(e.cells(scale), lab) for name, e in chosen.items()}, o, words):
+    lab = Lab(o.out or Path("reproduced") / scale.name, scale, on[0])
+    disk.check_writable(lab.root / "results")
+    if scale.name == "paper" and print_plans({name: Table(e, lab) for name, e in chosen.items()}, o, argv):
         return 0
     with stage(f"reading {scale.data}"):
-        lab = replace(lab, fingerprint=fingerprint(scale))
-    with requests("this moment; trainings go on from their last checkpoints") as asked:
+        lab = replace(lab, fingerprint=scoring.fingerprint(scale))
+    with stopping.requests("this moment; trainings resume from their last checkpoints"):
         for name, e in chosen.items():
-            began, table = time.perf_counter(), Table(e.cells(scale), lab)
-            run_and_show(name, table, crew, asked)
-            command = ["justimage", "reproduce", named[name], *options_of(words, o)]
-            claims = write(name, e, table, lab.root / name, time.perf_counter() - began, shlex.join(command))
-            for claim in claims:
+            began, table = time.perf_counter(), Table(e, lab)
+            run_missing(name, table, on)
+            command = shlex.join(["justimage", "reproduce", words[name], *options_of(argv, o)])
+            for claim in write(name, table, lab.root, time.perf_counter() - began, command):
                 print(f"{claim.verdict}: {claim.sentence} ({claim.evidence})")
-            if not (lab.root / name / "picture.png").exists():
+            if not (lab.root / f"{name}.png").exists():
                 print("no picture: that needs matplotlib: pip install 'justimage[plots]'")
-            print(lab.root / name / "table.md", flush=True)
+            print(lab.root / f"{name}.md", flush=True)
     return 0
 
 
-def options_of(words: Sequence[str], o: ReproduceOptions) -> list[str]:
-    """The words of the command after the names of experiments; the names stand together."""
-    first = next(i for i, word in enumerate(words) if word in o.names)
-    return [*words[:first], *words[first + len(o.names) :]]
+def options_of(argv: Sequence[str], o: ReproduceOptions) -> list[str]:
+    """The command line without the names of experiments, which stand together."""
+    first = next(i for i, word in enumerate(argv) if word in o.names)
+    return [*argv[:first], *argv[first + len(o.names) :]]
 
 
-def works_of(tables: dict[str, Table]) -> list[tuple[str, Job]]:
-    """Every work of some tables, with what the first table calls it."""
+def jobs_of(tables: dict[str, Table]) -> list[tuple[str, Job]]:
+    """Every job of some tables, with a title from the first cell that shows it."""
     found: dict[str, tuple[str, Job]] = {}
     for name, table in tables.items():
-        for cell in table.cells:
-            for work in cell.jobs:
-                words = f"{cell.row}, {cell.column}" if isinstance(work, TrainAndScore) else work.title
-                seed = f", seed {work.recipe.training.seed}" if isinstance(work, TrainAndScore) and len(cell.jobs) > 1 else ""
-                found.setdefault(work.key(table.lab), (f"{name}: {words}{seed}", work))
+        for (row, column), cell in table.grid.items():
+            for job in cell.jobs:
+                title = job.title
+                if isinstance(job, TrainAndScore):
+                    title = f"{row}, {column}" + (f", seed {job.recipe.training.seed}" if len(cell.jobs) > 1 else "")
+                found.setdefault(job.key(table.lab), (f"{name}: {title}", job))
     return list(found.values())
 
 
-def run_and_show(name: str, table: Table, crew: Sequence[str], asked: Sequence[str]) -> None:
-    """Do the works of a table that are missing, with progress shown."""
+def run_missing(name: str, table: Table, on: Sequence[str]) -> None:
+    """Run the jobs of a table that have no result, with progress shown; then fill in its results."""
     lab = table.lab
-    works = works_of({name: table})
-    missing = [(title, work) for title, work in works if read_result(lab, work) is None]
-    print(f"{name}: {len(works) - len(missing)} of {len(works)} works are there", flush=True)
-    prepare([work for _, work in missing if isinstance(work, TrainAndScore)], lab, asked)
-    titles = {work.key(lab): title.removeprefix(f"{name}: ") for title, work in works}
-    with showing(len(missing)) as show, closing(run_jobs([work for _, work in missing], lab, crew)) as going:
-        for news in going:
-            show(news, titles[news.identity])
-            check_stop(asked)
-    for _, work in works:
-        result = read_result(lab, work)
+    jobs = jobs_of({name: table})
+    missing = {job.key(lab): (title.removeprefix(f"{name}: "), job) for title, job in jobs if read_result(lab, job) is None}
+    print(f"{name}: {len(jobs) - len(missing)} of {len(jobs)} jobs are done", flush=True)
+    prepare([job for _, job in missing.values() if isinstance(job, TrainAndScore)], lab)
+    with job_bars(len(missing)) as show, closing(run_jobs([job for _, job in missing.values()], lab, on)) as updates:
+        for update in updates:
+            show(update, missing[update.key][0])
+            stopping.check()
+    for _, job in jobs:
+        result = read_result(lab, job)
         assert result is not None
-        table.results[work.key(lab)] = result
+        table.results[job.key(lab)] = result
 
 
-def prepare(works: Sequence[TrainAndScore], lab: Lab, asked: Sequence[str]) -> None:
-    """What many works share: the classifiers in whose spaces images are compared, and the real images there."""
-    sides = {(w.reference_size, w.feature_size(lab.scale), w.recipe.model.channels) for w in works}
-    for read in sorted({read for _, read, _ in sides}):
-        missing = not lab.scale.features and not scoring.classifier_path(lab, read).exists()
-        with bar(f"a classifier of {read} x {read}", lab.scale.classifier["images"] if missing else None) as advance:
-            accuracy = scoring.train_classifier(lab, read, lambda *n, show=advance: (check_stop(asked), show(*n)))
-        if accuracy is not None:
+def prepare(jobs: Sequence[TrainAndScore], lab: Lab) -> None:
+    """Compute what many jobs share: the classifiers in whose spaces images are compared, and the real images there."""
+    sides = sorted({(job.reference_size, job.feature_size(lab.scale), job.recipe.model.channels) for job in jobs})
+    for feature_size in sorted({feature_size for _, feature_size, _ in sides}):
+        if (accuracy := follow(scoring.train_classifier(lab, feature_size))) is not None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
-    for compared, read, channels in sorted(sides):
-        title = f"real images of {compared} x {compared}"
-        with stages() as progress:
-            progress(title, 0, 0)
-            space = scoring.extractor(lab, compared, read)
-            advance = lambda *n, title=title, show=progress: show(title, *n)
-            _ = scoring.reference(
-                lab, space, compared, channels, advance, lambda: bool(asked)
-            ).knn_radii  # found once, and kept
+    for side, feature_size, channels in sides:
+        reference = follow(scoring.reference(lab, scoring.extractor(lab, side, feature_size), side, channels))
+        with stage(f"neighbours among real images of {side} x {side}"):
+            _ = reference.knn_radii  # stored, too
 
 
-def check_stop(asked: Sequence[str]) -> None:
-    """`Stopped`, once somebody has asked for that."""
-    if asked:
-        raise Stopped("stopped as asked; the same command goes on where it was")
+def follow(job: progress.Job[T]) -> T:
+    """Run a job with its progress shown; `Stopped` where a person asks for that."""
+    with stages() as show:
+        return progress.finish(job, lambda p: (stopping.check(), show(p)))
 
 
 class Show(Protocol):
-    def __call__(self, news: News, title: str) -> None: ...
+    def __call__(self, update: Update, title: str) -> None: ...
 
 
 @contextmanager
-def showing(total: int) -> Iterator[Show]:
-    """A bar for the whole, and one for each work under way; lines where there is no terminal."""
+def job_bars(total: int) -> Iterator[Show]:
+    """Show a bar for all jobs, and one for each that runs; lines where there is no terminal."""
     console = Console()
-    progress = Progress(
+    bars = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
         console=console, disable=not console.is_terminal,
     )  # fmt: skip
-    whole = progress.add_task("all", total=total, what="")
-    tasks, fractions, ended, said = {}, {}, 0, time.monotonic()
+    all_jobs = bars.add_task("all", total=total, what="")
+    tasks, fractions, ended, printed = {}, {}, 0, time.monotonic()
 
-    def show(news: News, title: str) -> None:
-        nonlocal ended, said
-        fractions[news.identity] = news.done
-        first = news.identity not in tasks
+    def show(update: Update, title: str) -> None:
+        nonlocal ended, printed
+        (key, (what, done, of), result), first = update, update.key not in tasks
+        fractions[key] = done / of if of else 0.0
         if first:
-            tasks[news.identity] = progress.add_task(title[:50], total=1.0, what="")
-        task = tasks[news.identity]
-        progress.update(task, completed=news.done, what=news.what)
-        if news.result is not None:
+            tasks[key] = bars.add_task(title[:50], total=1.0, what="")
+        bars.update(tasks[key], completed=fractions[key], what=what, visible=result is None)
+        if result is not None:
             ended += 1
-            progress.update(task, visible=False)
-            words = f"[{ended}/{total}] {title}: {in_words(news.result)}"
-            progress.console.print(words, highlight=False, markup=False) if console.is_terminal else print(words, flush=True)
-        elif not console.is_terminal and (first or time.monotonic() - said > 30):
-            said = time.monotonic()
-            print(f"{title}: {news.what}", flush=True)
-        progress.update(whole, completed=sum(fractions.values()), what=f"{ended} of {total} works")
+            line = f"[{ended}/{total}] {title}: {in_words(result)}"
+            bars.console.print(line, highlight=False, markup=False) if console.is_terminal else print(line, flush=True)
+        elif not console.is_terminal and (first or time.monotonic() - printed > 30):
+            printed = time.monotonic()
+            print(f"{title}: {what}", flush=True)
+        bars.update(all_jobs, completed=sum(fractions.values()), what=f"{ended} of {total} jobs")
 
-    with progress:
+    with bars:
         yield show
 
 
@@ -214,43 +202,46 @@ def in_words(result: Result) -> str:
     return f"distance {format_number(result['plane'])} from the plane" if "plane" in result else "done"
 
 
-def overview(scale: Scale, gpus: int, kind: str) -> None:
-    """What experiments there are, what each takes at a scale, and what it should show."""
+def print_list(scale: Scale, gpus: int, gpu_type: str) -> None:
+    """Print the experiments, what each takes at a scale, and what it should show."""
     lab = Lab(Path("reproduced") / scale.name, scale)
+    width = max(map(len, NAMES))
     print(f"at the scale {scale.name}:\n")
     for name in NAMES:
         e = experiment(name)
-        works = works_of({name: Table(e.cells(scale), lab)})
-        trained = {w.group(lab): w.recipe.training.total_images for _, w in works if isinstance(w, TrainAndScore)}
-        takes = f"{len(trained)} trainings, {sum(trained.values()):,} images" if trained else f"{len(works)} short works"
-        if scale.name == "paper" and trained:
-            takes += f"; {sum(job.gpu_days for job in remaining(works, lab, gpus, kind)):,.0f} days of one {kind} (planned)"
+        jobs = jobs_of({name: Table(e, lab)})
+        images = {job.group(lab): job.recipe.training.total_images for _, job in jobs if isinstance(job, TrainAndScore)}
+        takes = f"{len(images)} trainings, {sum(images.values()):,} images" if images else f"{len(jobs)} short jobs"
+        if scale.name == "paper" and images:
+            days = sum(run.gpu_days for run in remaining(jobs, lab, gpus, gpu_type))
+            takes += f"; {days:,.0f} days of one {gpu_type} (planned)"
         if scale.name == "laptop" and e.minutes:
             takes += f"; {e.minutes:g} minutes on two cores"
-        print(f"{name:10} {e.title}\n{'':10} {e.expects}\n{'':10} takes {takes}\n")
-    print("justimage reproduce NAME ... does it; what several share is done once")
+        print(f"{name:{width}} {e.title}\n{'':{width}} {e.expects}\n{'':{width}} takes {takes}\n")
+    print("justimage reproduce NAME ... runs it; what several share is trained once")
 
 
-def print_left(tables: dict[str, Table], o: ReproduceOptions, words: Sequence[str]) -> bool:
-    """Print the trainings of the paper's scale that are not finished, and whether there are any."""
+def print_plans(tables: dict[str, Table], o: ReproduceOptions, argv: Sequence[str]) -> bool:
+    """Print the commands of the paper's trainings that are not finished, and write their recipes; whether there are any."""
     lab = next(iter(tables.values())).lab
-    jobs = remaining(works_of(tables), lab, o.gpus, o.gpu_type)
-    if not jobs:
+    runs = remaining(jobs_of(tables), lab, o.gpus, o.gpu_type)
+    if not runs:
         return False
-    stores = {job.work.recipe.data: job.work.recipe.model.size[0] for job in jobs}
+    stores = {run.job.recipe.data: run.job.recipe.model.size[0] for run in runs}
     missing = {store: size for store, size in stores.items() if not Path(store).expanduser().exists()}
     if missing:
         print("# once: images, decoded and cropped")
     for store, size in missing.items():
         print(shlex.join(["justimage", "prepare", "imagenet/train", store, "--image-size", str(size)]))
-    if any(job.plan.nodes > 1 for job in jobs):
-        print("\n# each command is run on every one of its nodes; $HEAD is the name of any of them")
-    for i, job in enumerate(jobs, 1):
-        p = job.plan
-        early = "at most " if job.work.recipe.checkpoint.patience else ""
-        cost = f"{early}{format_duration(p.days)} on {p.gpus} x {p.gpu_type}, {p.images_per_second:,.0f} images/s (planned, not measured)"
-        print(f"\n# {i} of {len(jobs)}: {job.title}: {cost}\n{job.command}")
-    total = sum(job.gpu_days for job in jobs)
-    print(f"\n# {len(jobs)} trainings, {total:,.0f} GPU days in all; when they are finished, this scores them:")
-    print(shlex.join(["justimage", "reproduce", *words]))
+    if any(run.plan.nodes > 1 for run in runs):
+        print("\n# run each command on every one of its nodes; $HEAD is the name of any of them")
+    for i, run in enumerate(runs, 1):
+        run.write_recipe()
+        p = run.plan
+        early = "at most " if run.job.recipe.checkpoint.patience else ""
+        cost = f"{early}{format_duration(p.days)} on {p.gpus} x {p.gpu_type}, {p.images_per_second:,.0f} images/s"
+        print(f"\n# {i} of {len(runs)}: {run.title}: {cost} (planned, not measured)\n{run.command}")
+    total = sum(run.gpu_days for run in runs)
+    print(f"\n# {len(runs)} trainings, {total:,.0f} GPU days in all; when they are finished, this scores them:")
+    print(shlex.join(["justimage", "reproduce", *argv]))
     return True

@@ -16,12 +16,14 @@ from justimage.chunks import JOB
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
+from justimage.conditions import NULL_CLASS
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
+from justimage.progress import Job, Progress, finish
 from justimage.recipe import Recipe
-from justimage.stopping import requests
+from justimage.stopping import requested, requests
 
-DESCRIPTION = """Draw images from a trained model.
+DESCRIPTION = """Sample images from a trained model.
 
 examples:
   justimage sample --from runs/digits --out grid.png
@@ -67,12 +69,13 @@ def main(words: Sequence[str]) -> int:
         if place:
             check_vacant(place, kind)
     device = checked_device(o.device)
-    artist = ImageGenerator(o.source, device)
-    total = artist.recipe.model.classes or 0
+    generator = ImageGenerator(o.source, device)
+    recipe = generator.recipe
+    total = recipe.model.classes or 0
     if o.balanced and o.classes:
-        raise ValueError("--balanced draws all classes; leave --classes out")
+        raise ValueError("--balanced samples all classes; leave --classes out")
     shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
-    classes = class_numbers(o.classes, artist.recipe) or list(range(shown_at_once)) or [-1]
+    classes = class_numbers(o.classes, recipe) or list(range(shown_at_once)) or [NULL_CLASS]
     count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
     for name, value in ("count", count), ("batch", o.batch):
         if value < 1:
@@ -80,40 +83,41 @@ def main(words: Sequence[str]) -> int:
     if o.balanced and count % len(classes):
         near = max(count // len(classes), 1) * len(classes)
         raise ValueError(f"count is {count}, which is not equally many of {len(classes)} classes; {near} is")
-    chosen, precision = sampling_of(o, artist.recipe), precision_of(o, device)
-    leads, started = rank_and_size()[0] == 0, time.perf_counter()
-    shown, pictured = [], 0
-    with stages(leads) as progress:
-        progress("reading the model", 0, 0)
-        job = artist.make_job(o.ema, classes, chosen, seed=o.seed, batch=min(o.batch, count), precision=precision)
-        net = artist.denoiser(job.ema).net
-        with (
-            requests("this batch, kept") as asked,
-            track_batches([net], job.sampling, job.batch, progress) as advance,
-        ):
+    is_main, started, images = rank_and_size()[0] == 0, time.perf_counter(), torch.empty(0)
+    with stages(is_main) as show, requests("this batch, kept"):
+        show(Progress("reading the model"))
+        job = generator.make_job(
+            o.ema, classes, sampling_of(o, recipe), seed=o.seed, batch=min(o.batch, count), precision=precision_of(o, device),
+        )  # fmt: skip
+        with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
             if o.folder or o.npz:
-                generate.save_images(
-                    artist, job, count, o.folder, o.npz, lambda *n: advance("sampling", *n), lambda: bool(asked)
+                finish(generate.save_images(generator, job, count, o.folder, o.npz), show_batches)
+            if out and is_main:
+                title = "the picture" if o.folder or o.npz else "sampling"
+                images = finish(
+                    picture_images(generator, job, min(count, MAX_GRID) if o.folder or o.npz else count, title), show_batches
                 )
-            if out and leads:
-                title, pictured = ("the picture", min(count, MAX_GRID)) if o.folder or o.npz else ("sampling", count)
-                for unit in range(job.n_chunks(pictured)):
-                    if asked:
-                        raise KeyboardInterrupt  # a picture is not worth keeping halves of
-                    advance(title, unit * job.batch, pictured)
-                    shown.append(artist.sample_chunk(job, unit))
-                advance(title, pictured, pictured)
-    if not leads:
+    if not is_main:
         return 0
     if out:
-        images = artist.denoiser(job.ema).normalization.to_uint8(torch.cat(shown)[:pictured])
-        disk.write(out, figures.encode(labelled_grid(images, job, artist.recipe), out.suffix))
+        disk.write(out, figures.encode(labelled_grid(images, job, recipe), out.suffix))
     seconds = time.perf_counter() - started
-    print(
-        f"{count} images in {seconds:.1f} s: {job.sampling.solver}, {job.sampling.steps} steps, guidance {job.sampling.guidance:g}, {job.precision}"
-    )
+    s = job.sampling
+    print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {job.precision}")
     print(shlex.join(str(place) for place in (out, o.folder, o.npz) if place))
     return 0
+
+
+def picture_images(generator: ImageGenerator, job: SampleJob, count: int, title: str) -> Job[Tensor]:
+    """Sample the first images of a job, uint8; half a picture is not worth keeping."""
+    batches = []
+    for chunk in range(job.n_chunks(count)):
+        if requested():
+            raise KeyboardInterrupt
+        yield Progress(title, chunk * job.batch, count)
+        batches.append(generator.sample_chunk(job, chunk))
+    yield Progress(title, count, count)
+    return generator.denoiser(job.ema).normalization.to_uint8(torch.cat(batches)[:count])
 
 
 def check_vacant(place: Path, kind: str) -> None:

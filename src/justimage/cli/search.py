@@ -15,23 +15,24 @@ from rich.table import Table
 from justimage import checkpoint, ema
 from justimage.cli.evaluate import EvalOptions, open_sampler
 from justimage.cli.options import parse
-from justimage.cli.progress import Report, stages, track_batches
+from justimage.cli.progress import Show, stages, track_batches
 from justimage.distributed import rank_and_size
 from justimage.evaluation import search as searching, search_report
-from justimage.evaluation.search import Search, format_interval as in_words
+from justimage.evaluation.search import Search, format_interval
 from justimage.generate import short_hash
+from justimage.progress import Progress, finish
 from justimage.stopping import requests
 
 DESCRIPTION = """Find the best guidance and the best average of a model's weights, by FID (App. A, "EMA and CFG").
 
 examples:
   justimage search runs/digits --features digits.safetensors --count 2000
-  justimage search runs/photos --reference photos/ --intervals 0.1 1 0 1        with and without the guidance interval (Fig. 6)
+  justimage search runs/photos --reference photos/ --interval-values 0.1 1 0 1     with and without interval (Fig. 6)
   justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
 
-All settings are compared on the same noise and classes. By default every average is looked at coarsely with a quarter of the
-images, and the best guidance found by steps down the grid; --full draws every setting. Writes search.md, search.json and
-search.png; features are kept and reused, by evaluate too: stopped or killed, the same command goes on."""
+All settings are compared on the same noise and classes. By default every average is tried coarsely with a quarter of the
+images, and the best guidance is found by hill climbing on the grid; --full samples every setting. Writes search.md,
+search.json and search.png; features are cached, for evaluate too: stopped or killed, the same command resumes."""
 
 TABLE_ROWS = 12
 """Rows of the table while it grows."""
@@ -65,35 +66,31 @@ def main(words: Sequence[str]) -> int:
     searching.check_grid(o.count, *o.guidance_range)
     if not checkpoint.read_recipe(checkpoint.resolve(o.source)).model.classes:
         raise ValueError("this model has no classes to guide towards; compare averages by: justimage evaluate --ema")
-    leads, began = rank_and_size()[0] == 0, time.perf_counter()
-    with requests("this batch, kept") as asked:
-        with stages(leads) as progress:
-            examiner, job = open_sampler(o, o.out, progress, lambda: bool(asked))
-        recipe = examiner.generator.recipe
-        intervals = list(zip(o.interval_values[::2], o.interval_values[1::2], strict=True)) or [recipe.sampling.interval]
-        emas = o.ema_values or examiner.generator.emas
-        for average in emas:
-            for interval in intervals:
-                replace(job.sampling, interval=interval)  # refused before anything is sampled
-            examiner.generator.denoiser(average)
-        nets = [examiner.generator.denoiser(average).net for average in emas]
-        search = Search(examiner, job, o.count, emas, intervals, *o.guidance_range)
+    is_main, began = rank_and_size()[0] == 0, time.perf_counter()
+    with requests("this batch, kept"):
+        with stages(is_main) as show:
+            sampler, job = open_sampler(o, o.out, show)
+        generator = sampler.generator
+        intervals = list(zip(o.interval_values[::2], o.interval_values[1::2], strict=True)) or [job.sampling.interval]
+        for interval in intervals:
+            replace(job.sampling, interval=interval)  # refused before anything is sampled
+        emas = o.ema_values or generator.emas
+        nets = [generator.denoiser(average).net for average in emas]
+        search = Search(sampler, job, o.count, emas, intervals, *o.guidance_range)
         with (
-            live_table(leads) as (search.on_trial, progress),
-            track_batches(nets, job.sampling, job.batch, progress) as examiner.progress,
+            live_table(is_main) as (search.on_trial, show),
+            track_batches(nets, job.sampling, job.batch, show) as show_batches,
         ):
-            best = search.full_grid() if o.full else search.coarse_to_fine()
-    if not leads:
+            best = finish(search.full_grid() if o.full else search.coarse_to_fine(), show_batches)
+    if not is_main:
         return 0
-    asked = [examiner.key(search.job), examiner.reference.info, list(emas), intervals, o.guidance_range, o.full]
-    out = examiner.root / f"{examiner.generator.checkpoint.name}-search-{o.count}-{short_hash(asked)[:6]}"
+    key = [sampler.key(search.job), sampler.reference.info, list(emas), intervals, o.guidance_range, o.full]
+    out = sampler.root / f"{generator.checkpoint.name}-search-{o.count}-{short_hash(key)[:6]}"
     command = shlex.join(["justimage", "search", *words])
     found = search_report.write_report(search, best, out, time.perf_counter() - began, command)
     for line in found["certainty"]:
         print(line)
-    print(
-        f"{search.images_sampled:,} images drawn, {search.images_sampled / search.grid_images:.0%} of the whole grid's; in {out}"
-    )
+    print(f"{search.images_sampled:,} images sampled, {search.images_sampled / search.grid_images:.0%} of the grid; in {out}")
     again = ["--guidance", f"{best.guidance:g}", "--ema", ema.ema_name(best.setting.ema), "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
     given = drop_options(words, ("--count", "--guidance-range", "--ema-values", "--interval-values", "--full"))
@@ -113,43 +110,42 @@ def drop_options(words: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def live_table(leads: bool) -> Iterator[tuple[Callable[[Search], None], Report]]:
-    """A table that grows with the search, the best in bold, and below it what is being drawn; lines without a terminal."""
+def live_table(shown: bool) -> Iterator[tuple[Callable[[Search], None], Show]]:
+    """A table that grows with the search, the best in bold, and below it what is being sampled; lines without a terminal."""
     console = Console()
-    if not leads or not console.is_terminal:
-        said = -math.inf
+    if not shown or not console.is_terminal:
+        printed = -math.inf
 
-        def line(search: Search) -> None:
-            if leads:
-                found = list(search.trials.values())[-1]
-                print("  ".join(row(search, found)), flush=True)
+        def print_trial(search: Search) -> None:
+            if shown:
+                print("  ".join(row(search, list(search.trials.values())[-1])), flush=True)
 
-        def under_way(what: str, done: float, total: int) -> None:
-            nonlocal said
-            if leads and time.monotonic() - said > LINE_SECONDS:
-                said = time.monotonic()
-                print(f"{what}: {int(done):,} of {total:,} images", flush=True)
+        def print_progress(p: Progress) -> None:
+            nonlocal printed
+            if shown and time.monotonic() - printed > LINE_SECONDS:
+                printed = time.monotonic()
+                print(f"{p.what}: {int(p.done):,} of {int(p.total):,} images", flush=True)
 
-        yield line, under_way
+        yield print_trial, print_progress
         return
     rows, below = Table(), [""]
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: Group(rows, below[0])):
 
-        def grown(search: Search) -> None:
+        def add_trial(search: Search) -> None:
             nonlocal rows
             rows = Table("ema", "interval", "guidance", "images", "FID", "IS", "", box=None)
-            best = min(search.trials.values(), key=lambda f: (-f.count, f.fid.value))
-            for found in list(search.trials.values())[-TABLE_ROWS:]:
-                rows.add_row(*row(search, found), "best" if found is best else "", style="bold" if found is best else "")
+            best = min(search.trials.values(), key=lambda t: (-t.count, t.fid.value))
+            for trial in list(search.trials.values())[-TABLE_ROWS:]:
+                rows.add_row(*row(search, trial), "best" if trial is best else "", style="bold" if trial is best else "")
 
-        def progress(what: str, done: float, total: int) -> None:
-            below[0] = f"{what}: {int(done):,} of {total:,} images"
+        def show(p: Progress) -> None:
+            below[0] = f"{p.what}: {int(p.done):,} of {int(p.total):,} images"
 
-        yield grown, progress
+        yield add_trial, show
 
 
-def row(search: Search, found: searching.Trial) -> list[str]:
-    answer = f"{found.inception_score.value:.3f}" if found.inception_score else ""
-    fid = f"{found.fid.value:.4f} ± {found.fid.std:.4f}"
-    s = found.setting
-    return [f"{s.ema:g}", in_words(s.interval), f"{found.guidance:g}", f"{found.count:,}", fid, answer]
+def row(search: Search, trial: searching.Trial) -> list[str]:
+    inception_score = f"{trial.inception_score.value:.3f}" if trial.inception_score else ""
+    fid = f"{trial.fid.value:.4f} ± {trial.fid.std:.4f}"
+    s = trial.setting
+    return [f"{s.ema:g}", format_interval(s.interval), f"{trial.guidance:g}", f"{trial.count:,}", fid, inception_score]

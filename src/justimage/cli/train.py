@@ -1,153 +1,257 @@
 """justimage train."""
 
-import re
+import difflib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tyro.conf import OmitArgPrefixes
 
-from justimage import recipe as recipes, run as runs
-from justimage.cli import stopped_exit_code
+from justimage import disk, recipe as recipes, run as runs
+from justimage.cli import STOPPED
 from justimage.cli.estimate import Estimate
-from justimage.cli.options import checked_device, parse, peek_option
+from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
 from justimage.data.store import is_store, open_store
+from justimage.diffusion import Diffusion
 from justimage.distributed import rank_and_size
-from justimage.recipe import Recipe
+from justimage.recipe import Checkpointing, Logging, OnlineEvaluation, Parallelism, Recipe, Training
+from justimage.sampling import Sampling
 from justimage.stopping import requests
 from justimage.training import Step
+from justimage.transformer import Architecture
 
-DESCRIPTION = f"""Train a model in a directory, or go on there: the same command resumes, exactly.
+DESCRIPTION = f"""Train a model in a directory, or resume there: the same command resumes, exactly.
 
 examples:
-  justimage train --preset folder-64 --data photos/            one sub-folder a class, or a flat folder
+  justimage train --preset folder-64 --data photos/            one sub-folder per class, or a flat folder
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
-  justimage train --preset jit-b16-256 --data stores/imagenet-256 --accumulate 8     a store knows its size
-  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 \
+  justimage train --recipe runs/photos --learning-rate 1e-4 --out runs/slower     another run's recipe, one value changed
+  justimage train --preset jit-b16-256 --data stores/imagenet-256 --grad-accumulation 8     a store knows its size
+  torchrun --standalone --nproc-per-node=gpu --max-restarts=10 -m justimage train --preset jit-l16-256 \\
       --data stores/imagenet-256 --parallel fsdp --out runs/l16
 
-Ctrl-C, SIGTERM, SIGUSR1 and a file called STOP in the directory save and stop (exit code 75: start it again). The directory
-holds recipe.json, metrics.jsonl, events.jsonl, samples/ and checkpoints/.
+Every value of the recipe is an option, with or without its section: --batch or --training.batch, --guidance or
+--sampling.guidance. --t-clip is the diffusion's, --sampling.t-clip the sampling's. Ctrl-C, SIGTERM, SIGUSR1 and a file called
+STOP in the directory save and stop (exit code 75: start it again). The directory holds recipe.json, metrics.jsonl,
+events.jsonl, samples/ and checkpoints/.
 
 presets: {", ".join(recipes.PRESETS)}"""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    recipe: Recipe
-    preset: str
-    """the recipe to start from; every option below changes one of its numbers"""
+    data: str
+    """a store, a folder of images (one sub-folder per class, or flat), the same in a .zip or .tar, or "digits\""""
+    model: OmitArgPrefixes[Architecture]
+    diffusion: OmitArgPrefixes[Diffusion]
+    training: OmitArgPrefixes[Training]
+    sampling: Sampling
+    parallelism: OmitArgPrefixes[Parallelism]
+    logging: OmitArgPrefixes[Logging]
+    checkpoint: OmitArgPrefixes[Checkpointing]
+    evaluation: OnlineEvaluation
+    preset: str | None = None
+    """the recipe to start from; the options below change single values [digits for --data digits, else folder-64]"""
+    recipe: Path | None = None
+    """a recipe.json, or a run, whose recipe to start from instead of a preset"""
     out: Path | None = None
     """the run's directory [runs/PRESET-DATA]"""
     device: str | None = None
-    """cpu, cuda, cuda:1 [cuda if there is one; under torchrun, one each]"""
+    """cpu, cuda, cuda:1, mps [cuda if there is one; under torchrun, one per process]"""
     fresh: bool = False
     """begin anew; an older run in the directory is set aside as OUT.old-1"""
 
 
-def main(words: Sequence[str]) -> int:
-    names = peek_option(words, "--preset") or ["digits" if peek_option(words, "--data") == ["digits"] else "folder-64"]
-    default = recipes.preset(names[0])
-    size = [int(word) for word in peek_option(words, "--image-size", most=2) if re.fullmatch(r"[1-9]\d*", word)]
-    if size:
-        default = recipes.resized(default, size[0] if len(size) == 1 else (size[0], size[1]))
-    data = peek_option(words, "--data")
-    if data and is_store(place := Path(data[0]).expanduser()):
-        default = recipes.for_store(default, open_store(place))
-    options = parse(TrainOptions, words, "train", DESCRIPTION, default=TrainOptions(default, names[0]))
-    source = Path(options.recipe.data).stem
-    out = options.out or Path("runs") / (names[0] if source in ("", names[0]) else f"{names[0]}-{source}")
-    return run_training(
-        options.recipe, out, checked_device(options.device), shlex.join(["justimage", "train", *words]), options.fresh
-    )
+@dataclass(frozen=True)
+class Start:
+    """The options from which the defaults of all others follow."""
+
+    preset: str | None = None
+    recipe: Path | None = None
+    data: str | None = None
+    image_size: int | tuple[int, int] | None = None
+
+
+SECTIONS = ("model", "diffusion", "training", "sampling", "parallelism", "logging", "checkpoint", "evaluation")
+PREFIXED = ("sampling", "evaluation")
+"""Sections whose options carry their name, as --sampling.steps."""
+
+
+def spellings() -> dict[str, str]:
+    """Every spelling of a recipe's options, and tyro's: training.batch is batch, guidance is sampling.guidance."""
+    default = Recipe()
+    names = {section: [f.name.replace("_", "-") for f in fields(getattr(default, section))] for section in SECTIONS}
+    short = {n: f"sampling.{n}" for n in names["sampling"]}
+    flat = {f"{s}.{no}{n}": no + n for s in names if s not in PREFIXED for n in names[s] for no in ("", "no-")}
+    prefixed = {f"{s}-{n}": f"{s}.{n}" for s in PREFIXED for n in names[s]}
+    return short | {n: n for n in flat.values()} | flat | prefixed
+
+
+def in_tyros_spelling(word: str, known: Mapping[str, str]) -> str:
+    """An argument; an option of a recipe is renamed to what tyro calls it."""
+    if not word.startswith("--"):
+        return word
+    name, sign, value = word[2:].partition("=")
+    name = name.replace("_", "-")
+    near = [name] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    if near and known[near[0]] == f"sampling.{near[0]}":  # a misspelt one gets its section, so that tyro suggests the right one
+        return f"--sampling.{name}{sign}{value}"
+    return f"--{known.get(name, name)}{sign}{value}"
+
+
+def main(argv: Sequence[str]) -> int:
+    known = spellings()
+    words = [in_tyros_spelling(word, known) for word in argv]
+    start = parse_known(Start, words)
+    name, recipe = starting_recipe(start)
+    default = TrainOptions(recipe.data, *(getattr(recipe, section) for section in SECTIONS))
+    o = parse(TrainOptions, words, "train", DESCRIPTION, default=default)
+    recipe = replace(recipe, data=o.data, **{section: getattr(o, section) for section in SECTIONS})
+    source = Path(recipe.data).stem
+    out = o.out or Path("runs") / (name if source in ("", name) else f"{name}-{source}")
+    return run_training(recipe, out, checked_device(o.device), shlex.join(["justimage", "train", *argv]), o.fresh)
+
+
+def starting_recipe(start: Start) -> tuple[str, Recipe]:
+    """The name and the recipe of a preset or a file, fitted to the images' size."""
+    if start.recipe and start.preset:
+        raise ValueError(f"preset is {start.preset} and recipe is {start.recipe}; give one of them")
+    if start.recipe:
+        name, recipe = read_recipe(start.recipe)
+    else:
+        name = start.preset or ("digits" if start.data == "digits" else "folder-64")
+        recipe = recipes.preset(name)
+    if start.image_size is not None:
+        recipe = recipes.resized(recipe, start.image_size)
+    data = recipe.data if start.data is None else start.data
+    if data and is_store(place := Path(data).expanduser()):
+        recipe = recipes.for_store(recipe, open_store(place))
+    return name, recipe
+
+
+def read_recipe(path: Path) -> tuple[str, Recipe]:
+    """A name for the recipe in a file or a run's directory, and the recipe without what its data filled in."""
+    file = path / "recipe.json" if path.is_dir() else path
+    recipe = recipes.from_json(disk.read_json(file))
+    if recipe.custom:
+        raise ValueError(f"{file} is of a training with {', '.join(recipe.custom)}, given in Python; use justimage.train")
+    if recipe.class_names:
+        recipe = recipes.with_values(recipe, classes=None)
+    return file.absolute().parent.name if file.stem == "recipe" else file.stem, recipe
 
 
 def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fresh: bool = False, hint: bool = True) -> int:
-    """Train with progress shown; asked to stop, end after a step that all processes agree on, saved. Returns the exit code.
+    """Train with progress shown; asked to stop, save and end after a step that all processes agree on. Returns the exit code.
 
-    hint: say at the end what to try with the model.
+    again: the command that resumes. hint: print at the end what to try with the model.
     """
-    first = rank_and_size()[0] == 0
-    say = partial(print, flush=True) if first else lambda *words, **options: None
-    say(f"reading {recipe.data or 'images'}")
-    with bar("reading images", shown=first) as advance:
-
-        def progress(what: str, done: int, total: int) -> None:
-            advance(done, total) if total else say(what)
-
-        run = runs.open_run(recipe, out, device, fresh, on_progress=progress)
-    for warning in run.warnings:
-        say(f"warning: {warning}", file=sys.stderr)
+    is_main = rank_and_size()[0] == 0
+    say = partial(print, flush=True) if is_main else lambda *words, **options: None
+    run = open_shown(recipe, out, device, fresh, say)
     images, seen = run.recipe.training.total_images, run.state.images_seen
-    parameters = sum(p.numel() for p in run.state.denoiser.net.parameters())
-    classes = f"{len(run.recipe.class_names)} classes" if run.recipe.class_names else "no classes"
-    where = f"{run.world.device}" if run.world.size == 1 else f"{run.world.size} processes ({run.recipe.parallelism.parallel})"
-    say(f"{len(run.source):,} images, {classes}; a network of {parameters / 1e6:.3g} M parameters on {where}; in {out}")
-    tried = shlex.join(["justimage", "sample", "--from", str(out), "--out", "grid.png"])
+    say(describe(run))
+    sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), '--out', 'grid.png'])}"
     if seen >= images or run.ended_early:
         run.log_event("finished early" if run.ended_early else "finished")
-        say(f"this run is complete, at {seen:,} images" + (f"; now try:  {tried}" if hint else ""))
+        say(f"this run is complete, at {seen:,} images" + (f"; {sample}" if hint else ""))
         return 0
     if run.resumed:
-        say(f"going on from {seen:,} of {images:,} images")
-    outlook = Estimate(run)
-    for line in outlook.before():
+        say(f"resuming from {seen:,} of {images:,} images")
+    estimate = Estimate(run)
+    for line in estimate.before():
         say(line)
 
-    def begins(images: float) -> None:
-        for line in outlook.moved(images):
+    def on_forward(images_done: float) -> None:
+        for line in estimate.update(images_done):
             say(line)
 
-    with requests(), bar("training", shown=first) as advance, track_microbatches(run, advance, begins) as note:
-        try:
-            for step in runs.steps(run):
-                note(step)
-        except torch.OutOfMemoryError as error:
-            remedy = "give a larger --grad-accumulation, --activation-checkpointing, or a smaller network"
-            raise ValueError(f"out of memory: {remedy} ({error})") from error
-        except RuntimeError as error:
-            if type(error).__name__ == "BackendCompilerFailed":
-                raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
-            raise
+    with (
+        requests(),
+        bar("training", shown=is_main) as advance,
+        track_microbatches(run, advance, on_forward) as on_step,
+        one_line_failures(),
+    ):
+        for step in runs.steps(run):
+            on_step(step)
     stopped = run.state.images_seen < images and not run.ended_early
-    early = f", as {run.recipe.checkpoint.monitor} did not become better" if run.ended_early else ""
+    early = f", as {run.recipe.checkpoint.monitor} no longer improved" if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
     if stopped or hint:
-        say(f"go on with:  {again}" if stopped else f"now try:  {tried}")
-    return stopped_exit_code() if stopped else 0
+        say(f"resume with:  {again}" if stopped else sample)
+    return STOPPED if stopped else 0
+
+
+def open_shown(recipe: Recipe, out: Path, device: torch.device, fresh: bool, say: Callable[..., None]) -> runs.Run:
+    """Open a run, with progress and warnings shown."""
+    say(f"reading {recipe.data or 'images'}")
+    with bar("reading images", shown=rank_and_size()[0] == 0) as advance:
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            advance(done, total) if total else say(what)
+
+        run = runs.open_run(recipe, out, device, fresh, on_progress=on_progress)
+    for warning in run.warnings:
+        say(f"warning: {warning}", file=sys.stderr)
+    return run
+
+
+def describe(run: runs.Run) -> str:
+    """The run's data, network and devices, in one line."""
+    names, world = run.recipe.class_names, run.world
+    parameters = sum(p.numel() for p in run.state.denoiser.net.parameters())
+    classes = f"{len(names)} classes" if names else "no classes"
+    where = f"{world.device}" if world.size == 1 else f"{world.size} processes ({run.recipe.parallelism.parallel})"
+    return f"{len(run.source):,} images, {classes}; {parameters / 1e6:.3g} M parameters on {where}; in {run.directory}"
 
 
 @contextmanager
-def track_microbatches(run: runs.Run, advance: Advance, begins: Callable[[float], object]) -> Iterator[Callable[[Step], None]]:
-    """Within the block the bar moves with every part of a batch and image of a preview; call what is given after a step.
+def one_line_failures() -> Iterator[None]:
+    """Within the block, turn failures of memory and compiler into a ValueError that says what helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "give a larger --grad-accumulation, --activation-checkpointing, or a smaller network"
+        raise ValueError(f"out of memory: {remedy} ({error})") from error
+    except RuntimeError as error:
+        if type(error).__name__ == "BackendCompilerFailed":
+            raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
+        raise
 
-    begins: called as a part begins, with the images done before it.
+
+@contextmanager
+def track_microbatches(
+    run: runs.Run, advance: Advance, on_forward: Callable[[float], object]
+) -> Iterator[Callable[[Step], None]]:
+    """Within the block, move the bar with every microbatch and every image of a preview; call the yielded function per step.
+
+    on_forward: called as a microbatch begins, with the images done before it.
     """
     images, seen, note = run.recipe.training.total_images, run.state.images_seen, ""
-    part, passed = run.recipe.training.batch / run.tuning.grad_accumulation, 0
+    size, count = run.recipe.training.batch / run.tuning.grad_accumulation, 0
 
-    def after(step: Step) -> None:
-        nonlocal seen, passed, note
-        seen, passed, note = step.images_seen, 0, f"loss {step.loss:.4f}"
+    def on_step(step: Step) -> None:
+        nonlocal seen, count, note
+        seen, count, note = step.images_seen, 0, f"loss {step.loss:.4f}"
         advance(min(seen, images), images, lambda: note)
 
     def forward(net: Any, *_: Any) -> None:
-        nonlocal passed
+        nonlocal count
         if net.training:
-            begins(seen + passed * part)
-            advance(min(seen + passed * part, images), images, lambda: note or "first step")
-            passed += 1
+            on_forward(seen + count * size)
+            advance(min(seen + count * size, images), images, lambda: note or "first step")
+            count += 1
 
     hook = run.state.denoiser.net.register_forward_pre_hook(forward)
     run.on_progress = lambda what, done, total: advance(min(seen, images), images, lambda: f"{what} {done} of {total}")
     try:
-        yield after
+        yield on_step
     finally:
         hook.remove()

@@ -128,7 +128,7 @@ class DatasetSource:
             raise ValueError(f"data[{index}] has class {item[1]}; there are {len(self.class_names)} class names")
         return item
 
-    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Condition]:
+    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Any]:
         images, conditions = default_collate([self[int(i)] for i in indices])
         return images, conditions
 

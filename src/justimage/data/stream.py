@@ -32,7 +32,7 @@ class Stream:
     seed: int
     flip: bool
 
-    def batch(self, start: int, size: int) -> tuple[Tensor, Condition]:
+    def batch(self, start: int, size: int) -> tuple[Tensor, Any]:
         """The images (size, channels, height, width) and conditions of the positions start, start + 1, ..."""
         count = len(self.source)
         epochs = range(start // count, (start + size - 1) // count + 1)

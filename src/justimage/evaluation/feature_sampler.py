@@ -1,6 +1,5 @@
-"""Drawing a model's images as features only, kept in units beside the run and used again by whoever needs them."""
+"""A model's samples as features, kept in chunks beside the run and reused by every score."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,58 +14,59 @@ from justimage.chunks import Chunk
 from justimage.evaluation.reference import Reference
 from justimage.features import Extractor
 from justimage.generate import ImageGenerator, SampleJob, labels_and_hashes, short_hash
-
-Progress = Callable[[str, int, int], object]
-"""Told what is being done, how many images of it are done, and of how many."""
+from justimage.progress import Job, Progress
 
 
 @dataclass
 class FeatureSampler:
-    """Draws images of a model as features only, beside a reference; keeps the features in a folder, and reuses them."""
+    """Samples images of a model as features only, to be compared with a reference; caches them in a folder."""
 
     generator: ImageGenerator
     extractor: Extractor
     reference: Reference
     root: Path
     resize: tuple[int, int] | None = None
-    """height and width to which drawn images are scaled before they are compared (App. B.4), bicubic and antialiased"""
-    progress: Progress = lambda what, done, total: None
-    stop: Callable[[], bool] = lambda: False
+    """height and width to which samples are scaled before they are compared (App. B.4), bicubic and antialiased"""
 
     def __post_init__(self) -> None:
-        names, asked = self.extractor.class_names, self.generator.recipe.class_names
-        if names and asked and names != asked:
-            odd = next((a for a in (*asked, *names) if a not in names or a not in asked), asked[0])
+        names, wanted = self.extractor.class_names, self.generator.recipe.class_names
+        if names and wanted and names != wanted:
+            odd = next((a for a in (*wanted, *names) if a not in names or a not in wanted), wanted[0])
             raise ValueError(f"the classifier's classes are not the model's: {odd!r} is missing in one, or in another place")
 
-    def cache_dir(self, job: SampleJob) -> Path:
-        """Where a job's features are."""
-        return self.root / "units" / short_hash(self.key(job))
-
     def key(self, job: SampleJob) -> dict[str, Any]:
-        return {"drawing": job.describe(), "features": self.extractor.fingerprint, "resize": self.resize}
+        """Everything that determines the features of a job."""
+        return {"job": job.describe(), "features": self.extractor.fingerprint, "resize": self.resize}
 
-    def draw(self, job: SampleJob, count: int, title: str = "drawing") -> Iterator[Chunk]:
-        """The units with features of a job's first `count` images and what is known of them, drawn where they are missing."""
+    def cache_dir(self, job: SampleJob) -> Path:
+        """The folder with a job's features."""
+        return self.root / "chunks" / short_hash(self.key(job))
+
+    def ensure(self, job: SampleJob, count: int, title: str = "sampling") -> Job[None]:
+        """Sample what is missing of a job's first `count` images."""
         folder, total = self.cache_dir(job), job.n_chunks(count)
 
         def make(number: int) -> Chunk:
             images = self.generator.sample_chunk(job, number)
             features, logits = self.extractor.extract(resize(images, self.resize))
-            answer = {} if logits is None else {"logits": logits.numpy()}
-            return labels_and_hashes(job, number, images) | {"features": features.numpy()} | answer
+            found = labels_and_hashes(job, number, images) | {"features": features.numpy()}
+            return found if logits is None else found | {"logits": logits.numpy()}
 
         chunks.begin(folder, self.key(job))
-        for i, done in enumerate(chunks.complete(folder, total, make, chunks.concurrency(self.generator.device), self.stop)):
+        for i, done in enumerate(chunks.complete(folder, total, make, chunks.concurrency(self.generator.device))):
             if i or done < total:
-                self.progress(title, min(done * job.batch, count), count)
-        return chunks.read_chunks(folder, total)
+                yield Progress(title, min(done * job.batch, count), count)
 
-    def features(self, job: SampleJob, count: int, title: str = "drawing") -> dict[str, Tensor]:
-        """Everything known of a job's first `count` images, as arrays (count, ...)."""
-        found = list(self.draw(job, count, title))
-        arrays = {name: np.concatenate([unit[name] for unit in found])[:count] for name in found[0] if name != "sha256"}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    def load(self, job: SampleJob, count: int) -> tuple[dict[str, Tensor], list[str]]:
+        """Features, labels and logits (count, ...) of a job's first images, which `ensure` has sampled, and their SHA-256."""
+        found = list(chunks.read_chunks(self.cache_dir(job), job.n_chunks(count)))
+        arrays = {name: np.concatenate([chunk[name] for chunk in found])[:count] for name in found[0]}
+        return {n: torch.from_numpy(a) for n, a in arrays.items() if n != "sha256"}, arrays["sha256"].tolist()
+
+    def features(self, job: SampleJob, count: int, title: str = "sampling") -> Job[dict[str, Tensor]]:
+        """Features, labels and logits (count, ...) of a job's first images, sampled where they are missing."""
+        yield from self.ensure(job, count, title)
+        return self.load(job, count)[0]
 
 
 def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:

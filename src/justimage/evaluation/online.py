@@ -1,4 +1,4 @@
-"""A few samples of every average scored while training goes on: numbers in the metrics, for early stopping (App. A)."""
+"""Scores of a few samples of every average during training: numbers in the metrics, for early stopping (App. A)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from justimage.evaluation.reference import compute_features, open_reference, sta
 from justimage.evaluation.scores import Gaussian, frechet
 from justimage.features import Extractor, open_features
 from justimage.generate import BATCH
+from justimage.progress import Job
 from justimage.recipe import Recipe
 from justimage.training import TrainState
 
 
 @dataclass(frozen=True)
 class OnlineFID:
-    """What scores a training: features, and what real images are in them."""
+    """Scores training by the Frechet distance in a feature space."""
 
     extractor: Extractor
     real: Gaussian
 
 
-def open_online_fid(
-    recipe: Recipe, source: Source, device: torch.device, progress: Callable[[int, int], object] = lambda done, total: None
-) -> OnlineFID:
-    """The judge that a recipe asks for; its real images are the training's own unless there is a reference.
+def open_online_fid(recipe: Recipe, source: Source, device: torch.device) -> Job[OnlineFID]:
+    """The online FID that a recipe asks for; the real images are the training's own unless there is a reference.
 
     ValueError or OSError, in one line, for features or a reference that cannot be used.
     """
-    wanted = recipe.evaluation
-    if not wanted.features:
+    section = recipe.evaluation
+    if not section.features:
         raise ValueError("--evaluation.every needs --evaluation.features: inception, or a file (justimage feature-space train)")
-    extractor = open_features(wanted.features, device)
-    if wanted.reference:
-        found = open_reference(wanted.reference, extractor, recipe.crop, progress)
-        return OnlineFID(extractor, found.statistics)
-    return OnlineFID(extractor, statistics_of(compute_features(source, extractor, recipe.shape, progress), len(source)))
+    extractor = open_features(section.features, device)
+    if section.reference:
+        reference = yield from open_reference(section.reference, extractor, recipe.crop)
+        return OnlineFID(extractor, reference.statistics)
+    folder = yield from compute_features(source, extractor)
+    return OnlineFID(extractor, statistics_of(folder, len(source)))
 
 
 def online_scores(

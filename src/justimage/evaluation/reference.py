@@ -1,9 +1,9 @@
-"""The real images that drawn ones are compared with: their features, computed once and kept, or statistics from a file."""
+"""Real images to compare samples with: their features, computed once and cached, or statistics from a file."""
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -16,26 +16,28 @@ from torch import Tensor
 
 from justimage import chunks, data, disk
 from justimage.chunks import Chunk
+from justimage.conditions import NULL_CLASS, class_numbers
 from justimage.data import Crop, Source
 from justimage.data.arrays import NpyHeader, open_array_file, unpack
 from justimage.evaluation.scores import NEIGHBOURS, Gaussian, gaussian, knn_radii, nearest
 from justimage.features import Extractor
 from justimage.generate import short_hash
+from justimage.progress import Job, Progress
 
 FINGERPRINT_IMAGES = 512
-"""Images of a set whose content tells it from one with files of the same names and sizes."""
+"""Images whose content distinguishes a set from one with files of the same names and sizes."""
 CHUNK, FILES_PER_READ = 64, 32
-"""Images whose features are kept in one file, and files that are read at a time."""
+"""Images whose features are in one file, and files read at a time."""
 DUPLICATE_TOLERANCE = 1e-4
-"""Of the usual distance between neighbours: what is nearer differs by rounding only, as twins among the real images do."""
+"""Relative distance below which two images count as duplicates."""
 MAX_REAL = 50_000
-"""Real images that neighbours are looked for among, for precision and recall; of a larger set, so many spread evenly."""
+"""Real images among which neighbours are searched, for precision and recall; a larger set is subsampled evenly."""
 COPY_SAMPLES, COPY_QUANTILE = 2000, 0.01
-"""Images whose nearest real ones are looked for, and the share of real ones whose nearest other is nearer than is common."""
+"""Samples examined for memorisation, and the quantile of real-to-real nearest-neighbour distances used as its threshold."""
 
 
 def cache_root() -> Path:
-    """Where features of real images are kept: $JUSTIMAGE_CACHE, or justimage/ where a user's caches are."""
+    """The cache of features of real images: $JUSTIMAGE_CACHE/features, by default in the user's cache folder."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "justimage"
     return Path(os.environ.get("JUSTIMAGE_CACHE") or usual) / "features"
 
@@ -45,17 +47,17 @@ class Reference:
     """Real images as features; without a source, only their statistics."""
 
     info: dict[str, Any]
-    """what a report says of them"""
+    """facts for the report"""
     statistics: Gaussian
     source: Source | None = None
     folder: Path = Path()
 
     def iter_features(self) -> Iterator[Tensor]:
-        """The features of all images, some at a time."""
+        """Iterate over the features of all images, some at a time."""
         return (part for _, part in self.iter_indexed(1))
 
     def iter_indexed(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The numbers of every step-th image, and their features, some at a time."""
+        """Iterate over every step-th image: indices and features, some at a time."""
         before = 0
         for features in iter_chunks(self.folder, len(self.source or ())):
             numbers = torch.arange(before, before + len(features))
@@ -65,7 +67,7 @@ class Reference:
 
     @cached_property
     def knn_radii(self) -> tuple[Tensor, Tensor]:
-        """The features of real images, at most MOST, and the squared distance of each to its third neighbour, kept, too."""
+        """Features of at most MAX_REAL real images, and the squared distance of each to its third neighbour, cached."""
         _, real = self.subsample()
         place = self.folder / f"radii-{NEIGHBOURS}-of-{len(real)}"
 
@@ -78,80 +80,69 @@ class Reference:
 
     @cached_property
     def copy_threshold(self) -> float:
-        """The distance within which only 1 % of real images have another."""
+        """The nearest-neighbour distance below which 1 % of real images have another real one."""
         numbers, some = self.subsample(COPY_SAMPLES)
         apart = nearest(some, self.iter_features(), numbers)[0]
         return max(float(apart.quantile(COPY_QUANTILE)), DUPLICATE_TOLERANCE * float(apart.median()))
 
     def subsample(self, most: int = MAX_REAL) -> tuple[Tensor, Tensor]:
-        """The numbers and features of at most so many images, spread evenly over the set."""
+        """Indices and features of at most `most` images, spread evenly over the set."""
         step = -(-len(self.source or ()) // most)
         numbers, features = zip(*self.iter_indexed(step), strict=True)
         return torch.cat(numbers), torch.cat(features)
 
 
-def open_reference(
-    word: str,
-    extractor: Extractor,
-    crop: Crop,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Reference:
-    """Real images from a folder, an archive, a store or "digits", cropped as the model's own; or an .npz with `mu` and
+def open_reference(word: str, extractor: Extractor, crop: Crop) -> Job[Reference]:
+    """Real images from a folder, an archive, a store or "digits", cropped like the model's; or an .npz with `mu` and
     `sigma`, or with images. Raises ValueError or OSError, in one line, for what is missing, damaged or of another size."""
-    path, found, shape = Path(word).expanduser(), None, crop.shape
+    path, statistics, info = Path(word).expanduser(), None, {"path": word}
     if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
         names = arrays_in(path)
-        found = read_statistics(path) if {"mu", "sigma"} <= names.keys() else None
-        if found and extractor.dimension not in (None, len(found.mean)):
-            raise ValueError(
-                f"{path} has statistics of {len(found.mean)} numbers an image; these features have {extractor.dimension}"
-            )
-        if found and not any(len(header.shape) == 4 for header in names.values()):
-            facts = {"path": word, "sha256": disk.sha256(path), "images": None, "statistics": "mu and sigma of the file"}
-            return Reference(facts, found)
+        if {"mu", "sigma"} <= names.keys():
+            statistics = read_statistics(path)
+            info |= {"sha256": disk.sha256(path), "statistics": "mu and sigma of the file"}
+            if extractor.dimension not in (None, len(statistics.mean)):
+                found = f"{path} has statistics of {len(statistics.mean)} numbers an image"
+                raise ValueError(f"{found}; these features have {extractor.dimension}")
+            if not any(len(header.shape) == 4 for header in names.values()):
+                return Reference(info | {"images": None}, statistics)
         source: Source = open_array_file(path)
-        if (there := source.shape) != shape:
-            sizes = (" x ".join(map(str, s)) for s in (there, shape))
-            raise ValueError("{} holds images of {}, the model draws {} (channels x height x width)".format(path, *sizes))
+        if source.shape != crop.shape:
+            sizes = (" x ".join(map(str, shape)) for shape in (source.shape, crop.shape))
+            raise ValueError("{} holds images of {}, the model samples {} (channels x height x width)".format(path, *sizes))
     else:
         source = data.open_source(word, crop)
-    folder = compute_features(source, extractor, shape, progress, stop)
-    facts = {"path": word, "fingerprint": source.fingerprint, "images": len(source), "size": list(shape)}
-    if found:
-        return Reference(facts | {"sha256": disk.sha256(path), "statistics": "mu and sigma of the file"}, found, source, folder)
-    return Reference(facts | {"statistics": "of all images"}, statistics_of(folder, len(source)), source, folder)
+    folder = yield from compute_features(source, extractor)
+    info |= {"fingerprint": source.fingerprint, "images": len(source), "size": list(crop.shape)}
+    if statistics:
+        return Reference(info, statistics, source, folder)
+    return Reference(info | {"statistics": "of all images"}, statistics_of(folder, len(source)), source, folder)
 
 
-def compute_features(
-    source: Source,
-    extractor: Extractor,
-    shape: tuple[int, int, int],
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Path:
-    """The folder with the features of a set's images, in which what is missing is computed."""
+def compute_features(source: Source, extractor: Extractor) -> Job[Path]:
+    """Compute what is missing of the features of a set's images; returns their folder."""
     count, total = len(source), -(-len(source) // CHUNK)
-    job = {"images": source.fingerprint, "sample": sample_hash(source), "count": count, "shape": list(shape), "unit": CHUNK}
-    job |= {"features": extractor.fingerprint, "device": extractor.device}
+    job = {"images": source.fingerprint, "sample": sample_hash(source), "count": count, "shape": list(source.shape)}
+    job |= {"chunk": CHUNK, "features": extractor.fingerprint, "device": extractor.device}
     folder = cache_root() / short_hash(job)
     threaded = not isinstance(source, data.Files) or source.contents.threads
 
     def make(number: int) -> Chunk:
-        images, labels = source.batch(np.arange(number * CHUNK, min((number + 1) * CHUNK, count)))
+        images, condition = source.batch(np.arange(number * CHUNK, min((number + 1) * CHUNK, count)))
+        labels = class_numbers(condition)
         features, _ = extractor.extract(images)
-        return {"features": features.numpy(), "labels": labels.numpy()}
+        return {"features": features.numpy(), "labels": np.full(len(images), NULL_CLASS) if labels is None else labels.numpy()}
 
     chunks.begin(folder, job)
-    for done in chunks.complete(folder, total, make, chunks.concurrency(extractor.device) if threaded else 1, stop):
-        progress(min(done * CHUNK, count), count)
+    for done in chunks.complete(folder, total, make, chunks.concurrency(extractor.device) if threaded else 1):
+        yield Progress("real images", min(done * CHUNK, count), count)
     return folder
 
 
 def sample_hash(source: Source) -> str:
-    """A hash of some images of a set; its fingerprint may know files by their names and sizes only."""
+    """A hash of the content of some images: a fingerprint may know files by their names and sizes only."""
     chosen, digest = np.unique(np.linspace(0, len(source) - 1, FINGERPRINT_IMAGES).astype(np.int64)), hashlib.sha256()
     for start in range(0, len(chosen), CHUNK):
         digest.update(source.batch(chosen[start : start + CHUNK])[0].numpy().tobytes())
@@ -159,7 +150,7 @@ def sample_hash(source: Source) -> str:
 
 
 def statistics_of(folder: Path, count: int) -> Gaussian:
-    """Mean and covariance of a set's kept features, kept beside them."""
+    """Mean and covariance of a set's cached features, cached beside them."""
     path = folder / "statistics.npz"
     if not path.exists():
         save_statistics(path, gaussian(iter_chunks(folder, count)))
@@ -167,7 +158,7 @@ def statistics_of(folder: Path, count: int) -> Gaussian:
 
 
 def iter_chunks(folder: Path, count: int) -> Iterator[Tensor]:
-    """The kept features of a set's images (n, d), some thousand at a time."""
+    """Iterate over the cached features of a set (n, d), some thousand at a time."""
     rest = chunks.read_chunks(folder, -(-count // CHUNK))
     while group := list(islice(rest, FILES_PER_READ)):
         yield torch.from_numpy(np.concatenate([unit["features"] for unit in group]))
@@ -180,7 +171,7 @@ def read_labels(reference: Reference) -> np.ndarray:
 
 
 def arrays_in(path: Path) -> dict[str, NpyHeader]:
-    """What an .npz file holds, from the heads of its arrays; ValueError for what is none."""
+    """The headers of an .npz file's arrays by name; ValueError for another file."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = {}

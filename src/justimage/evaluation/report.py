@@ -1,4 +1,4 @@
-"""Evaluate a model: score its generated images against real ones, and report everything that the scores depend on."""
+"""A report: scores of a model's samples against real images, with everything that determined the numbers."""
 
 import json
 import math
@@ -22,6 +22,7 @@ from justimage.evaluation.feature_sampler import FeatureSampler, resize
 from justimage.evaluation.reference import COPY_SAMPLES, MAX_REAL, Reference, read_labels
 from justimage.evaluation.scores import Score
 from justimage.generate import ImageGenerator, SampleJob
+from justimage.progress import Job
 
 TITLES = {
     "fid": "FID",
@@ -29,39 +30,39 @@ TITLES = {
     "kid": "KID",
     "precision": "precision",
     "recall": "recall",
-    "agreement": "class agreement",
-    "copies": "copies",
+    "class_accuracy": "class accuracy",
+    "memorization": "memorization",
 }
 
 
-def score(drawn: dict[str, Tensor], reference: Reference, own_classes: bool) -> dict[str, Score]:
-    """Every score that the features allow; `own_classes` says whether logits are of the classes that were asked for."""
-    features = drawn["features"]
+def score_all(samples: dict[str, Tensor], reference: Reference, own_classes: bool) -> dict[str, Score]:
+    """Every score that the features allow; `own_classes`: logits are of the classes that were asked for."""
+    features = samples["features"]
     if not bool(features.isfinite().all()):
-        raise ValueError("the features of drawn images are not all finite; are the images?")
+        raise ValueError("the features of the samples are not all finite; are the images?")
     found = {"fid": scores.fid(features.split(scores.CHUNK), reference.statistics)[0]}
-    if "logits" in drawn:
-        found["inception_score"] = scores.inception_score(drawn["logits"])
-        if own_classes and int(drawn["labels"].min()) >= 0:
-            found["agreement"] = scores.class_accuracy(drawn["logits"], drawn["labels"])
+    if "logits" in samples:
+        found["inception_score"] = scores.inception_score(samples["logits"])
+        if own_classes and int(samples["labels"].min()) >= 0:
+            found["class_accuracy"] = scores.class_accuracy(samples["logits"], samples["labels"])
     if reference.source is not None:
-        real, around = reference.knn_radii
+        real, radii = reference.knn_radii
         found["kid"] = scores.kid(features, real)
-        found["precision"], found["recall"] = scores.precision_recall(features, real, real_radii=around)
-        found["copies"] = memorization(features, reference)
+        found["precision"], found["recall"] = scores.precision_recall(features, real, real_radii=radii)
+        found["memorization"] = memorization(features, reference)
     return {name: found[name] for name in TITLES if name in found}
 
 
 def memorization(features: Tensor, reference: Reference) -> Score:
-    """The share of drawn images that lie nearer to a real one than only 1 % of real ones lie to another: about 0.01 of new
+    """The share of samples nearer to a real image than the 1 % quantile of distances between real ones: about 0.01 of new
     images, more of memorised ones."""
-    apart, _ = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
-    near = (apart <= reference.copy_threshold).double()
+    distance, _ = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
+    near = (distance <= reference.copy_threshold).double()
     return Score(float(near.mean()), scores.standard_error(near))
 
 
 def check_computable(job: SampleJob, reference: Reference, classes: Sequence[str]) -> None:
-    """ValueError where a class that is drawn has no real image. A reference may have numbers for names, or no classes."""
+    """ValueError where a sampled class has no real image. A reference may have numbers for names, or no classes."""
     if reference.source is None or not reference.source.class_names or not classes:
         return
     names = list(reference.source.class_names)
@@ -85,71 +86,85 @@ def warnings(job: SampleJob, count: int, reference: Reference, dimension: int) -
     if real is not None and real <= dimension and reference.info["statistics"] == "of all images":
         messages.append(f"{real:,} real images in {dimension:,} dimensions: their covariance is rank-deficient")
     if reference.source is None:
-        messages.append("the reference has statistics only: no KID, precision, recall or copies")
+        messages.append("the reference has statistics only: no KID, precision, recall or memorization")
     return messages
 
 
-def draw_all(examiner: FeatureSampler, job: SampleJob, count: int) -> dict[str, SampleJob]:
-    """Draw what is to be scored: the job's images, and the unguided ones."""
+def guided_and_unguided(job: SampleJob) -> dict[str, SampleJob]:
+    """The jobs that a report scores: the job, and the same without guidance."""
     unguided = replace(job, sampling=replace(job.sampling, guidance=1.0))
-    jobs = {"unguided": unguided} if job.sampling.guidance == 1 else {"guided": job, "unguided": unguided}
-    for name, each in jobs.items():
-        examiner.draw(each, count, f"drawing, {name}")
-    return jobs
+    return {"unguided": unguided} if job.sampling.guidance == 1 else {"guided": job, "unguided": unguided}
 
 
-def evaluate(examiner: FeatureSampler, job: SampleJob, count: int, out: Path, command: str = "") -> dict[str, Any]:
-    """Score a job's first `count` images, and the unguided ones, and write report.json, report.md and pictures into `out`."""
+def ensure_samples(sampler: FeatureSampler, job: SampleJob, count: int) -> Job[None]:
+    """Sample what a report scores; every process does its share."""
+    for name, each in guided_and_unguided(job).items():
+        yield from sampler.ensure(each, count, f"sampling, {name}")
+
+
+def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, command: str = "") -> Job[dict[str, Any]]:
+    """Score a job's first `count` images, and the unguided ones; write report.json, report.md and pictures into `out`."""
     if count < 2:
         raise ValueError(f"count is {count}; it must be 2 or more")
-    artist, extractor, reference = examiner.generator, examiner.extractor, examiner.reference
-    check_computable(job, reference, artist.recipe.class_names)
-    began, seconds = time.perf_counter(), {}
-    jobs = draw_all(examiner, job, count)
-    drawn = {name: examiner.features(each, count) for name, each in jobs.items()}
-    seconds["drawing"], began = time.perf_counter() - began, time.perf_counter()
-    cautions = warnings(job, count, reference, drawn["unguided"]["features"].shape[1])
-    with chunks.single_threaded():
-        results = {name: score(found, reference, bool(extractor.class_names)) for name, found in drawn.items()}
-    main = next(iter(jobs))
-    sheets = {"grid.png": sample_grid(artist, job)}
+    generator, extractor, reference = sampler.generator, sampler.extractor, sampler.reference
+    check_computable(job, reference, generator.recipe.class_names)
+    began = time.perf_counter()
+    yield from ensure_samples(sampler, job, count)
+    sampled = time.perf_counter()
+
+    results, digests, main_features = {}, {}, None
+    for name, each in guided_and_unguided(job).items():
+        samples, hashes = sampler.load(each, count)
+        digests[name] = disk.self_checksum({"images": hashes})
+        with chunks.single_threaded():
+            results[name] = score_all(samples, reference, bool(extractor.class_names))
+        main_features = samples["features"] if main_features is None else main_features
+    assert main_features is not None
+    pictures = {"grid.png": sample_grid(generator, job)}
     if reference.source is not None:
-        sheets["neighbours.png"] = neighbour_grid(examiner, job, drawn[main]["features"])
-    seconds["scoring"] = time.perf_counter() - began
+        pictures["neighbours.png"] = neighbour_grid(sampler, job, main_features)
+
     report = {
-        "scores": {
-            name: {
-                score: {k: v if math.isfinite(v) else None for k, v in s._asdict().items() if v is not None}
-                for score, s in each.items()
-            }
-            for name, each in results.items()
-        },
+        "scores": {name: {n: to_json(s) for n, s in each.items()} for name, each in results.items()},
+        **protocol(sampler, job, count),
+        "images_sha256": digests,
+        "warnings": warnings(job, count, reference, main_features.shape[1]),
+        "versions": versions(),
+        "seconds": {"sampling": round(sampled - began, 1), "scoring": round(time.perf_counter() - sampled, 1)},
+        "command": command,
+    }
+    for name, picture in pictures.items():
+        disk.write(out / name, figures.encode_png(picture))
+    disk.write(out / "report.md", to_markdown(report).encode())
+    disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
+    return report
+
+
+def to_json(score: Score) -> dict[str, float | None]:
+    """A score as JSON, which has no number for what is not finite."""
+    return {k: v if math.isfinite(v) else None for k, v in score._asdict().items() if v is not None}
+
+
+def protocol(sampler: FeatureSampler, job: SampleJob, count: int) -> dict[str, Any]:
+    """Everything that determined the scores, by section of the report."""
+    generator, extractor, info = sampler.generator, sampler.extractor, sampler.reference.info
+    return {
         "protocol": {
             "labels": job.labels,
             "images": count,
             "as": "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)",
-            "reference": reference.info["statistics"],
+            "reference": info["statistics"],
             "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MAX_REAL:,} real images",
-            "resize": "to {} x {}, bicubic, antialiased".format(*examiner.resize) if examiner.resize else "none",
+            "resize": "to {} x {}, bicubic, antialiased".format(*sampler.resize) if sampler.resize else "none",
         },
         "sampling": job.describe(),
         "model": {
-            "path": str(artist.checkpoint),
-            "parameters": sum(p.numel() for p in artist.denoiser(job.ema).net.parameters()),
+            "path": str(generator.checkpoint),
+            "parameters": sum(p.numel() for p in generator.denoiser(job.ema).net.parameters()),
         },
-        "reference": reference.info,
-        "features": {"name": extractor.name, "identity": extractor.fingerprint},
-        "images_sha256": {name: images_digest(examiner, each, count) for name, each in jobs.items()},
-        "warnings": cautions,
-        "versions": versions(),
-        "seconds": {name: round(s, 1) for name, s in seconds.items()},
-        "command": command,
+        "reference": info,
+        "features": {"name": extractor.name, "fingerprint": extractor.fingerprint},
     }
-    for name, sheet in sheets.items():
-        disk.write(out / name, figures.encode_png(sheet))
-    disk.write(out / "report.md", to_markdown(report).encode())
-    disk.write(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
-    return report
 
 
 def versions() -> dict[str, str]:
@@ -161,12 +176,6 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
-
-
-def images_digest(examiner: FeatureSampler, job: SampleJob, count: int) -> str:
-    """One hash of the hashes of all images."""
-    found = np.concatenate([u["sha256"] for u in chunks.read_chunks(examiner.cache_dir(job), job.n_chunks(count))])[:count]
-    return disk.self_checksum({"images": found.tolist()})
 
 
 def sample_grid(generator: ImageGenerator, job: SampleJob) -> Image.Image:

@@ -6,8 +6,9 @@ grid with all of them; then the other averages there, and down the grid from the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -17,17 +18,22 @@ from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.scores import Score
 from justimage.generate import SampleJob
+from justimage.progress import Job
 
 LOW, HIGH, STEP = 1.0, 4.0, 0.1
 """The paper's candidates for the guidance."""
 COARSE_STEP, COARSE_FRACTION = 5, 4
-"""Steps of the grid between the first guidances looked at, and the part of the images (1 / SMALL) they are looked at with."""
+"""Grid steps between the guidances tried first, and the divisor of the number of images they are tried with."""
 PRUNE_FACTOR = 3.0
-"""Deviations of the difference from which on an average is left."""
+"""Standard deviations by which an average must be worse to be dropped from the search."""
+
+
+Curve = tuple[float, tuple[float, float]]
+"""An average and an interval, along which guidance varies."""
 
 
 class Setting(NamedTuple):
-    """What is searched over. `at`: the guidance as a number of steps of the grid."""
+    """A point of the search: average, interval, and guidance as an index of the grid."""
 
     ema: float
     interval: tuple[float, float]
@@ -36,7 +42,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What a setting gave with the first `count` images."""
+    """The score of a setting with the first `count` images."""
 
     setting: Setting
     guidance: float
@@ -66,7 +72,7 @@ def fid_difference(a: Trial, b: Trial) -> Score:
 
 @dataclass
 class Search:
-    """A search over guidance, averages and intervals; what was found so far is in `found` (by setting and count)."""
+    """A search over guidance, averages and intervals; `trials` holds the scores so far, by setting and count."""
 
     sampler: FeatureSampler
     job: SampleJob
@@ -77,7 +83,7 @@ class Search:
     high: float = HIGH
     step: float = STEP
     on_trial: Callable[["Search"], object] = lambda search: None
-    """called when there is something new to show"""
+    """called after each new trial"""
     trials: dict[tuple[Setting, int], Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,76 +97,76 @@ class Search:
 
     @property
     def coarse_count(self) -> int:
-        """Images of a first look, in whole units."""
-        unit = self.job.batch
-        return min(self.count, max(-(-self.count // COARSE_FRACTION // unit) * unit, unit))
+        """Images of a coarse trial, in whole chunks."""
+        batch = self.job.batch
+        return min(self.count, max(-(-self.count // COARSE_FRACTION // batch) * batch, batch))
 
     def guidance(self, at: int) -> float:
         return round(self.low + at * self.step, 9)
 
-    def evaluate(self, setting: Setting, count: int) -> Trial:
-        """The score of a setting, drawn where it is not known."""
-        key = setting, count
+    def evaluate(self, setting: Setting, count: int | None = None) -> Job[Trial]:
+        """The score of a setting with `count` images (all), sampled where it is not known."""
+        key = setting, count or self.count
         if key not in self.trials:
             guidance = self.guidance(setting.guidance_index)
-            chosen = replace(self.job.sampling, guidance=guidance, interval=setting.interval)
-            job = replace(self.job, weights=self.sampler.generator.weights(setting.ema), ema=setting.ema, sampling=chosen)
-            title = f"ema {setting.ema:g}, guidance {guidance:g}"
-            drawn = self.sampler.features(job, count, title)
+            sampling = replace(self.job.sampling, guidance=guidance, interval=setting.interval)
+            job = replace(self.job, weights=self.sampler.generator.weights(setting.ema), ema=setting.ema, sampling=sampling)
+            samples = yield from self.sampler.features(job, key[1], f"ema {setting.ema:g}, guidance {guidance:g}")
             with single_threaded():
-                fid, moved = scores.fid(drawn["features"].split(scores.CHUNK), self.sampler.reference.statistics)
-                answer = scores.inception_score(drawn["logits"]) if "logits" in drawn else None
-            self.trials[key] = Trial(setting, guidance, count, fid, answer, moved)
+                fid, influence = scores.fid(samples["features"].split(scores.CHUNK), self.sampler.reference.statistics)
+                inception_score = scores.inception_score(samples["logits"]) if "logits" in samples else None
+            self.trials[key] = Trial(setting, guidance, key[1], fid, inception_score, influence)
             self.on_trial(self)
         return self.trials[key]
 
-    def evaluate_full(self, setting: Setting) -> Trial:
-        return self.evaluate(setting, self.count)
+    def best_of(self, settings: Iterable[Setting], count: int | None = None) -> Job[Trial]:
+        """The best of some settings."""
+        trials = []
+        for setting in settings:
+            trials.append((yield from self.evaluate(setting, count)))
+        return min(trials, key=fid_value)
 
-    def hill_climb(self, start: Trial, strides: Sequence[int]) -> Trial:
-        """The best setting on the way down the grid of guidances, in strides that become shorter."""
+    def hill_climb(self, start: Trial, strides: Sequence[int]) -> Job[Trial]:
+        """The best setting downhill from `start` on the grid of guidances, in strides that become shorter."""
         best = start
         for stride in strides:
             while True:
-                beside = [
-                    at
-                    for at in (best.setting.guidance_index - stride, best.setting.guidance_index + stride)
-                    if 0 <= at <= self.last_index
-                ]
-                next_best = min(
-                    [best, *(self.evaluate_full(best.setting._replace(guidance_index=at)) for at in beside)], key=fid_value
-                )
+                at = best.setting.guidance_index
+                beside = [at for at in (at - stride, at + stride) if 0 <= at <= self.last_index]
+                settings = [best.setting, *(best.setting._replace(guidance_index=at) for at in beside)]
+                next_best = yield from self.best_of(settings)
                 if next_best is best:
                     break
                 best = next_best
         return best
 
-    def coarse_to_fine(self) -> Trial:
+    def coarse_to_fine(self) -> Job[Trial]:
         """The best setting, by a fraction of the grid."""
         coarse = sorted({*range(0, self.last_index + 1, COARSE_STEP), self.last_index})
-        curves = [(e, i) for e in self.emas for i in self.intervals]
-        first = {c: min((self.evaluate(Setting(*c, at), self.coarse_count) for at in coarse), key=fid_value) for c in curves}
+        first: dict[Curve, Trial] = {}
+        for curve in product(self.emas, self.intervals):
+            first[curve] = yield from self.best_of([Setting(*curve, at) for at in coarse], self.coarse_count)
         best: Trial | None = None
-        for curve in sorted(curves, key=lambda c: fid_value(first[c])):
+        for curve in sorted(first, key=lambda c: fid_value(first[c])):
             start = first[curve].setting if best is None else Setting(*curve, best.setting.guidance_index)
-            here = self.evaluate_full(start)
+            here = yield from self.evaluate(start)
             if best is None:
-                best = self.hill_climb(here, (2, 1))
+                best = yield from self.hill_climb(here, (2, 1))
                 continue
             worse = fid_difference(here, best)
             if worse.value <= PRUNE_FACTOR * worse.std:
-                best = min(best, self.hill_climb(here, (1,)), key=fid_value)
+                climbed = yield from self.hill_climb(here, (1,))
+                best = min(best, climbed, key=fid_value)
         assert best is not None
         return best
 
-    def full_grid(self) -> Trial:
+    def full_grid(self) -> Job[Trial]:
         """The best setting of the whole grid (the paper's way)."""
-        grid = [Setting(e, i, at) for e in self.emas for i in self.intervals for at in range(self.last_index + 1)]
-        return min((self.evaluate_full(setting) for setting in grid), key=fid_value)
+        return (yield from self.best_of(Setting(*s) for s in product(self.emas, self.intervals, range(self.last_index + 1))))
 
     @property
     def images_sampled(self) -> int:
-        """Images that all settings looked at took, each counted once; unguided, the interval makes no difference."""
+        """Images sampled for all trials, each counted once; unguided, the interval makes no difference."""
         most: dict[Any, int] = {}
         for (setting, count), found in self.trials.items():
             key = setting if found.guidance != 1 else (setting.ema, setting.guidance_index)
@@ -169,12 +175,12 @@ class Search:
 
     @property
     def grid_images(self) -> int:
-        """Images that the whole grid takes."""
+        """Images of the whole grid."""
         settings = len(self.emas) * (len(self.intervals) * (self.last_index + 1))
         return settings * self.job.n_chunks(self.count) * self.job.batch
 
     def curve(self, ema: float, interval: tuple[float, float], count: int) -> list[Trial]:
-        """What was found of one average and interval with so many images, by guidance."""
+        """Trials of one average and interval with `count` images, by guidance."""
         here = [f for (s, n), f in self.trials.items() if (s.ema, s.interval) == (ema, interval) and n == count]
         return sorted(here, key=lambda f: f.guidance)
 

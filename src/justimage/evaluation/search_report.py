@@ -72,11 +72,13 @@ def write_report(search: Search, best: Trial, out: Path, seconds: float, command
     ]
     lines += ["", "| ema | interval | guidance | images | FID | above the best | IS |", "|---" * 7 + "|"]
     for row in rows:
-        above = row["above_best"]
-        lines.append(
-            f"| {row['ema']:g} | {format_interval(row['interval'])} | {row['guidance']:g} | {row['images']:,} | {format_score(row['fid'])} "
-            f"| {format_score(above) if above else ''} | {format_score(row['inception_score']) if row['inception_score'] else ''} |"
-        )
+        above, inception_score = row["above_best"], row["inception_score"]
+        cells = [
+            f"{row['ema']:g}", format_interval(row["interval"]), f"{row['guidance']:g}", f"{row['images']:,}",
+            format_score(row["fid"]), format_score(above) if above else "",
+            format_score(inception_score) if inception_score else "",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     picture = plot_curves(search, best)
     if picture:
         disk.write(out / "search.png", picture)
@@ -86,7 +88,7 @@ def write_report(search: Search, best: Trial, out: Path, seconds: float, command
 
 
 def format_score(score: dict[str, float]) -> str:
-    return f"{score['value']:.4f} ± {score['deviation']:.4f}"
+    return f"{score['value']:.4f} ± {score['std']:.4f}"
 
 
 def plot_curves(search: Search, best: Trial) -> bytes | None:
@@ -103,7 +105,7 @@ def plot_curves(search: Search, best: Trial) -> bytes | None:
                     style: dict[str, Any] = dict(color=f"C{number}", linestyle=dashes, marker="o", markersize=3)
                     style |= {} if whole else {"alpha": 0.35, "markerfacecolor": "none"}
                     label = f"ema {ema:g}" + (f", {format_interval(interval)}" if len(search.intervals) > 1 else "")
-                    y, spread = (torch.tensor([getattr(f.fid, side) for f in curve]) for side in ("value", "deviation"))
+                    y, spread = (torch.tensor([getattr(f.fid, side) for f in curve]) for side in ("value", "std"))
                     panels[0].plot(x, y, label=label if whole else None, **style)
                     if whole:
                         panels[0].fill_between(x, y - spread, y + spread, color=f"C{number}", alpha=0.12, linewidth=0)

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, one file each; what they share is in laboratory/."""
+"""The paper's tables and figures, one file each; what they share is in reproduction/."""
 
 import difflib
 import sys
@@ -9,18 +9,17 @@ from justimage.reproduction import Experiment
 
 NAMES = (
     "fig2", "table2", "table3", "fig4", "table4", "table5", "table6", "fig6", "fig7", "tables7-9", "table10", "table11",
-    "table12", "table13", "fig8", "clip", "length",
+    "table12", "table13", "fig8", "sampling-clip", "ema-length",
 )  # fmt: skip
 """In the paper's order, then ours."""
-ALSO = {f"table{n}": "tables7-9" for n in (7, 8, 9)} | {f"fig{n}": "fig8" for n in (9, 10, 11)}
-"""What else they are called."""
+ALIASES = {f"table{n}": "tables7-9" for n in (7, 8, 9)} | {f"fig{n}": "fig8" for n in (9, 10, 11)}
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of that name, or the one in somebody's own .py file; ValueError with the nearest where there is none."""
+    """The experiment of that name, or the one in a .py file; ValueError with the nearest name where there is none."""
     if name.endswith(".py"):
-        return own(Path(name).expanduser())
-    name = ALSO.get(name, name)
+        return load_file(Path(name).expanduser())
+    name = ALIASES.get(name, name)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"perhaps {near[0]}" if near else f"there are {', '.join(NAMES)}, or a file: mine.py"
@@ -28,13 +27,13 @@ def experiment(name: str) -> Experiment:
     return import_module(f"justimage.experiments.{name.replace('-', '_')}").EXPERIMENT
 
 
-def own(path: Path) -> Experiment:
+def load_file(path: Path) -> Experiment:
     """The EXPERIMENT that a file defines, as those here do."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; an experiment of your own is a .py file (docs/reproduce.md)")
+        raise FileNotFoundError(f"{path} does not exist; give the .py file of an experiment (docs/reproduce.md)")
     if path.stem in NAMES or path.stem in sys.modules or not path.stem.isidentifier():
-        raise ValueError(f"{path} has a name that is taken, or is none in Python; give it another: my_{path.stem}.py")
-    sys.path.insert(0, str(path.resolve().parent))  # where the processes that do its works find it, too
+        raise ValueError(f"{path} cannot be imported: its name is taken, or is no identifier; rename it: my_{path.stem}.py")
+    sys.path.insert(0, str(path.resolve().parent))  # where the processes that run its jobs find it, too
     found = getattr(import_module(path.stem), "EXPERIMENT", None)
     if not isinstance(found, Experiment):
         raise ValueError(f"{path} defines no EXPERIMENT; it must be a justimage.reproduction.Experiment")

@@ -8,66 +8,56 @@ from justimage.reproduction.plots import lines
 from justimage.reproduction.scales import Scale
 from justimage.reproduction.training_job import TrainAndScore
 
-INTERVALS = {"without interval": (0.0, 1.0), "interval 0.1 to 1": (0.1, 1.0)}
-SHOWN = {"best FID": "fid", "IS there": "inception_score", "guidance there": "guidance"}
-PAPER = {("interval 0.1 to 1", "best FID"): 2.36, ("interval 0.1 to 1", "IS there"): 298.5}  # L/16, 600 epochs (Table 13)
+WHOLE, PART = (0.0, 1.0), (0.1, 1.0)
+INTERVALS = {WHOLE: "without interval", PART: "interval 0.1 to 1"}
+METRICS = {"fid": "best FID", "inception_score": "IS there", "guidance": "guidance there"}
+PAPER = {(PART, "fid"): 2.36, (PART, "inception_score"): 298.5}  # L/16, 600 epochs (Table 13)
 
 
 def cells(s: Scale) -> list[Cell]:
-    return [
-        Cell(
-            row,
-            column,
-            (TrainAndScore(with_values(s.recipe("L/16", 600), interval=interval), full_grid=True),),
-            PAPER.get((row, column)),
-            shows,
-        )
-        for row, interval in INTERVALS.items()
-        for column, shows in SHOWN.items()
-    ]
+    jobs = {i: [TrainAndScore(with_values(s.recipe("L/16", 600), interval=i), full_grid=True)] for i in INTERVALS}
+    return [Cell(dict(interval=i), jobs[i], PAPER.get((i, metric)), metric) for i in INTERVALS for metric in METRICS]
 
 
-def curves(table: Table) -> dict[str, list[dict[str, float]]]:
-    """The points of each row, by guidance, of the average that is best there."""
-    best = {row: table.found(cell)[0] for row in table.rows if (cell := table.cell(row, "best FID"))}
-    return {row: [p for p in found["curve"] if p["ema"] == found["ema"]] for row, found in best.items()}
+def curve(table: Table, interval: tuple[float, float]) -> list[dict[str, float]]:
+    """The points of an interval's curve, by guidance, of the average that is best there."""
+    (result,) = table.results_of(table.cell(interval=interval, metric="fid"))
+    return [point for point in result["curve"] if point["ema"] == result["ema"]]
 
 
 def claims(table: Table) -> list[Claim]:
-    whole, part = curves(table).values()
-    answers = [p["inception_score"] or 0.0 for p in whole]
-    rises = [curve[-1]["fid"] - min(p["fid"] for p in curve) for curve in (whole, part)]
-    cells = ("interval 0.1 to 1", "best FID"), ("without interval", "best FID")
+    inception_scores = [point["inception_score"] or 0.0 for point in curve(table, WHOLE)]
+    fids = [[point["fid"] for point in curve(table, interval)] for interval in (WHOLE, PART)]
+    rise, rise_part = (fid[-1] - min(fid) for fid in fids)
+    best, best_part = (table.cell(interval=interval, metric="fid") for interval in (WHOLE, PART))
+    few_steps = "with few steps the interval leaves out two of them"
     return [
-        better("the best FID is better with the interval", table, *cells, "with few steps the interval leaves out two of them"),
+        better("the best FID is better with the interval", table, best_part, best, few_steps),
         Claim(
-            "to the strongest guidance FID rises less with the interval", rises[1] < rises[0],
-            f"by {rises[1]:.3g}, without interval by {rises[0]:.3g}",
+            "to the strongest guidance FID rises less with the interval", rise_part < rise,
+            f"by {rise_part:.3g}, without interval by {rise:.3g}",
         ),
         Claim(
-            "without the interval IS rises with every step of guidance", all(b > a for a, b in pairwise(answers)),
-            ", ".join(f"{a:.4g}" for a in answers), "IS is at most the number of classes, and so is nearly full with ten",
+            "without the interval IS rises with every step of guidance", all(b > a for a, b in pairwise(inception_scores)),
+            ", ".join(f"{a:.4g}" for a in inception_scores),
+            "IS is at most the number of classes, and so is nearly full with ten",
         ),
     ]  # fmt: skip
 
 
-def picture(table: Table) -> bytes | None:
-    both = curves(table)
-    guidance = {row: [p["guidance"] for p in curve] for row, curve in both.items()}
-    return lines(
-        [
-            ("guidance", label, [(row, guidance[row], [p[what] for p in curve]) for row, curve in both.items()])
-            for what, label in {"fid": "FID", "inception_score": "IS"}.items()
-        ]
-    )
+def figure(table: Table) -> bytes | None:
+    def panel(key: str) -> list[tuple[str, list[float], list[float]]]:
+        curves = {words: curve(table, interval) for interval, words in INTERVALS.items()}
+        return [(words, [p["guidance"] for p in points], [p[key] for p in points]) for words, points in curves.items()]
+
+    return lines([("guidance", "FID", panel("fid")), ("guidance", "IS", panel("inception_score"))])
 
 
 EXPERIMENT = Experiment(
     title="FID and IS against guidance, with and without interval",
     expects="FID has a minimum over guidance; with the interval it is lower and wider. IS rises with guidance.",
-    cells=cells,
-    claims=claims,
-    figure=picture,
+    cells=cells, claims=claims, figure=figure,
+    row="{interval}", column="{metric}", labels={"interval": INTERVALS, "metric": METRICS},
     notes="The points of the curves are of fewer images than the table's numbers: those with which guidance is searched.",
     minutes=2,
-)
+)  # fmt: skip

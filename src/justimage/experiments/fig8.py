@@ -1,11 +1,10 @@
 """Figs. 8 to 11: uncurated images by class, at the guidance of the best score."""
 
-from PIL import Image, ImageDraw, ImageFont
-
 from justimage import figures
 from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction.plots import grid
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import TrainAndScore, images_of
+from justimage.reproduction.training_job import SHOWN_OF_CLASS, TrainAndScore, load_samples
 
 CLASSES = (  # of ImageNet, in the order of the figures
     12, 14, 42, 81, 107, 108, 110, 117, 130, 279, 288, 309, 349, 397, 425, 448, 453, 458, 495, 500,
@@ -14,42 +13,35 @@ CLASSES = (  # of ImageNet, in the order of the figures
 
 
 def cells(s: Scale) -> list[Cell]:
-    shown = CLASSES if s.name == "paper" else tuple(range(10))
-    work = TrainAndScore(s.recipe("G/16", 600), classes=shown)
-    return [Cell("G/16", "FID", (work,), 1.82), Cell("G/16", "guidance", (work,), 2.2, "guidance")]
+    jobs = [TrainAndScore(s.recipe("G/16", 600), classes=CLASSES if s.name == "paper" else tuple(range(10)))]
+    return [Cell(dict(network="G/16"), jobs, 1.82), Cell(dict(network="G/16"), jobs, 2.2, "guidance")]
 
 
 def claims(table: Table) -> list[Claim]:
-    agreement = table.found(table.cells[0])[0].get("agreement")
-    if agreement is None:
+    (result,) = table.results_of(table.cell(metric="fid"))
+    accuracy = result.get("class_accuracy")
+    if accuracy is None:
         return []
-    words = f"{agreement:.1%}, by a classifier of the real images"
-    return [Claim("images show the class that they were asked for (nine in ten)", agreement > 0.9, words)]
+    evidence = f"{accuracy:.1%}, by a classifier of the real images"
+    return [Claim("images show the class that they were asked for (nine in ten)", accuracy > 0.9, evidence)]
 
 
-def picture(table: Table) -> bytes | None:
-    """A row for each class, its name below."""
-    (work,) = table.cells[0].jobs
-    found = images_of(table.lab, work) if isinstance(work, TrainAndScore) else None
-    if found is None:
+def figure(table: Table) -> bytes | None:
+    """A row for each class."""
+    cell = table.cell(metric="fid")
+    stored = load_samples(table.lab, cell.jobs[0])
+    if stored is None:
         return None
-    images, classes = found
-    names = table.found(table.cells[0])[0]["class_names"] or classes
-    rows = [figures.image_grid(images[[i for i, c in enumerate(classes) if c == k]], 8) for k in dict.fromkeys(classes)]
-    width, height = rows[0].width, rows[0].height + 18
-    sheet = Image.new("RGB", (width, height * len(rows)), figures.PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for i, (row, k) in enumerate(zip(rows, dict.fromkeys(classes), strict=True)):
-        sheet.paste(row, (0, i * height))
-        pen.text((4, (i + 1) * height - 17), f"class {k:03d}: {names[k]}", figures.INK, font)
-    return figures.encode_png(sheet)
+    images, classes = stored
+    names = table.results_of(cell)[0]["class_names"] or classes
+    rows = {k: images[[i for i, c in enumerate(classes) if c == k]] for k in dict.fromkeys(classes)}
+    return grid({f"class {k:03d}: {names[k]}": [(figures.image_grid(row, SHOWN_OF_CLASS), "")] for k, row in rows.items()})
 
 
 EXPERIMENT = Experiment(
     title="uncurated images by class (Figs. 8 to 11)",
     expects="Every image drawn is shown, a class a row, at the guidance of the best FID rather than a higher one.",
-    cells=cells,
-    claims=claims,
-    figure=picture,
+    cells=cells, claims=claims, figure=figure,
+    row="{network}", column="{metric}", labels={"metric": {"fid": "FID"}},
     minutes=5,
-)
+)  # fmt: skip

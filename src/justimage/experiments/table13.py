@@ -1,33 +1,33 @@
 """Table 13: FID, IS, precision and recall of the sizes."""
 
 from justimage.reproduction import Cell, Claim, Experiment, Table
-from justimage.reproduction.plots import tiles_of
+from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
 from justimage.reproduction.training_job import TrainAndScore
 
-SCORES = {"FID": "fid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
+METRICS = {"fid": "FID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
 PAPER = {  # ImageNet 256, 600 epochs
-    "B": (3.66, 275.1, 0.82, 0.50),
-    "L": (2.36, 298.5, 0.80, 0.59),
-    "H": (1.86, 303.4, 0.78, 0.62),
-    "G": (1.82, 292.6, 0.79, 0.62),
+    "B/16": (3.66, 275.1, 0.82, 0.50),
+    "L/16": (2.36, 298.5, 0.80, 0.59),
+    "H/16": (1.86, 303.4, 0.78, 0.62),
+    "G/16": (1.82, 292.6, 0.79, 0.62),
 }
 
 
 def cells(s: Scale) -> list[Cell]:
     return [
-        Cell(f"{size}/16", column, (TrainAndScore(s.recipe(f"{size}/16", 600)),), paper, shows)
-        for size, papers in PAPER.items()
-        for (column, shows), paper in zip(SCORES.items(), papers, strict=True)
+        Cell(dict(network=name), [TrainAndScore(s.recipe(name, 600))], paper, metric)
+        for name, row in PAPER.items()
+        for metric, paper in zip(METRICS, row, strict=True)
     ]
 
 
 def claims(table: Table) -> list[Claim]:
-    def compared(score: str) -> tuple[float, float, str]:
-        small, large = table("B/16", score), table("G/16", score)
+    def both(metric: str) -> tuple[float, float, str]:
+        small, large = table(network="B/16", metric=metric), table(network="G/16", metric=metric)
         return small, large, f"B {small:.3g}, G {large:.3g}"
 
-    fid, recall, precision = compared("FID"), compared("recall"), compared("precision")
+    fid, recall, precision = both("fid"), both("recall"), both("precision")
     return [
         Claim("FID is better with size", fid[1] < fid[0], fid[2]),
         Claim("recall is better with size", recall[1] > recall[0], recall[2]),
@@ -38,8 +38,7 @@ def claims(table: Table) -> list[Claim]:
 EXPERIMENT = Experiment(
     title="FID, IS, precision and recall of the sizes",
     expects="With size FID and recall improve, and precision stays where it is.",
-    cells=cells,
-    claims=claims,
-    figure=tiles_of("FID"),
+    cells=cells, claims=claims, figure=tiles,
+    row="{network}", column="{metric}", labels={"metric": METRICS},
     minutes=6,
-)
+)  # fmt: skip

@@ -12,44 +12,47 @@ STEPS = {  # what each row has; footnote 5, then the table
     "+ RoPE, qk-norm": dict(context_tokens=0),
     "+ in-context tokens": dict(),
 }
-PAPER = {"no SwiGLU, no RMSNorm": (7.89,), "baseline": (7.48, 6.32), "+ RoPE, qk-norm": (6.69, 5.44)}
-PAPER |= {"+ in-context tokens": (5.49, 4.37, 3.39, 2.79)}
-COLUMNS = ("B/16", (0.0, 1.0)), ("B/16", (0.1, 1.0)), ("L/16", (0.0, 1.0)), ("L/16", (0.1, 1.0))
+WHOLE, PART = (0.0, 1.0), (0.1, 1.0)
+COLUMNS = ("B/16", WHOLE), ("B/16", PART), ("L/16", WHOLE), ("L/16", PART)
+PAPER = {
+    "no SwiGLU, no RMSNorm": (7.89,),
+    "baseline": (7.48, 6.32),
+    "+ RoPE, qk-norm": (6.69, 5.44),
+    "+ in-context tokens": (5.49, 4.37, 3.39, 2.79),
+}
 
 
 def cells(s: Scale) -> list[Cell]:
     return [
         Cell(
-            step,
-            name + (", interval" if interval[0] else ""),
-            (TrainAndScore(with_values(s.recipe(name), **parts, interval=interval)),),
+            dict(step=step, network=name, interval=interval),
+            [TrainAndScore(with_values(s.recipe(name), **values, interval=interval))],
             paper,
         )
-        for step, parts in STEPS.items()
+        for step, values in STEPS.items()
         for (name, interval), paper in zip(COLUMNS, PAPER[step], strict=False)
     ]
 
 
 def claims(table: Table) -> list[Claim]:
+    first, base, rope, last = (table.cell(step=step, network="B/16", interval=WHOLE) for step in STEPS)
+    with_interval = table.cell(step="+ in-context tokens", network="B/16", interval=PART)
+    larger = table.cell(step="+ in-context tokens", network="L/16", interval=WHOLE)
     small = "a sequence of four patches leaves little to positions and to class tokens"
-    last = "+ in-context tokens"
+    few_steps = "with 12 steps the interval leaves out two of them"
     return [
-        better("SwiGLU and RMSNorm help (footnote 5)", table, ("baseline", "B/16"), ("no SwiGLU, no RMSNorm", "B/16"), small),
-        better("RoPE and qk-norm help", table, ("+ RoPE, qk-norm", "B/16"), ("baseline", "B/16"), small),
-        better("in-context class tokens help", table, (last, "B/16"), ("+ RoPE, qk-norm", "B/16"), small),
-        better(
-            "the guidance interval helps", table, (last, "B/16, interval"), (last, "B/16"),
-            "with 12 steps the interval leaves out two of them",
-        ),
-        better("the larger network is better", table, (last, "L/16"), (last, "B/16"), "both have learnt ten digits"),
-    ]  # fmt: skip
+        better("SwiGLU and RMSNorm help (footnote 5)", table, base, first, small),
+        better("RoPE and qk-norm help", table, rope, base, small),
+        better("in-context class tokens help", table, last, rope, small),
+        better("the guidance interval helps", table, with_interval, last, few_steps),
+        better("the larger network is better", table, larger, last, "both have learnt ten digits"),
+    ]
 
 
 EXPERIMENT = Experiment(
     title="general improvements of Transformers",
     expects="Each step is better than the one before, and the guidance interval is better than none.",
-    cells=cells,
-    claims=claims,
-    figure=tiles,
+    cells=cells, claims=claims, figure=tiles,
+    row="{step}", column="{network}{interval}", labels={"interval": {WHOLE: "", PART: ", interval"}},
     minutes=3,
-)
+)  # fmt: skip

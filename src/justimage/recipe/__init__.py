@@ -1,8 +1,7 @@
-"""A recipe: everything that determines what a training computes, as plain data. Table 9, and the presets.
+"""A recipe: everything that determines what a training computes, as plain data (Table 9), and presets.
 
-A preset is a value, made by `preset(name)`; to change one thing, `dataclasses.replace` it, or `with_values(recipe, name=value)`. A
-recipe is stored as JSON with every run and every file of weights. All amounts of training are counted in images, the only
-progress there is.
+A preset is a value, returned by `preset(name)`; `with_values(recipe, name=value)` changes single values. A recipe is stored as
+JSON with every run and every file of weights. All amounts of training are counted in images.
 """
 
 from justimage.recipe.presets import PRESETS, for_store, paper_recipe, preset, resized

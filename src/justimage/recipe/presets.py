@@ -1,4 +1,4 @@
-"""Presets: the paper's recipes, and ours for smaller data; and a recipe fitted to images of another size."""
+"""Presets: the paper's recipes, and ours for smaller data; and recipes for images of another size."""
 
 import difflib
 import math
@@ -70,7 +70,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of that name; ValueError with the nearest names where there is none."""
+    """The recipe of that name; ValueError with the nearest names for an unknown one."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3)
         hint = f"perhaps {' or '.join(near)}" if near else f"there are {', '.join(PRESETS)}"
@@ -79,11 +79,13 @@ def preset(name: str) -> Recipe:
 
 
 def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
-    """The recipe for another image size, its patch and noise in proportion, as between the paper's sizes.
+    """The recipe for another image size, with patch size and noise scale in proportion, as between the paper's sizes.
 
-    The patch is the nearest to that which divides both sides.
+    The patch size is the nearest one that divides both sides.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size is {image_size}; it must be 1 or more")
     factor = min(height, width) / min(recipe.model.size)
     proportional = recipe.model.patch_size * factor
     common = math.gcd(height, width)
@@ -97,8 +99,7 @@ def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
 
 
 def for_store(recipe: Recipe, store: Store) -> Recipe:
-    """The recipe for a store's images: their size, their channels, and no flips of floats, whose left may not be like their
-    right."""
+    """The recipe for a store's images: their size and channels; floats are not flipped, as their left and right may differ."""
     channels, *size = store.shape
     recipe = recipe if tuple(size) == recipe.model.size else resized(recipe, (size[0], size[1]))
     flip = recipe.training.flip and not store.floats

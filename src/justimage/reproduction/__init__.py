@@ -1,167 +1,105 @@
-"""What the experiments of the paper are made of: works, the cells of a table that show them, and claims about them.
+"""Experiments: the cells of a table, the jobs whose results the cells show, and the claims that the table makes.
 
-A work is done once, by whoever needs it first, and kept; two tables that share a training share it on the disk. An
-experiment (a file in experiments/) says which works its table shows, beside the paper's numbers, and what the table claims.
+A job is run once, for the first table that needs it, and its result is stored; tables that share a training share its folder.
+An experiment (a file in experiments/) lists the cells of its table beside the paper's numbers, and checks the table's claims.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from justimage import progress
 from justimage.generate import short_hash
+from justimage.progress import Progress
 from justimage.reproduction.scales import Scale
 
+T = TypeVar("T")
+Item = TypeVar("Item")
 Result = dict[str, Any]
-"""What a work found, as JSON."""
-
-
-@dataclass(frozen=True)
-class Talk:
-    """How a work speaks while it is done."""
-
-    tell: Callable[[str, float], object] = lambda what, done: None
-    """what is being done, and the fraction of the work that is"""
-    stop: Callable[[], bool] = lambda: False
-    """whether to end early, with `Stopped`"""
+"""The result of a job, as JSON."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Where works are done, and with what."""
+    """Where jobs are run and stored, on which device and at which scale."""
 
     root: Path
     scale: Scale
     device: str = "cpu"
     fingerprint: str = ""
-    """of the images, and of whatever else scores come from"""
+    """of the images, and of the files that scores are computed from"""
 
     @property
     def environment_key(self) -> list[str]:
-        """What makes a work another one: other images, or a kind of device that rounds otherwise. A cluster has its own."""
+        """Part of every job's key: the images, and the kind of device, as others round otherwise. At the paper's scale, trained
+        on a cluster, only the data's name."""
         paper = self.scale.name == "paper"
         return [self.scale.data] if paper else [self.fingerprint, self.device.partition(":")[0]]
 
-    def result_dir(self, work: "Job") -> Path:
-        """The folder with what a work found."""
-        return self.root / "works" / work.key(self)
+    def result_dir(self, job: "Job") -> Path:
+        """The folder of a job's result.json, and of the samples that its figures show."""
+        return self.root / "results" / job.key(self)
+
+    def run_dir(self, job: "Job") -> Path:
+        """The folder of a job's training."""
+        return self.root / "runs" / job.group(self)
 
 
 class Job(Protocol):
-    """Something that is done once and kept."""
-
-    def group(self, lab: Lab) -> str:
-        """Works of one group use the same files, and are done one after the other."""
-        ...
+    """A computation that is done once and stored."""
 
     @property
     def title(self) -> str: ...
+
+    def group(self, lab: Lab) -> str:
+        """A short hash shared by jobs that use the same files, which run one after the other."""
+        ...
 
     def key(self, lab: Lab) -> str:
         """A short hash of everything that decides the result."""
         ...
 
-    def do(self, lab: Lab, talk: Talk) -> Result:
-        """Do it, going on where it was left; may leave pictures in lab.kept(self). Raises `Stopped` when asked to."""
+    def run(self, lab: Lab) -> progress.Job[Result]:
+        """Compute the result, resuming where an earlier call stopped. Yields the fraction of the job that is done, of 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table."""
+    """One number of a table, found by its parameters and its metric."""
 
-    row: str
-    column: str
-    jobs: tuple[Job, ...]
-    """the same with different seeds"""
+    params: dict[str, Any]
+    """the values that distinguish it from the other cells, by name"""
+    jobs: Sequence[Job]
+    """one, or the same with several seeds"""
     paper: float | None = None
     """the paper's number"""
-    shows: str = "fid"
-    """which of a result's entries it is"""
+    metric: str = "fid"
+    """the entry of a result that it shows"""
+
+    def matches(self, **where: Any) -> bool:
+        """Whether it has these parameters; `metric` counts as one."""
+        return where.items() <= (self.params | {"metric": self.metric}).items()
 
 
 class Claim(NamedTuple):
-    """What a table is said to show, and whether ours does."""
+    """A statement of the paper about a table, and whether it holds for our numbers."""
 
     sentence: str
     holds: bool | None
     """None where the difference is within the noise"""
     evidence: str
     why: str = ""
-    """why it may not hold at a small scale"""
+    """a reason why it may not hold at a small scale"""
 
     @property
     def verdict(self) -> str:
-        return {True: "holds", False: "does not hold here", None: "cannot be told here"}[self.holds]
-
-
-@dataclass(frozen=True)
-class Table:
-    """The cells of an experiment, with what was found."""
-
-    cells: Sequence[Cell]
-    lab: Lab
-    results: dict[str, Result] = field(default_factory=dict)
-    """by the work's identity"""
-
-    @property
-    def rows(self) -> list[str]:
-        return list(dict.fromkeys(cell.row for cell in self.cells))
-
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(cell.column for cell in self.cells))
-
-    def cell(self, row: str, column: str) -> Cell | None:
-        return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
-
-    def found(self, cell: Cell) -> list[Result]:
-        """The results that a cell shows, one a seed."""
-        return [self.results[work.key(self.lab)] for work in cell.jobs]
-
-    def values(self, row: str, column: str) -> list[float]:
-        """The numbers of a cell, one a seed; infinite for a training that diverged, not a number where a result has none."""
-        cell = self.cell(row, column)
-        assert cell is not None, (row, column)
-        nothing = [math.inf if "diverged" in result else math.nan for result in self.found(cell)]
-        found = [result.get(cell.shows) for result in self.found(cell)]
-        return [instead if value is None else value for value, instead in zip(found, nothing, strict=True)]
-
-    def noise(self, row: str, column: str) -> float:
-        """The deviation of a cell's number: over seeds where there are several, else over other samples."""
-        cell = self.cell(row, column)
-        assert cell is not None, (row, column)
-        if len(cell.jobs) > 1:
-            return stdev(self.values(row, column)) / math.sqrt(len(cell.jobs))
-        return self.found(cell)[0].get("deviations", {}).get(cell.shows) or 0.0
-
-    def __call__(self, row: str, column: str) -> float:
-        """The number of a cell, the mean over its seeds."""
-        return mean(self.values(row, column))
-
-    def select(self, keep: Callable[[Cell], bool]) -> dict[tuple[str, str], float]:
-        """The numbers of some cells, by row and column."""
-        return {(c.row, c.column): self(c.row, c.column) for c in self.cells if keep(c)}
-
-
-def at_least(sentence: str, larger: float, smaller: float, factor: float, why: str = "") -> Claim:
-    """The claim that one number is so many times another."""
-    ratio = larger / smaller if smaller else math.inf
-    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times", why)
-
-
-def better(sentence: str, table: Table, less: tuple[str, str], more: tuple[str, str], why: str = "") -> Claim:
-    """The claim that one cell's number is smaller than another's; it cannot be told within two deviations of the difference."""
-    a, b, noise = table(*less), table(*more), 2 * math.hypot(table.noise(*less), table.noise(*more))
-    words = f"{a:.3g} against {b:.3g}" + (f", two deviations are {noise:.2g}" if noise else "")
-    return Claim(sentence, None if noise and abs(a - b) < noise else a < b, words, why)
-
-
-def hash_of(*facts: Any) -> str:
-    """An identity from what decides a result."""
-    return short_hash(list(facts))
+        return {True: "holds", False: "does not hold here", None: "inconclusive here"}[self.holds]
 
 
 @dataclass(frozen=True)
@@ -170,12 +108,119 @@ class Experiment:
 
     title: str
     expects: str
-    """what it should show"""
+    """what the paper leads one to expect, in a sentence"""
     cells: Callable[[Scale], list[Cell]]
-    claims: Callable[[Table], list[Claim]]
-    figure: Callable[[Table], bytes | None]
-    """a PNG made for people; None where that needs matplotlib, which is not installed"""
+    claims: Callable[["Table"], list[Claim]]
+    figure: Callable[["Table"], bytes | None]
+    """a PNG; None where that needs matplotlib, which is not installed"""
+    row: str
+    """the label of a cell's row, a format string of its parameters and metric: "mu = {mu:g}\""""
+    column: str
+    """the label of its column"""
+    labels: dict[str, dict[Any, str]] = field(default_factory=dict)
+    """how labels spell the values of a parameter, where not as they are: {"t_clip": {0.0: "none"}}"""
     notes: str = ""
-    """what is not as in the paper, and other things to know"""
+    """differences from the paper, and other remarks"""
     minutes: float = 0.0
-    """on a laptop, alone, as measured (docs/reproduce.md)"""
+    """on two idle CPU cores, as measured (docs/reproduce.md)"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of an experiment at a scale, with the results of their jobs."""
+
+    experiment: Experiment
+    lab: Lab
+    results: dict[str, Result] = field(default_factory=dict)
+    """by the job's key"""
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return self.experiment.cells(self.lab.scale)
+
+    @cached_property
+    def grid(self) -> dict[tuple[str, str], Cell]:
+        """The cells by the labels of their row and column."""
+        return {(self.row(cell), self.column(cell)): cell for cell in self.cells}
+
+    def row(self, cell: Cell) -> str:
+        return self.label(self.experiment.row, cell)
+
+    def column(self, cell: Cell) -> str:
+        return self.label(self.experiment.column, cell)
+
+    def label(self, template: str, cell: Cell) -> str:
+        """A format string filled in with a cell's parameters and metric."""
+        values = cell.params | {"metric": cell.metric}
+        return template.format(**{k: self.experiment.labels.get(k, {}).get(v, v) for k, v in values.items()})
+
+    @property
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(row for row, _ in self.grid))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(column for _, column in self.grid))
+
+    def select(self, **where: Any) -> list[Cell]:
+        """The cells with these parameters: table.select(prediction="x", patch=16)."""
+        return [cell for cell in self.cells if cell.matches(**where)]
+
+    def cell(self, **where: Any) -> Cell:
+        """The one cell with these parameters; ValueError where there is none, or more than one."""
+        found = self.select(**where)
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} cells have {where}; there must be one")
+        return found[0]
+
+    def __call__(self, **where: Any) -> float:
+        """The number of the one cell with these parameters."""
+        return self.number(self.cell(**where))
+
+    def results_of(self, cell: Cell) -> list[Result]:
+        """The results that a cell shows, one a seed."""
+        return [self.results[job.key(self.lab)] for job in cell.jobs]
+
+    def numbers(self, cell: Cell) -> list[float]:
+        """The numbers of a cell, one a seed: infinite for a training that diverged, nan where a result has none."""
+        found = [(result, result.get(cell.metric)) for result in self.results_of(cell)]
+        return [value if value is not None else math.inf if "diverged" in result else math.nan for result, value in found]
+
+    def number(self, cell: Cell) -> float:
+        """The number of a cell, the mean over its seeds."""
+        return mean(self.numbers(cell))
+
+    def noise(self, cell: Cell) -> float:
+        """The standard deviation of a cell's number: over seeds where there are several, else over other samples."""
+        if len(cell.jobs) > 1:
+            return stdev(self.numbers(cell)) / math.sqrt(len(cell.jobs))
+        return self.results_of(cell)[0].get("deviations", {}).get(cell.metric) or 0.0
+
+
+def at_least(sentence: str, larger: float, smaller: float, factor: float, why: str = "") -> Claim:
+    """The claim that one number is at least `factor` times another."""
+    ratio = larger / smaller if smaller else math.inf
+    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times", why)
+
+
+def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -> Claim:
+    """The claim that one cell's number is below another's; inconclusive within two deviations of the difference."""
+    a, b, noise = table.number(less), table.number(more), 2 * math.hypot(table.noise(less), table.noise(more))
+    evidence = f"{a:.3g} against {b:.3g}" + (f", two deviations are {noise:.2g}" if noise else "")
+    return Claim(sentence, None if noise and abs(a - b) < noise else a < b, evidence, why)
+
+
+def hash_of(*facts: Any) -> str:
+    """A short hash of everything that decides a result."""
+    return short_hash(list(facts))
+
+
+def map_progress(job: progress.Job[T], change: Callable[[Progress], Item]) -> Generator[Item, None, T]:
+    """Run a job with its progress changed; returns its result."""
+    with closing(job):
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return end.value
+            yield change(step)

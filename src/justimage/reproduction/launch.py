@@ -1,78 +1,58 @@
-"""The trainings of an experiment at the paper's scale: as commands to be run on a cluster, with what they take."""
+"""The trainings of an experiment at the paper's scale, as commands for a cluster, with what they cost."""
 
+import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from justimage import plan as plans, recipe as recipes
+from justimage import disk, plan as plans, recipe as recipes
 from justimage.plan import TrainingPlan
-from justimage.recipe import PRESETS, Recipe
 from justimage.reproduction import Job, Lab
 from justimage.reproduction.training_job import TrainAndScore, finished
 
 CLASSES = 1000
-"""Of ImageNet, for a network that is built before its data is read."""
-
-
-def flatten(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's numbers by their own names."""
-    found: dict[str, Any] = {}
-    for part in fields(recipe):
-        value = getattr(recipe, part.name)
-        found |= {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {part.name: value}
-    return found
-
-
-def to_option(name: str, value: Any) -> list[str]:
-    """An option of `justimage train`."""
-    option = "--" + name.replace("_", "-")
-    if isinstance(value, bool):
-        return [option if value else option.replace("--", "--no-", 1)]
-    return [option, *map(str, value if isinstance(value, tuple) else [value])]
-
-
-def options(recipe: Recipe) -> list[str]:
-    """What to give to `justimage train` for exactly this recipe: the nearest of the paper's presets, and what differs."""
-    wanted = flatten(recipe)
-
-    def differing(name: str) -> list[str]:
-        there = flatten(recipes.preset(name))
-        return [w for k, value in wanted.items() if there[k] != value for w in to_option(k, value)]
-
-    best = min((name for name in PRESETS if name.startswith("jit-")), key=lambda name: len(differing(name)))
-    return ["--preset", best, *differing(best)]
+"""Of ImageNet, for networks that are built before their data is read."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training: its plan, and the command for each node."""
+    """One training: its plan, its folder, and the command to run on each node."""
 
-    work: TrainAndScore
+    job: TrainAndScore
     title: str
     plan: TrainingPlan
+    folder: Path
     command: str
 
     @property
     def gpu_days(self) -> float:
         return self.plan.days * self.plan.gpus
 
+    def write_recipe(self) -> None:
+        """Write the recipe that the command reads; a run that has begun keeps its own."""
+        if not (self.folder / "events.jsonl").exists():
+            content = json.dumps(recipes.to_json(self.job.recipe), indent=1).encode()
+            disk.write(self.folder / "recipe.json", content)
 
-def remaining(works: Sequence[tuple[str, Job]], lab: Lab, gpus: int, kind: str) -> list[PlannedRun]:
-    """The trainings that are not finished, each once, with the name that the table has for it.
+
+def remaining(jobs: Sequence[tuple[str, Job]], lab: Lab, gpus: int, gpu_type: str) -> list[PlannedRun]:
+    """The trainings among the jobs, with their titles, that are not finished, each once.
 
     Each network is built, without memory. ValueError for one that the GPUs cannot hold.
     """
-    jobs: dict[str, PlannedRun] = {}
-    for title, work in works:
-        if isinstance(work, TrainAndScore) and (group := work.group(lab)) not in jobs and not finished(work.run_dir(lab)):
+    runs: dict[str, PlannedRun] = {}
+    for title, job in jobs:
+        if isinstance(job, TrainAndScore) and (group := job.group(lab)) not in runs and not finished(lab.run_dir(job)):
             with torch.device("meta"):
-                replace(work.recipe, model=replace(work.recipe.model, classes=CLASSES)).build()
-            plan = plans.plan(work.recipe, gpus, kind)
+                replace(job.recipe, model=replace(job.recipe.model, classes=CLASSES)).build()
+            plan = plans.plan(plans.Request(job.recipe, gpus, gpu_type))
             if not plan.fits:
-                raise ValueError(f"{title} does not fit on {gpus} x {kind}: {plan.advice or 'give more, or larger ones'}")
-            train = shlex.join([*options(work.recipe), "--out", str(work.run_dir(lab))])
-            jobs[group] = PlannedRun(work, title, plan, plans.launch_command(plan, train, job=group))
-    return list(jobs.values())
+                advice = plan.advice or "give more, or larger ones"
+                raise ValueError(f"{title} does not fit on {gpus} x {gpu_type}: {advice}")
+            folder = lab.run_dir(job)
+            words = shlex.join(["--recipe", str(folder / "recipe.json"), "--out", str(folder)])
+            runs[group] = PlannedRun(job, title, plan, folder, plans.launch_command(plan, words, job=group))
+    return list(runs.values())

@@ -1,4 +1,4 @@
-"""Pictures of what experiments found, for people: samples arranged as the table is, and curves."""
+"""Figures of experiments: samples arranged as the table is; and curves and points, which are None without matplotlib."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,58 +7,62 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from justimage import figures
-from justimage.reproduction import Table
+from justimage.reproduction import Cell, Table
 from justimage.reproduction.tables import format_number
-from justimage.reproduction.training_job import TrainAndScore, images_of
+from justimage.reproduction.training_job import load_samples
 
-TILE = 5
-"""Columns of a cell's samples."""
+TILE_COLUMNS, TILE_WIDTH = 5, 250
+"""Columns of a cell's samples, and its width in pixels."""
+Tile = tuple[Image.Image, str]
+"""A picture, and the words below it."""
 
 
-def tiles(table: Table, columns: Sequence[str] = ()) -> bytes:
-    """Each cell's samples where the table has its number, with ours and the paper's below."""
-    columns = columns or table.columns
+def grid(rows: dict[str, Sequence[Tile | None]], columns: Sequence[str] = ("",)) -> bytes:
+    """A PNG of pictures in labelled rows and columns."""
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=12)
-    sheets = {}
-    for c in table.cells:
-        work = c.jobs[0]
-        found = images_of(table.lab, work) if isinstance(work, TrainAndScore) and c.column in columns else None
-        if found is not None:
-            samples = figures.image_grid(found[0], TILE)
-            width = TILE * 50
-            sheets[c.row, c.column] = samples.resize((width, round(samples.height * width / samples.width)))
-    wide = max([TILE * 50 + 16, *(int(font.getlength(column)) + 12 for column in columns)])
-    high = max(s.height for s in sheets.values()) + 28
-    before = max(int(font.getlength(row)) for row in table.rows) + 14
-    sheet = Image.new("RGB", (before + wide * len(columns), 26 + high * len(table.rows)), figures.PAPER)
-    pen = ImageDraw.Draw(sheet)
+    tiles = [tile for row in rows.values() for tile in row if tile]
+    wide = max([*(image.width + 16 for image, _ in tiles), *(int(font.getlength(column)) + 12 for column in columns)])
+    below = 28 if any(words for _, words in tiles) else 6
+    high = max(image.height for image, _ in tiles) + below
+    left, top = max(int(font.getlength(row)) for row in rows) + 14, 26 if any(columns) else 6
+    page = Image.new("RGB", (left + wide * len(columns), top + high * len(rows)), figures.PAPER)
+    pen = ImageDraw.Draw(page)
     for x, column in enumerate(columns):
-        pen.text((before + x * wide + wide // 2, 13), column, figures.INK, font, anchor="mm")
-    for y, row in enumerate(table.rows):
-        pen.text((before - 8, 26 + y * high + (high - 28) // 2), row, figures.INK, font, anchor="rm")
-        for x, column in enumerate(columns):
-            cell = table.cell(row, column)
-            if cell and (row, column) in sheets:
-                sheet.paste(sheets[row, column], (before + x * wide + 8, 26 + y * high))
-                words = f"FID {format_number(table(row, column))}" if cell.shows == "fid" else format_number(table(row, column))
-                words += f"   (paper: {cell.paper:g})" if cell.paper is not None else ""
-                pen.text((before + x * wide + wide // 2, 26 + (y + 1) * high - 15), words, figures.INK, small, anchor="mm")
-    return figures.encode_png(sheet)
+        pen.text((left + x * wide + wide // 2, 13), column, figures.INK, font, anchor="mm")
+    for y, (row, across) in enumerate(rows.items()):
+        pen.text((left - 8, top + y * high + (high - below) // 2), row, figures.INK, font, anchor="rm")
+        for x, tile in enumerate(across):
+            if tile:
+                page.paste(tile[0], (left + x * wide + 8, top + y * high))
+                pen.text((left + x * wide + wide // 2, top + (y + 1) * high - 15), tile[1], figures.INK, small, anchor="mm")
+    return figures.encode_png(page)
 
 
-def tiles_of(*columns: str) -> Callable[[Table], bytes]:
-    """The samples of some columns only."""
-    return lambda table: tiles(table, columns)
+def tiles(table: Table) -> bytes:
+    """Samples of each cell that shows a FID, where the table has its number, with ours and the paper's below."""
+
+    def tile(cell: Cell) -> Tile | None:
+        stored = load_samples(table.lab, cell.jobs[0])
+        if stored is None:
+            return None
+        image = figures.image_grid(stored[0], TILE_COLUMNS)
+        words = f"FID {format_number(table.number(cell))}"
+        words += f"   (paper: {cell.paper:g})" if cell.paper is not None else ""
+        return image.resize((TILE_WIDTH, round(image.height * TILE_WIDTH / image.width))), words
+
+    shown = {(table.row(cell), table.column(cell)): tile(cell) for cell in table.select(metric="fid")}
+    columns = list(dict.fromkeys(column for _, column in shown))
+    return grid({row: [shown.get((row, column)) for column in columns] for row in table.rows}, columns)
 
 
 Line = tuple[str, Sequence[float], Sequence[float]]
-"""A name, and where its points are."""
+"""A name, and the x and y of its points."""
 
 
 def lines(panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, float] = (9, 3.8), **how: Any) -> bytes | None:
-    """Panels of curves, each with the words at its axes; None without matplotlib. how: xscale, yscale, ticks."""
+    """Panels of curves, each with the labels of its axes. how: xscale, yscale, ticks."""
 
-    def draw(figure: Any) -> None:
+    def plot(figure: Any) -> None:
         for axes, (x, y, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for name, xs, ys in curves:
                 axes.plot(xs, ys, marker="o" if len(xs) < 40 else "", markersize=4, linewidth=1.4, label=name)
@@ -69,46 +73,40 @@ def lines(panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, 
             if len(curves) > 1:
                 axes.legend(fontsize=8)
 
-    return figures.plot_png(draw, size)
+    return figures.plot_png(plot, size)
+
+
+def by_row(table: Table) -> bytes | None:
+    """The columns of a table as curves over its rows, ours beside the paper's."""
+
+    def curves(number: Callable[[Cell], float | None]) -> list[Line]:
+        found: dict[str, list[tuple[int, float]]] = {}
+        for (row, column), cell in table.grid.items():
+            if (value := number(cell)) is not None:
+                found.setdefault(column, []).append((table.rows.index(row), value))
+        return [(column, [x for x, _ in points], [y for _, y in points]) for column, points in found.items()]
+
+    panels = [("", "FID, ours", curves(table.number)), ("", "FID, the paper's", curves(lambda cell: cell.paper))]
+    return lines([panel for panel in panels if panel[2]], ticks=table.rows, yscale="log")
 
 
 Cloud = tuple[str, np.ndarray]
-"""Words, and points of the plane (n, 2)."""
+"""A title, and points of the plane (n, 2)."""
 
 
 def clouds(rows: dict[str, list[Cloud]], line: np.ndarray, side: float) -> bytes | None:
-    """Rows of panels of points over a line (n, 2), as far as `side` from the middle; None without matplotlib."""
+    """Rows of panels of points over a line (n, 2), as far as `side` from the middle."""
 
-    def draw(figure: Any) -> None:
+    def plot(figure: Any) -> None:
         panels = figure.subplots(len(rows), max(map(len, rows.values())), squeeze=False)
         for across, (name, row) in zip(panels, rows.items(), strict=True):
             across[0].set_ylabel(name)
-            for axes, (words, points) in zip(across, row, strict=True):
+            for axes, (title, points) in zip(across, row, strict=True):
                 axes.plot(*line.T, color="#cccccc", linewidth=0.8)
                 axes.scatter(*points.T, s=1, color="#1f4e8c")
-                axes.set_title(words, fontsize=8)
+                axes.set_title(title, fontsize=8)
                 if not (abs(points) < side).all(1).any():
                     axes.text(0, -0.9 * side, "none in view", ha="center", fontsize=8)
                 axes.set(xlim=(-side, side), ylim=(-side, side), xticks=[], yticks=[], aspect="equal")
 
-    return figures.plot_png(draw, (9, 9.4))
-
-
-def by_row(ylabel: str = "FID") -> Callable[[Table], bytes | None]:
-    """A picture of columns as curves over the rows, in the table's order, ours beside the paper's."""
-
-    def picture(table: Table) -> bytes | None:
-        def curve(column: str, values: dict[str, float | None]) -> Line:
-            there = [(i, values[row]) for i, row in enumerate(table.rows) if values.get(row) is not None]
-            return column, [i for i, _ in there], [v for _, v in there if v is not None]
-
-        mine, paper = [], []
-        for column in table.columns:
-            cells = [c for c in table.cells if c.column == column]
-            mine.append(curve(column, {c.row: table(c.row, column) for c in cells}))
-            if any(c.paper is not None for c in cells):
-                paper.append(curve(column, {c.row: c.paper for c in cells}))
-        panels = [("", f"{ylabel}, ours", mine)] + ([("", f"{ylabel}, the paper's", paper)] if paper else [])
-        return lines(panels, ticks=table.rows, yscale="log")
-
-    return picture
+    return figures.plot_png(plot, (9, 9.4))

@@ -1,4 +1,4 @@
-"""The three scales at which an experiment is done: in the paper's terms ("B/16" at 256) another network on other images.
+"""The three scales at which an experiment is run: the paper's names ("B/16") stand for other networks and images at each.
 
 laptop   two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
 gpu      one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
@@ -22,51 +22,51 @@ Size = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a trained network is scored: the best guidance by some images, then the score there by others' number."""
+    """How a trained network is scored: the best guidance with some images, then all scores there, with more."""
 
     search_count: int
-    """images at each guidance that is tried"""
+    """images for each guidance that is tried"""
     count: int
     """images of the score"""
     step: float
-    """between two candidates for the guidance, from 1 to 4 (Table 9)"""
+    """between two candidates for the guidance, 1 to 4 (Table 9)"""
     coarse_to_fine: bool
-    """several averages and the cheap search over them; otherwise down the grid from a guidance of 2"""
+    """search over all averages, coarse to fine; otherwise climb down the grid from a guidance of 2"""
     feature_size: int | None
-    """the side to which images are scaled before they are compared; None for their own"""
+    """side to which images are scaled for the feature extractor; None for their own"""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the paper's names mean at a scale, and how its trainings are made and scored."""
+    """The networks, images, training and scoring that the paper's names stand for."""
 
     name: ScaleName
     data: str
-    """as `train` takes it; {size} stands for the side of an image"""
+    """as `train` takes it; {size} stands for the image size"""
     scoring: Scoring
     shapes: dict[int, tuple[int, int]]
-    """side of an image and of a patch, for the paper's patches of 4, 16, 32, 64"""
+    """(image size, patch size) for the paper's patches of 4, 16, 32, 64"""
     noise: float
-    """side of the image whose noise has the deviation 1"""
+    """image size at which the noise has a standard deviation of 1"""
     sizes: dict[str, Size] = field(default_factory=dict)
-    """what the paper's B, L, H, G are here; as they are where it is empty"""
+    """architectures of B, L, H, G; empty for the paper's"""
     channels: int = 3
     features: str = ""
-    """the space of scores, as `evaluate` takes it; a classifier of the data where it is empty"""
+    """the feature space of scores, as `evaluate` takes it; empty for a classifier of the data"""
     reference: str = ""
-    """the real images, or their statistics, as `evaluate` takes them; the data where it is empty"""
+    """the real images, or their statistics, as `evaluate` takes them; empty for the data"""
     images: dict[int, int] = field(default_factory=dict)
-    """images to train on, for the paper's epochs"""
+    """images to train on, by the paper's number of epochs"""
     training: Training = Training()
     sampling: Sampling = Sampling(guidance=2.2, interval=(0.1, 1.0))
     parallelism: Parallelism = Parallelism()
     logging: Logging = Logging()
     checkpoint: Checkpointing = Checkpointing()
     classifier: dict[str, Any] = field(default_factory=dict)
-    """of the data: width, features, images, batch"""
+    """of the classifier: width, features, images to train on, batch"""
 
     def recipe(self, name: str, epochs: int = 200) -> Recipe:
-        """What "B/16" is here: size, patch and length of training as the paper has them, all else by this scale's rules."""
+        """The recipe of a network such as "B/16", trained for the paper's number of epochs, at this scale."""
         size, patch = name[0], int(name[2:])
         checkpoint, evaluation = self.checkpoint, OnlineEvaluation()
         if self.name == "paper":
@@ -77,9 +77,9 @@ class Scale:
                 reference = self.reference.replace("{size}", str(side))
                 evaluation = OnlineEvaluation(FID_EVERY, 8_000, self.features, reference)
         else:
-            side, own_patch = self.shapes[patch]
+            side, patch_here = self.shapes[patch]
             r = Recipe(
-                model=Architecture(side, own_patch, self.channels, None, **self.sizes[size]),
+                model=Architecture(side, patch_here, self.channels, None, **self.sizes[size]),
                 diffusion=Diffusion(noise_scale=side / self.noise),
                 training=replace(self.training, total_images=self.images[epochs]),
                 sampling=self.sampling,
@@ -94,7 +94,7 @@ class Scale:
 
 
 def baseline(r: Recipe) -> Recipe:
-    """The settings of Tables 2, 3 and 10 and Figs. 4 and 7: no bottleneck, none of Sec. 4.4's parts, guidance all the way."""
+    """The settings of Tables 2, 3, 10 and Figs. 4, 7: no bottleneck, nothing of Sec. 4.4, guidance at all times."""
     return with_values(r, bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
 
 
@@ -158,13 +158,13 @@ PAPER = Scale(
 )
 
 PATIENCE, FID_EVERY = 60 * IMAGENET, 20 * IMAGENET
-"""The paper stops G "when the monitored FID begins to degrade"; the numbers are ours."""
+"""The paper stops G "when the monitored FID begins to degrade"; these numbers are ours."""
 
 SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, GPU, PAPER)}
 
 
 def with_data(scale: Scale, data: str, features: str = "", reference: str = "") -> Scale:
-    """The scale with somebody's own data, and with another space to score in."""
+    """The scale with other data, and another feature space or reference to score with."""
     given = {"features": features, "reference": reference}
     scale = replace(scale, **{k: v for k, v in given.items() if v})
     if not data:

@@ -1,19 +1,19 @@
-"""What an experiment found, written down: table.md and table.json, the paper's numbers beside ours, and a picture."""
+"""An experiment written down: NAME.md with the paper's numbers beside ours, NAME.json with all results, and NAME.png."""
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from justimage import disk
-from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction import Cell, Claim, Table
 from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
 
 def format_number(value: float) -> str:
-    """Three digits, or all before the point; just below one, as of decays, three of what lacks; a dash for none."""
+    """Three digits, or all before the point; just below 1, as of decays, three digits of the difference; a dash for nan."""
     if math.isnan(value):
         return "-"
     if 0.99 <= value < 1:
@@ -22,97 +22,80 @@ def format_number(value: float) -> str:
 
 
 def format_cell(table: Table, cell: Cell) -> str:
-    """A number of ours: its deviation over other samples, or the least and most of its seeds."""
-    values = table.values(cell.row, cell.column)
-    if len(values) > 1:
-        return f"**{format_number(sum(values) / len(values))}** ({format_number(min(values))} to {format_number(max(values))})"
-    deviation = table.noise(cell.row, cell.column)
-    return f"**{format_number(values[0])}**" + (f" ± {deviation:.1g}" if deviation else "")
+    """The paper's number, and ours with its deviation over other samples, or the least and most of its seeds."""
+    paper = "" if cell.paper is None else f"{cell.paper:,g} &#124; "
+    numbers = table.numbers(cell)
+    if len(numbers) > 1:
+        spread = f" ({format_number(min(numbers))} to {format_number(max(numbers))})"
+    else:
+        spread = f" ± {table.noise(cell):.1g}" if table.noise(cell) else ""
+    return f"{paper}**{format_number(sum(numbers) / len(numbers))}**{spread}"
 
 
 def results_table(table: Table) -> list[str]:
-    """The table in Markdown: in each cell the paper's number, and ours."""
+    """The table in Markdown."""
     lines = [f"| | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
     for row in table.rows:
-        words = []
-        for column in table.columns:
-            cell = table.cell(row, column)
-            paper = "" if cell is None or cell.paper is None else f"{cell.paper:,g} &#124; "
-            words.append("" if cell is None else paper + format_cell(table, cell))
-        lines.append(f"| {row} | {' | '.join(words)} |")
+        cells = [table.grid.get((row, column)) for column in table.columns]
+        lines.append(f"| {row} | {' | '.join('' if cell is None else format_cell(table, cell) for cell in cells)} |")
     return lines
 
 
-def claims_list(claims: list[Claim]) -> list[str]:
-    lines = []
-    for c in claims:
-        why = f" Why it might be: {c.why}." if c.why and c.holds is not True else ""
-        lines.append(f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}")
-    return lines
+def claims_list(claims: Sequence[Claim]) -> list[str]:
+    """The claims in Markdown, with their verdicts."""
+    reasons = [f" Why it might be: {c.why}." if c.why and c.holds is not True else "" for c in claims]
+    return [f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}" for c, why in zip(claims, reasons, strict=True)]
 
 
 def protocol(table: Table) -> str:
-    """How the works of a table were trained and scored, in words."""
+    """How the jobs of a table were trained and scored, in words."""
     scale = table.lab.scale
-    trained = [work for cell in table.cells for work in cell.jobs if isinstance(work, TrainAndScore)]
-    if not trained:
+    jobs = [job for cell in table.cells for job in cell.jobs if isinstance(job, TrainAndScore)]
+    if not jobs:
         return f"Scale {scale.name}; the same at every scale."
-    s, recipes = scale.scoring, [work.recipe for work in trained]
+    s, recipes = scale.scoring, [job.recipe for job in jobs]
 
-    def listed(numbers: Iterable[float]) -> str:
+    def join(numbers: Iterable[float]) -> str:
         return ", ".join(f"{n:,g}" for n in sorted(set(numbers)))
 
     space = scale.features or "a classifier trained on the same images"
     search = f"the best guidance of 1 to 4 by {s.step:g} is found with {s.search_count:,} images, a score is of {s.count:,}"
-    scaled = sorted({work.feature_size(scale) for work in trained if work.feature_size(scale) != work.reference_size})
+    scaled = sorted({job.feature_size(scale) for job in jobs if job.feature_size(scale) != job.reference_size})
+    images, batches = join(r.training.total_images for r in recipes), join(r.training.batch for r in recipes)
     return (
-        f"Scale {scale.name}, data {scale.data}: trained on {listed(r.training.total_images for r in recipes)} images in batches of "
-        f"{listed(r.training.batch for r in recipes)}, averages {listed(e for r in recipes for e in r.training.ema)}; "
-        f"{search}; {listed(r.sampling.steps for r in recipes)} steps of Heun; FID in the space of {space}"
+        f"Scale {scale.name}, data {scale.data}: trained on {images} images in batches of {batches}, "
+        f"averages {join(e for r in recipes for e in r.training.ema)}; "
+        f"{search}; {join(r.sampling.steps for r in recipes)} steps of Heun; FID in the space of {space}"
         + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
         + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most."
     )
 
 
-def table_of_contents(place: Path) -> None:
-    """README.md in the folder of all experiments: which are there, and what they claim."""
-    lines = ["# Reproduced", ""]
-    for path in sorted(place.glob("*/table.json")):
-        found = disk.read_json(path)
-        facts = found["facts"]
-        lines += [f"## [{found['name']}: {found['title']}]({path.parent.name}/table.md)", ""]
-        lines += claims_list([Claim(c["sentence"], c["holds"], c["evidence"], c["why"]) for c in found["claims"]])
-        lines += ["", f"`{facts['command']}`, {facts['date']}, {facts['seconds_of_works']:,.0f} s of work", ""]
-    disk.write(place / "README.md", "\n".join(lines).encode())
+def write_claims(folder: Path) -> None:
+    """Write claims.md: the claims of all experiments that a folder holds, in one table."""
+    lines = ["# Claims", "", "| | claim | here |", "|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        for c in disk.read_json(path).get("claims", []):
+            lines.append(f"| [{path.stem}]({path.stem}.md) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
+    disk.write(folder / "claims.md", "\n".join([*lines, ""]).encode())
 
 
-def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, command: str) -> list[Claim]:
-    """Write table.md, table.json and picture.png into `out`; returns what is claimed."""
-    claims, results = e.claims(table), table.results.values()
+def write(name: str, table: Table, folder: Path, seconds: float, command: str) -> list[Claim]:
+    """Write NAME.md, NAME.json and NAME.png into a folder, and claims.md; returns the claims."""
+    e, results = table.experiment, table.results.values()
+    claims, figure = e.claims(table), e.figure(table)
 
-    def made_by(what: str) -> str:
-        return ", ".join(sorted({str(r[what]) for r in results if what in r}))
+    def every(fact: str) -> str:
+        return ", ".join(sorted({str(r[fact]) for r in results if fact in r}))
 
     facts: dict[str, Any] = {
         "command": command,
-        "date": made_by("date"),
-        "machine": made_by("machine"),
-        "torch": made_by("torch"),
-        "seconds_of_works": round(sum(r.get("seconds", 0.0) for r in results), 1),
+        "date": every("date"),
+        "machine": every("machine"),
+        "torch": every("torch"),
+        "seconds_of_jobs": round(sum(r.get("seconds", 0.0) for r in results), 1),
         "seconds_of_this_command": round(seconds, 1),
     }
-    picture = e.figure(table)
-    if picture:
-        disk.write(out / "picture.png", picture)
-    else:
-        disk.remove(out / "picture.png")  # of another time
-    lines = [f"# {name}: {e.title}", "", f"{e.expects}", ""]
-    lines += ["In each cell the paper's number, where it has one, and **ours**.", ""]
-    lines += [*results_table(table), "", *claims_list(claims), ""]
-    lines += [f"![{e.title}](picture.png)", ""] if picture else []
-    lines += [e.notes, ""] if e.notes else []
-    spent = f"{facts['seconds_of_works']:,.0f} s of work, without trainings that were there before"
-    lines += [protocol(table), "", f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.", ""]
     stored = {
         "name": name,
         "title": e.title,
@@ -121,13 +104,29 @@ def write(name: str, e: Experiment, table: Table, out: Path, seconds: float, com
         "facts": facts,
         "claims": [c._asdict() | {"verdict": c.verdict} for c in claims],
         "cells": [
-            {"row": c.row, "column": c.column, "paper": c.paper, "shows": c.shows, "ours": table.values(c.row, c.column)}
-            | {"results": [work.key(table.lab) for work in c.jobs]}
-            for c in table.cells
+            {"row": row, "column": column, "params": c.params, "metric": c.metric, "paper": c.paper, "ours": table.numbers(c)}
+            | {"results": [job.key(table.lab) for job in c.jobs]}
+            for (row, column), c in table.grid.items()
         ],
         "results": table.results,
     }
-    disk.write(out / "table.md", "\n".join(lines).encode())
-    disk.write(out / "table.json", json.dumps(jsonable(stored), indent=1, allow_nan=False).encode())
-    table_of_contents(out.parent)
+    if figure:
+        disk.write(folder / f"{name}.png", figure)
+    else:
+        disk.remove(folder / f"{name}.png")  # of an earlier time
+    spent = f"{facts['seconds_of_jobs']:,.0f} s of work, without trainings that were there before"
+    paragraphs = [
+        f"# {name}: {e.title}",
+        e.expects,
+        "In each cell the paper's number, where it has one, and **ours**.",
+        "\n".join(results_table(table)),
+        "\n".join(claims_list(claims)),
+        f"![{e.title}]({name}.png)" if figure else "",
+        e.notes,
+        protocol(table),
+        f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.",
+    ]
+    disk.write(folder / f"{name}.md", ("\n\n".join(p for p in paragraphs if p) + "\n").encode())
+    disk.write(folder / f"{name}.json", json.dumps(jsonable(stored), indent=1, allow_nan=False).encode())
+    write_claims(folder)
     return claims

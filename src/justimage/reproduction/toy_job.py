@@ -1,4 +1,4 @@
-"""The work of Fig. 2: a curve in a plane, buried in D dimensions, learnt by an MLP and drawn again (Sec. 3.3).
+"""The job of Fig. 2: a curve in a plane, buried in D dimensions, learnt by an MLP and sampled (Sec. 3.3).
 
 How near the samples come to the curve says little by itself: samples of half the curve lie on it. So distances are measured
 both ways, from each sample to the curve and from each place of the curve to the nearest sample.
@@ -6,22 +6,26 @@ both ways, from each sample to the curve and from each place of the curve to the
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import disk, sampling
-from justimage.diffusion import Batch, Diffusion
+from justimage import checkpoint, disk, progress, recipe as recipes, sampling
+from justimage.diffusion import Diffusion, Prediction
 from justimage.mlp import MLP
-from justimage.reproduction import Lab, Result, Talk, hash_of
-from justimage.sampling import Denoiser, Sampling
-from justimage.stopping import Stopped
+from justimage.recipe import Checkpointing, Logging, Parallelism, Recipe, Training
+from justimage.reproduction import Lab, Result, hash_of
+from justimage.reproduction.training_job import losses, train
+from justimage.sampling import Sampling
+from justimage.transformer import Architecture
 
 POINTS, CURVE_POINTS = 2000, 4000
-"""Samples that are drawn, and places on the curve that stand for it."""
+"""Samples to draw, and places on the curve that stand for it."""
 INNER, OUTER, TURNS = 0.4, 2.0, 1.5
+NEVER = 10**12
+"""Images between previews and checkpoints: only those at the end are wanted."""
 
 
 def curve(u: Tensor) -> Tensor:
@@ -34,27 +38,55 @@ def curve(u: Tensor) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
 
 
+class SpiralPoints:
+    """Data for `justimage.train`: `count` points spread evenly along the curve that P (D, 2) buries, as images (D, 1, 1)."""
+
+    def __init__(self, P: Tensor, count: int) -> None:
+        self.P, self.points = P, curve((torch.arange(count) + 0.5) / count)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, None]:
+        return (self.P @ self.points[i])[:, None, None], None
+
+
 @dataclass(frozen=True)
 class ToyJob:
     """One panel of Fig. 2: `dimension` is D, and the loss is the v-loss.
 
-    The paper is silent about the rest, so it is such that at D = 2, where none wants for capacity, all three predictions
-    converge: more times near 1 than images need, since only there the noise is as fine as a curve that has no width.
+    The paper gives no other settings. These are such that at D = 2, where capacity is ample, all three predictions converge:
+    more times near 1 than images need, since only there the noise is as fine as a curve that has no width.
     """
 
     dimension: int
-    process: Diffusion = Diffusion(mu=1.0, sigma=1.5)
+    prediction: Prediction = "x"
     steps: int = 6000
     batch: int = 256
-    learning_rate: float = 2e-3
     seed: int = 0
 
+    @property
+    def recipe(self) -> Recipe:
+        """Of the architecture only the shape of an image counts: the network is an MLP."""
+        return Recipe(
+            model=Architecture(1, 1, self.dimension, 0, width=4, depth=1, heads=1, context_start=0),
+            diffusion=Diffusion(self.prediction, mu=1.0, sigma=1.5),
+            training=Training(
+                total_images=self.steps * self.batch, batch=self.batch, learning_rate=2e-3, lr_schedule="cosine", warmup=0,
+                betas=(0.9, 0.999), ema=(), sample_ema=0.0, flip=False, precision="fp32", seed=self.seed,
+            ),
+            sampling=Sampling(steps=100, t_clip=0.01),
+            parallelism=Parallelism(grad_accumulation=1, compile=False, workers=0),
+            logging=Logging(log_every=100, preview_every=NEVER, preview_count=1),
+            checkpoint=Checkpointing(save_every=NEVER, keep_checkpoints=1),
+        )  # fmt: skip
+
     def group(self, lab: Lab) -> str:
-        return hash_of("toy", asdict(self))
+        return hash_of("toy", recipes.to_json(self.recipe))
 
     @property
     def title(self) -> str:
-        return f"D = {self.dimension}, {self.process.prediction}-pred"
+        return f"D = {self.dimension}, {self.prediction}-pred"
 
     def key(self, lab: Lab) -> str:
         return self.group(lab)
@@ -63,48 +95,26 @@ class ToyJob:
         """P, (D, 2), random and column-orthogonal: P^T P = 1."""
         return torch.linalg.qr(torch.randn(self.dimension, 2, generator=torch.Generator().manual_seed(self.seed)))[0]
 
-    def do(self, lab: Lab, talk: Talk) -> Result:
-        began, device, P = time.perf_counter(), torch.device(lab.device), self.projection()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            net = MLP(self.dimension).to(device)
-        random = torch.Generator().manual_seed(self.seed + 1)
-        optimizer = torch.optim.Adam(net.parameters(), self.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        nobody, keep = torch.full((self.batch,), -1), torch.zeros(self.batch, dtype=torch.bool)
-        loss = torch.zeros(())
-        for step in range(self.steps):
-            if talk.stop():
-                raise Stopped("stopped as asked; the same command goes on")
-            x = curve(torch.rand(self.batch, generator=random)) @ P.T
-            eps = torch.randn(self.batch, self.dimension, generator=random)
-            t = self.process.sample_t(torch.randn(self.batch, generator=random))
-            x, eps, t, y, drop = (q.to(device) for q in (x, eps, t, nobody, keep))
-            optimizer.zero_grad()
-            loss = self.process.loss(net, Batch(x, y, t, eps, drop)).mean()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if step % 100 == 0:
-                talk.tell(f"step {step:,} of {self.steps:,}, loss {loss.item():.3f}", step / self.steps)
-        points = self.sample(net, device).cpu()
+    def run(self, lab: Lab) -> progress.Job[Result]:
+        began, P, run = time.perf_counter(), self.projection(), lab.run_dir(self)
+        net = lambda: MLP(self.dimension)
+        yield from train(self.recipe, run, lab.device, data=SpiralPoints(P, self.steps * self.batch), net=net)
+        denoiser = checkpoint.load(run, device=lab.device, net=net)
+        points = sampling.sample(denoiser, seeds=range(POINTS), batch=POINTS, dtype=torch.float32).flatten(1)
         with disk.replacing(lab.result_dir(self) / "points.npz") as aside, open(aside, "wb") as file:
             np.savez(file, allow_pickle=False, points=(points @ P).numpy())
         near, covered = distances(points, P)
         means = {"curve": near, "coverage": covered, "plane": (points - points @ P @ P.T).norm(dim=1)}
-        found = {name: float(distance.mean()) for name, distance in means.items()}
-        return found | {"loss": loss.item(), "seconds": round(time.perf_counter() - began, 1)}
-
-    def sample(self, net: torch.nn.Module, device: torch.device) -> Tensor:
-        """Points (POINTS, D) that the network generates from noise."""
-        noise = torch.randn(POINTS, self.dimension, generator=torch.Generator().manual_seed(self.seed + 2)).to(device)
-        nobody = torch.full((POINTS,), -1, device=device)
-        *_, end = sampling.trajectory(Denoiser(net, self.process), noise, nobody, Sampling(steps=100, t_clip=0.01))
-        return end.z
+        *_, last = losses(run)
+        return {name: float(distance.mean()) for name, distance in means.items()} | {
+            "loss": last["loss"],
+            "seconds": round(time.perf_counter() - began, 1),
+        }
 
 
 def distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """Of points (n, D) and the curve that P buried: to it from each (n,), and from PLACES on it to the nearest (PLACES,)."""
+    """Distances between points (n, D) and the curve that P buries: from each point to the curve (n,), and from CURVE_POINTS
+    places on the curve to the nearest point (CURVE_POINTS,)."""
     within, places = points @ P, curve(torch.linspace(0, 1, CURVE_POINTS))
     out = (points - within @ P.T).norm(dim=1)  # of the plane, at a right angle to whatever lies in it
     apart = torch.hypot(torch.cdist(within, places, compute_mode="donot_use_mm_for_euclid_dist"), out[:, None])
@@ -112,12 +122,8 @@ def distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blur_distances(deviation: float) -> tuple[float, float]:
-    """Both mean distances of POINTS true points that normal noise has moved in the plane: what samples may be measured by."""
+    """Both mean distances for POINTS true points that normal noise has moved within the plane: a bound for samples."""
     random = torch.Generator().manual_seed(0)
     points = curve(torch.rand(POINTS, generator=random)) + deviation * torch.randn(POINTS, 2, generator=random)
     near, covered = distances(points, torch.eye(2))
     return float(near.mean()), float(covered.mean())
-
-
-def toy(dimension: int, prediction: str) -> ToyJob:
-    return ToyJob(dimension, replace(ToyJob(dimension).process, prediction=prediction))

@@ -1,8 +1,10 @@
-"""A work of most experiments: a recipe trained, and scored at its best guidance."""
+"""The job of most experiments: train a recipe, and score it at its best guidance."""
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, disk, log, recipe as recipes, run as runs
+from justimage import checkpoint, disk, log, progress, recipe as recipes, run as runs, stopping
 from justimage.chunks import single_threaded
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.search import HIGH, LOW, Search, Setting, Trial
 from justimage.generate import ImageGenerator, SampleJob
+from justimage.progress import Progress
 from justimage.recipe import Checkpointing, Recipe, with_values
-from justimage.reproduction import Lab, Result, Talk, hash_of, scoring
+from justimage.reproduction import Job, Lab, Result, hash_of, map_progress, scoring
 from justimage.reproduction.scales import Scale
 from justimage.stopping import Stopped
 from justimage.training import NonFiniteError
 
 TRAINING_SHARE = 0.6
-"""The fraction of a work that training is taken for."""
-SAMPLES_KEPT = 10
-"""Images kept to be shown."""
-STOPPED = "stopped as asked; the same command goes on where it was"
+"""Share of a job's progress that is given to training; scoring gets the rest."""
+SHOWN = 10
+"""Samples stored for figures, where no classes are asked for."""
+SHOWN_OF_CLASS = 8
+"""Samples stored of each class that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -35,166 +39,192 @@ class TrainAndScore:
 
     recipe: Recipe
     resize: int | None = None
-    """side to which images are scaled before they are compared; None for what the scale says"""
+    """side to which samples are scaled before they are compared with real images of that side (App. B.4)"""
     sampling_t_clip: float | None = None
+    """t_clip while sampling, instead of the recipe's"""
     emas: tuple[float, ...] = ()
     """averages to choose from [all]"""
     full_grid: bool = False
-    """score every guidance, with as many images as the search takes"""
+    """score every guidance of the grid, with as many images as the search takes"""
     classes: tuple[int, ...] = ()
-    """those shown in a grid, a row each; some images of all where it is empty"""
+    """classes to store SHOWN_OF_CLASS samples of; by default one sample of each of the first ten classes"""
 
     def group(self, lab: Lab) -> str:
-        """Of all works that share this training: how it is drawn and kept does not decide what is learnt, unless it ends early
-        by what was drawn."""
+        """A hash of what decides the training. How it is computed, sampled and stored does not, unless it ends early by the
+        scores of samples."""
+        stored = recipes.to_json(self.recipe)
         free = {"data", "parallelism"}
         if not self.recipe.checkpoint.patience:
             free |= {"sampling", "logging", "checkpoint", "evaluation"}
-        stored = recipes.to_json(self.recipe)
+            del stored["training"]["sample_ema"]
         return hash_of({k: v for k, v in stored.items() if k not in free}, lab.environment_key)
 
     @property
     def title(self) -> str:
-        a, p = self.recipe.model, self.recipe.diffusion
-        return f"{a.width} wide, /{a.patch_size} at {a.size[0]}, {p.prediction}-pred, {p.loss_space}-loss"
+        a, d = self.recipe.model, self.recipe.diffusion
+        return f"{a.width} wide, /{a.patch_size} at {a.size[0]}, {d.prediction}-pred, {d.loss_space}-loss"
 
     def key(self, lab: Lab) -> str:
-        s = lab.scale
-        drawn = [
-            self.reference_size,
-            self.sampling_t_clip,
-            self.emas,
-            self.full_grid,
-            self.classes,
-            recipes.to_json(self.recipe)["sampling"],
-        ]
-        return hash_of(self.group(lab), drawn, self.feature_size(s), vars(s.scoring), s.features, s.reference, s.classifier)
+        s, stored = lab.scale, recipes.to_json(self.recipe)
+        sampled = [self.reference_size, self.sampling_t_clip, self.emas, self.full_grid, self.classes]
+        sampled += [stored["sampling"], stored["training"]["sample_ema"]]
+        return hash_of(self.group(lab), sampled, self.feature_size(s), vars(s.scoring), s.features, s.reference, s.classifier)
 
     @property
     def reference_size(self) -> int:
-        """Side of the images when they are compared with real ones of that side."""
+        """Side at which samples are compared with real images."""
         return self.resize or self.recipe.model.size[0]
 
     def feature_size(self, scale: Scale) -> int:
-        """Side to which both are then scaled for the network that reads them."""
+        """Side to which both are then scaled for the feature extractor."""
         return self.reference_size if self.resize or scale.features else scale.scoring.feature_size or self.reference_size
 
-    def run_dir(self, lab: Lab) -> Path:
-        """The folder of the training."""
-        return lab.root / "runs" / self.group(lab)
-
-    def do(self, lab: Lab, talk: Talk) -> Result:
+    def run(self, lab: Lab) -> progress.Job[Result]:
         began = time.perf_counter()
-        found: Result = {}
         try:
-            self.train(lab, talk)
-        except NonFiniteError as error:  # a finding, too
-            found = {"diverged": str(error)}
-        trained = time.perf_counter() - began
-        if "diverged" not in found:
-            found = self.score(lab, feature_sampler(lab, self, talk))
-        return found | {
-            "losses": [[line["images_seen"], line["loss"]] for line in losses(self.run_dir(lab))],
-            "run": str(self.run_dir(lab).relative_to(lab.root)),
+            yield from map_progress(train(self.recipe, lab.run_dir(self), lab.device), of_training)
+            result: Result = {}
+        except NonFiniteError as error:  # a result, too
+            result = {"diverged": str(error)}
+        trained = time.perf_counter()
+        if not result:
+            steps = count(1)
+            result = yield from map_progress(self.score(lab), lambda p: of_scoring(p, next(steps)))
+        return result | {
+            "losses": [[line["images_seen"], line["loss"]] for line in losses(lab.run_dir(self))],
+            "run": str(lab.run_dir(self).relative_to(lab.root)),
             "seconds": round(time.perf_counter() - began, 1),
-            "seconds_of_training": round(trained, 1),
+            "seconds_of_training": round(trained - began, 1),
         }
 
-    def train(self, lab: Lab, talk: Talk) -> None:
-        """Train, or go on, until the recipe's end."""
-        place, total = self.run_dir(lab), self.recipe.training.total_images
-        if finished(place):
-            return
-
-        def decoding(what: str, done: int, of: int) -> None:
-            if talk.stop():
-                raise Stopped(STOPPED)
-            talk.tell(f"reading images, {done:,} of {of:,}", 0.0)
-
-        run = runs.open_run(self.recipe, place, lab.device, on_progress=decoding)
-        began, first = time.perf_counter(), run.state.images_seen
-        for step in runs.steps(run):
-            if talk.stop():
-                continue  # it ends by itself, saved
-            speed = (step.images_seen - first) / (time.perf_counter() - began)
-            left = f"{(total - step.images_seen) / speed:.0f} s left"
-            words = f"training, {step.images_seen:,} of {total:,}, {speed:,.0f} images/s, {left}"
-            talk.tell(words, TRAINING_SHARE * min(step.images_seen / total, 1.0))
-        if not finished(place):
-            raise Stopped(STOPPED)
-
-    def job(self, examiner: FeatureSampler) -> SampleJob:
-        generator, own = examiner.generator, self.recipe.sampling
-        recipe = generator.recipe
-        clip = own.t_clip if self.sampling_t_clip is None else self.sampling_t_clip
-        sampling = replace(own, guidance=own.guidance if recipe.model.classes else 1.0, t_clip=clip)
-        precision = "fp32" if generator.device.type == "cpu" else self.recipe.training.precision
-        return generator.make_job(
-            recipe.training.sample_ema, sampling=sampling, precision="fp32" if precision == "fp32" else "bf16"
-        )
-
-    def score(self, lab: Lab, examiner: FeatureSampler) -> Result:
-        """The best guidance and average, and all scores there."""
-        s, artist = lab.scale.scoring, examiner.generator
-        job, curve = self.job(examiner), []
-        if artist.recipe.model.classes:
-            emas = self.emas or artist.emas
-            search = Search(examiner, job, s.search_count, emas, [job.sampling.interval], LOW, HIGH, s.step)
-            best = best_setting(search, s.coarse_to_fine, self.full_grid)
-            job = replace(
-                job, weights=artist.weights(best.setting.ema), ema=best.setting.ema,
-                sampling=replace(job.sampling, guidance=best.guidance),
-            )  # fmt: skip
-            curve = [
-                {
-                    "guidance": f.guidance,
-                    "ema": f.setting.ema,
-                    "images": f.count,
-                    "fid": f.fid.value,
-                    "deviation": f.fid.std,
-                    "inception_score": f.inception_score.value if f.inception_score else None,
-                }
-                for f in sorted(search.trials.values(), key=lambda f: (f.setting.ema, f.guidance, f.count))
-            ]
-        drawn = examiner.features(job, s.count, "scoring")
+    def score(self, lab: Lab) -> progress.Job[Result]:
+        """Find the best guidance and average, compute all scores there, and store some samples."""
+        s, sampler = lab.scale.scoring, (yield from self.feature_sampler(lab))
+        generator, job, curve = sampler.generator, self.sample_job(sampler.generator), []
+        if generator.recipe.model.classes:
+            emas = self.emas or generator.emas
+            search = Search(sampler, job, s.search_count, emas, [job.sampling.interval], LOW, HIGH, s.step)
+            best = yield from best_setting(search, s.coarse_to_fine, self.full_grid)
+            sampling = replace(job.sampling, guidance=best.guidance)
+            job = replace(job, weights=generator.weights(best.setting.ema), ema=best.setting.ema, sampling=sampling)
+            curve = guidance_curve(search)
+        samples = yield from sampler.features(job, s.count, "scoring")
         with single_threaded():
-            found = report.score(drawn, examiner.reference, bool(examiner.extractor.class_names))
-        kept = lab.result_dir(self)
-        save_images(kept / "samples.npz", *self.images(artist, job))
-        return {name: score.value for name, score in found.items()} | {
-            "deviations": {name: score.std for name, score in found.items()},
+            scores = report.score_all(samples, sampler.reference, bool(sampler.extractor.class_names))
+        self.save_samples(lab, generator, job)
+        return {name: score.value for name, score in scores.items()} | {
+            "deviations": {name: score.std for name, score in scores.items()},
             "guidance": job.sampling.guidance,
             "ema": job.ema,
             "curve": curve,
             "images_scored": s.count,
-            "parameters": sum(p.numel() for p in artist.denoiser(job.ema).net.parameters()),
-            "class_names": list(artist.recipe.class_names),
+            "parameters": sum(p.numel() for p in generator.denoiser(job.ema).net.parameters()),
+            "class_names": list(generator.recipe.class_names),
         }
 
-    def images(self, artist: ImageGenerator, job: SampleJob) -> tuple[Tensor, list[int]]:
-        """Images to be shown, uint8, and their classes: one of each of ten, or eight of each class asked for."""
-        total = artist.recipe.model.classes or 0
-        shown = tuple(c for c in self.classes if c < total) or tuple(range(min(total, SAMPLES_KEPT))) or (-1,)
-        job = replace(job, classes=shown)
-        numbers = range(8 * len(shown) if self.classes else SAMPLES_KEPT)
-        return artist.denoiser(job.ema).normalization.to_uint8(artist.sample_indices(job, numbers)), [
-            job.label(i) for i in numbers
-        ]
+    def feature_sampler(self, lab: Lab) -> progress.Job[FeatureSampler]:
+        """Open the trained network and the reference to score it against."""
+        run, side = lab.run_dir(self), self.reference_size
+        generator = ImageGenerator(checkpoint_to_score(run, self.recipe.checkpoint), torch.device(lab.device))
+        extractor = scoring.extractor(lab, side, self.feature_size(lab.scale))
+        reference = yield from scoring.reference(lab, extractor, side, self.recipe.model.channels)
+        resize = (side, side) if (side, side) != self.recipe.model.size else None
+        return FeatureSampler(generator, extractor, reference, run / "evaluations", resize)
+
+    def sample_job(self, generator: ImageGenerator) -> SampleJob:
+        """The samples to score, before the best guidance and average are known."""
+        recipe, sampling = generator.recipe, self.recipe.sampling
+        if self.sampling_t_clip is not None:
+            sampling = replace(sampling, t_clip=self.sampling_t_clip)
+        if not recipe.model.classes:
+            sampling = replace(sampling, guidance=1.0)
+        fp32 = generator.device.type == "cpu" or self.recipe.training.precision == "fp32"
+        return generator.make_job(recipe.training.sample_ema, sampling=sampling, precision="fp32" if fp32 else "bf16")
+
+    def save_samples(self, lab: Lab, generator: ImageGenerator, job: SampleJob) -> None:
+        """Store the images that figures show, uint8, with their classes."""
+        total = generator.recipe.model.classes or 0
+        classes = tuple(c for c in self.classes if c < total) or tuple(range(min(total, SHOWN))) or job.classes
+        job = replace(job, classes=classes)
+        indices = range(SHOWN_OF_CLASS * len(classes) if self.classes else SHOWN)
+        images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, indices))
+        with disk.replacing(lab.result_dir(self) / "samples.npz") as aside, open(aside, "wb") as file:
+            np.savez(file, allow_pickle=False, images=images.numpy(), classes=np.array([job.label(i) for i in indices]))
 
 
-def seeds(recipe: Recipe, count: int) -> tuple[TrainAndScore, ...]:
-    """The same training with several seeds."""
-    return tuple(TrainAndScore(with_values(recipe, seed=seed)) for seed in range(count))
+def load_samples(lab: Lab, job: Job) -> tuple[Tensor, list[int]] | None:
+    """The images that a job stored for figures, and their classes; None where it stored none, as its training diverged."""
+    path = lab.result_dir(job) / "samples.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["images"]), arrays["classes"].tolist()
 
 
-def best_setting(search: Search, cheap: bool, whole: bool) -> Trial:
-    """The best of every guidance, of the cheap search, or down the grid from a guidance of 2."""
-    if whole:
-        return search.full_grid()
-    if cheap or len(search.emas) > 1:
-        return search.coarse_to_fine()
+def with_seeds(recipe: Recipe, seeds: int) -> list[TrainAndScore]:
+    """The same training with the seeds 0, 1, ..."""
+    return [TrainAndScore(with_values(recipe, seed=seed)) for seed in range(seeds)]
+
+
+def train(recipe: Recipe, folder: Path, device: str, **given: Any) -> progress.Job[None]:
+    """Train in a folder, or resume there, to the recipe's end; closed early, save. given: data, net, ... for `justimage.train`.
+
+    Yields the fraction of the training that is done, of 1.
+    """
+    if finished(folder):
+        return
+    yield Progress("reading images")
+    total, first, began = recipe.training.total_images, -1, 0.0
+    steps = runs.train(recipe, folder, device=device, on_progress=lambda *_: stopping.check(), **given)
+    with closing(steps):
+        for step in steps:
+            seen, now = step.images_seen, time.perf_counter()
+            if first < 0:
+                first, began = seen, now
+            speed = (seen - first) / (now - began + 1e-9)
+            pace = f", {speed:,.0f} images/s, {(total - seen) / speed:.0f} s left" if speed else ""
+            yield Progress(f"training, {seen:,} of {total:,}{pace}", min(seen / total, 1.0), 1)
+    if not finished(folder):
+        stopping.check()
+        raise Stopped(f"{folder / 'STOP'} asks this training to stop; remove it to resume")
+
+
+def of_training(p: Progress) -> Progress:
+    """The progress of training as that of the whole job."""
+    return p._replace(done=TRAINING_SHARE * p.done, total=1)
+
+
+def of_scoring(p: Progress, step: int) -> Progress:
+    """The progress of scoring as that of the whole job, which comes closer to its end with every step, as none knows how many
+    there will be."""
+    done = TRAINING_SHARE + (1 - TRAINING_SHARE) * step / (step + 12)
+    return Progress(f"{p.what}, {p.done:,.0f} of {p.total:,.0f}" if p.total else p.what, done, 1)
+
+
+def best_setting(search: Search, coarse_to_fine: bool, full_grid: bool) -> progress.Job[Trial]:
+    """The best guidance and average: of the full grid, by the cheap search, or down the grid from a guidance of 2."""
+    if full_grid:
+        return (yield from search.full_grid())
+    if coarse_to_fine or len(search.emas) > 1:
+        return (yield from search.coarse_to_fine())
     middle = round((2.0 - search.low) / search.step)
-    return search.hill_climb(search.evaluate_full(Setting(search.emas[0], search.intervals[0], middle)), (2, 1))
+    start = yield from search.evaluate(Setting(search.emas[0], search.intervals[0], middle), search.count)
+    return (yield from search.hill_climb(start, (2, 1)))
+
+
+def guidance_curve(search: Search) -> list[dict[str, Any]]:
+    """Every setting that a search has scored, by average, guidance and number of images."""
+    return [
+        {
+            "guidance": trial.guidance,
+            "ema": trial.setting.ema,
+            "images": trial.count,
+            "fid": trial.fid.value,
+            "deviation": trial.fid.std,
+            "inception_score": trial.inception_score.value if trial.inception_score else None,
+        }
+        for trial in sorted(search.trials.values(), key=lambda t: (t.setting.ema, t.guidance, t.count))
+    ]
 
 
 def finished(run: Path) -> bool:
@@ -203,44 +233,14 @@ def finished(run: Path) -> bool:
     return bool(events) and events[-1] in ("finished", "finished early")
 
 
-def best_of(run: Path, section: Checkpointing) -> Path:
-    """A run, for its newest checkpoint; or the best one by a number that it watches to end early (App. A, "early stop")."""
+def checkpoint_to_score(run: Path, section: Checkpointing) -> Path:
+    """The run, for its newest checkpoint; or the best checkpoint by the number that it monitors (App. A, "early stop")."""
     saved = {int(folder.name): folder for folder in checkpoint.list_checkpoints(run)}
-    best = (
-        log.best_of(list(saved), log.monitored_values(run, section.monitor, section.monitor_mode)) if section.monitor else None
-    )
+    monitored = log.monitored_values(run, section.monitor, section.monitor_mode) if section.monitor else []
+    best = log.best_of(list(saved), monitored)
     return run if best is None else saved[best]
 
 
 def losses(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics that have a loss."""
     return (line for line in log.records(run / "metrics.jsonl") if "loss" in line)
-
-
-def feature_sampler(lab: Lab, work: TrainAndScore, talk: Talk) -> FeatureSampler:
-    """What looks at a trained network's images."""
-    device, run, seen = torch.device(lab.device), work.run_dir(lab), [0]
-    artist = ImageGenerator(best_of(run, work.recipe.checkpoint), device)
-    compared, channels = work.reference_size, work.recipe.model.channels
-
-    def progress(what: str, done: int, total: int) -> None:
-        seen[0] += 1
-        talk.tell(f"{what}, {done:,} of {total:,}", TRAINING_SHARE + (1 - TRAINING_SHARE) * seen[0] / (seen[0] + 12))
-
-    space = scoring.extractor(lab, compared, work.feature_size(lab.scale))
-    real = scoring.reference(lab, space, compared, channels, stop=talk.stop)
-    resize = (compared, compared) if (compared, compared) != work.recipe.model.size else None
-    return FeatureSampler(artist, space, real, run / "evaluations", resize, progress, talk.stop)
-
-
-def save_images(path: Path, images: Tensor, classes: list[int]) -> None:
-    with disk.replacing(path) as aside, open(aside, "wb") as file:
-        np.savez(file, allow_pickle=False, images=images.numpy(), classes=np.array(classes))
-
-
-def images_of(lab: Lab, work: TrainAndScore) -> tuple[Tensor, list[int]] | None:
-    """The images that a work keeps to be shown, and their classes; None where the training diverged."""
-    path = lab.result_dir(work) / "samples.npz"
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["images"]), arrays["classes"].tolist()

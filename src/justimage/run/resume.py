@@ -43,6 +43,7 @@ def open_run(
     """
     directory, world = Path(directory), distributed.init(device)
     fresh = fresh and not distributed.is_restart()
+    show = lambda progress: on_progress(progress.what, int(progress.done), int(progress.total))
 
     # what is trained, the same in every process
     source = open_data(recipe, data, world)
@@ -59,9 +60,8 @@ def open_run(
 
     # what takes long
     with world.all_or_none():
-        source = finish(datasets.cache_in_ram(source), lambda p: on_progress(p.what, int(p.done), int(p.total)))
-        reading = lambda done, total: on_progress("reading real images", done, total)
-        online_fid = open_online_fid(recipe, source, world.device, reading) if recipe.evaluation.every else None
+        source = finish(datasets.cache_in_ram(source), show)
+        online_fid = finish(open_online_fid(recipe, source, world.device), show) if recipe.evaluation.every else None
     if newest and recipe.training.precision == "auto":
         begun = checkpoint.read_recipe(Path(newest)).training.precision
         recipe = recipes.with_values(recipe, precision=begun)
@@ -71,6 +71,7 @@ def open_run(
     # the run, and its first changes on disk
     with world.all_or_none():
         state = training.init_state(recipe, world, net, optimizer)
+        checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid)
         if newest:
             run.restore(Path(newest))

@@ -1,4 +1,4 @@
-"""Numbers of any scale: units, arrays as stores, and a model that draws in the units of its data."""
+"""Numbers of any scale: normalization, arrays as stores, and a model that samples in the units of its data."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ import justimage
 from justimage import figures, recipe as recipes, sampling
 from justimage.data import Crop, open_source
 from justimage.data.store import open_store
-from justimage.diffusion import Normalization, from_uint8, to_uint8
-from justimage.recipe import for_store, preset
+from justimage.normalization import Normalization, from_uint8, identity, to_uint8
+from justimage.recipe import for_store, preset, with_values
 from tests.sets import prepare
 
 MEAN = np.array([280.0, -3.0, 1e5, 0.5, 2e-6])
@@ -47,26 +47,31 @@ def test_pixels_have_no_statistics() -> None:
     assert torch.equal(Normalization().denormalize(from_uint8(levels)), levels) and Normalization().to_uint8(levels) is levels
 
 
+def test_floats_in_minus_1_to_1_are_left_as_they_are() -> None:
+    data = torch.rand(2, 3, 4, 4) * 2 - 1
+    assert torch.equal(identity(3).normalize(data), data) and torch.equal(identity(3).denormalize(data), data)
+
+
 def test_floats_inside_have_mean_0_and_deviation_a_half_and_come_back() -> None:
     data = torch.from_numpy(fields(512))
-    units = Normalization(tuple(data.double().mean((0, 2, 3)).tolist()), tuple(data.double().std((0, 2, 3)).tolist()))
-    x = units.normalize(data)
+    normalization = Normalization(tuple(data.double().mean((0, 2, 3)).tolist()), tuple(data.double().std((0, 2, 3)).tolist()))
+    x = normalization.normalize(data)
     assert x.mean((0, 2, 3)).abs().max() < 1e-3 and (x.std((0, 2, 3)) - 0.5).abs().max() < 1e-3
-    back = units.denormalize(x)
+    back = normalization.denormalize(x)
     assert back.dtype == torch.float32
-    assert ((back - data).abs() / torch.tensor(units.std)[:, None, None]).max() < 1e-4
-    assert torch.equal(units.to_uint8(data), to_uint8(x)) and 100 < units.to_uint8(data).float().mean() < 155
+    assert ((back - data).abs() / torch.tensor(normalization.std)[:, None, None]).max() < 1e-4
+    assert torch.equal(normalization.to_uint8(data), to_uint8(x)) and 100 < normalization.to_uint8(data).float().mean() < 155
 
 
 def test_a_constant_channel_is_zero_inside_and_its_constant_outside() -> None:
     data = torch.stack([torch.full((4, 4), 1e5), torch.randn(4, 4)])[None]
     for deviation in 0.0, 1e-9:  # exactly, or up to rounding
-        units = Normalization((1e5, 0.0), (deviation, 1.0))
-        assert torch.equal(units.normalize(data)[:, 0], torch.zeros(1, 4, 4))
-        assert torch.equal(units.denormalize(torch.randn(1, 2, 4, 4))[:, 0], data[:, 0])
+        normalization = Normalization((1e5, 0.0), (deviation, 1.0))
+        assert torch.equal(normalization.normalize(data)[:, 0], torch.zeros(1, 4, 4))
+        assert torch.equal(normalization.denormalize(torch.randn(1, 2, 4, 4))[:, 0], data[:, 0])
 
 
-def test_units_must_make_sense() -> None:
+def test_a_normalization_must_make_sense() -> None:
     for mean, deviation in (((0.0,), ()), ((0.0,), (-1.0,)), ((float("nan"),), (1.0,))):
         with pytest.raises(ValueError):
             Normalization(mean, deviation)
@@ -124,20 +129,19 @@ def test_any_number_of_channels_has_a_picture() -> None:
         assert figures.image_grid(images, 2).size[0] > 80
 
 
+@pytest.mark.full
 def test_a_model_of_five_channels_draws_in_the_units_of_its_data(weather: Path, tmp_path: Path) -> None:
     """Mean and deviation of each channel come out within 5 % (the mean: of the deviation)."""
     recipe = for_store(preset("digits"), open_store(weather))
-    network = replace(
-        recipe.model, patch_size=8, width=64, depth=2, heads=4, bottleneck=64, context_tokens=0, context_start=0
+    recipe = with_values(
+        recipe, data=str(weather), patch_size=8, width=64, depth=2, heads=4, bottleneck=64, context_tokens=0, context_start=0,
+        total_images=24_000, batch=32, learning_rate=3e-3, noise_scale=1.0, preview_every=10**9, save_every=10**9,
+        preview_count=4,
     )  # fmt: skip
-    training = replace(recipe.training, total_images=24_000, batch=32, learning_rate=3e-3)
-    process = replace(recipe.diffusion, noise_scale=1.0)
-    upkeep = replace(recipe.upkeep, preview_every=10**9, save_every=10**9, preview_count=4)
-    recipe = replace(recipe, data=str(weather), model=network, training=training, diffusion=process, upkeep=upkeep)
-    for _ in justimage.train(recipe, tmp_path / "run", "cpu"):
+    for _ in justimage.train(recipe, tmp_path / "run", device="cpu"):
         pass
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
-    drawn = sampling.sample(justimage.load(tmp_path / "run"), None, range(512), steps=12, batch=256)
+    drawn = sampling.sample(justimage.load(tmp_path / "run"), None, range(512), sampling.Sampling(steps=12), batch=256)
     assert drawn.dtype == torch.float32 and drawn.shape == (512, 5, 24, 40)
 
     def moments(images: Tensor) -> tuple[Tensor, Tensor]:
