@@ -66,7 +66,7 @@ def speed(count: int = 1024, rounds: int = 3) -> None:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as place:
             root, began = Path(place), time.perf_counter()
-            for _ in chunks.complete(root / "units", len(parts), lambda u: {"features": features(parts[u])}):
+            for _ in chunks.compute_missing(root / "units", len(parts), lambda u: {"features": features(parts[u])}):
                 pass
             straight = time.perf_counter() - began
             began = time.perf_counter()
@@ -82,7 +82,7 @@ def speed(count: int = 1024, rounds: int = 3) -> None:
                 return {"features": features(torch.from_numpy(images))}
 
             for name, make in ("written", write), ("read", read):
-                for _ in chunks.complete(root / name, len(parts), make):
+                for _ in chunks.compute_missing(root / name, len(parts), make):
                     pass
             through = time.perf_counter() - began
             same = all(
@@ -109,7 +109,7 @@ def one(count: int) -> None:
     real = torch.cat([torch.from_numpy(features(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
     with tempfile.TemporaryDirectory() as place:
         began, total = time.perf_counter(), -(-count // UNIT)
-        for _ in chunks.complete(Path(place), total, lambda u: {"features": features(drawn(u))}):
+        for _ in chunks.compute_missing(Path(place), total, lambda u: {"features": features(drawn(u))}):
             pass
         found = np.concatenate([unit["features"] for unit in chunks.read_chunks(Path(place), total)])[:count]
         fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), gaussian([real]))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from justimage import disk
 from justimage.data import prepare as preparation
-from justimage.data.prepare import PrepareReport, encode
+from justimage.data.prepare import PrepareReport, to_rows
 from justimage.data.store import INDEX, LABELS, VERSION, ArrayEntry, Index, StorePlan, shard_name
 from justimage.progress import finish
 
@@ -121,7 +121,7 @@ def store_of_links(place: Path, shards: int, each: int, side: int) -> Path:
     index = asdict(
         Index(VERSION, count, plan.shape, "uint8", names, "links", (127.5,) * 3, (74.0,) * 3, plan, (), labels_entry, entries)
     )
-    disk.write(place / INDEX, encode(index | {"sha256": disk.self_checksum(index)}))
+    disk.write(place / INDEX, to_rows(index | {"sha256": disk.self_checksum(index)}))
     return place
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from justimage.cli.train import read_recipe
+from justimage.cli.train import recipe_file
 from justimage.experiments import NAMES, experiment
 from justimage.recipe import Recipe, with_values
 from justimage.reproduction import Cell, Lab, Table, scales
@@ -101,7 +101,7 @@ def test_the_papers_trainings_are_built_and_their_commands_mean_them(name: str, 
         assert sum(p.numel() for p in model.net.parameters()) > 1e8
         run.write_recipe()
         assert f" --recipe {run.folder / 'recipe.json'} --out {run.folder} " in run.command
-        assert read_recipe(run.folder / "recipe.json")[1] == run.job.recipe
+        assert recipe_file(run.folder / "recipe.json")[1] == run.job.recipe
 
 
 def test_the_papers_trainings_are_printed_once_each(tmp_path: Path) -> None:

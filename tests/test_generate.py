@@ -110,7 +110,7 @@ def work(folder: Path, made: list[int] | None = None) -> dict[int, list[int]]:
         return {"numbers": np.arange(number * 4, number * 4 + 4)}
 
     chunks.begin(folder, {"of": "numbers"})
-    for _ in chunks.complete(folder, 6, make, threads=1):
+    for _ in chunks.compute_missing(folder, 6, make, threads=1):
         pass
     return {i: unit["numbers"].tolist() for i, unit in enumerate(chunks.read_chunks(folder, 6))}
 

@@ -138,3 +138,29 @@ def test_a_disk_is_changed_in_one_place_only() -> None:
 def test_only_distributed_speaks_to_other_processes() -> None:
     callers = {f.name for f in HOUSE.rglob("*.py") if re.search(r"torch\.distributed|dist\.", f.read_text())}
     assert callers == {"distributed.py"}
+
+
+TWICE = {
+    "main": "each command's",
+    "cells": "each experiment's",
+    "claims": "each experiment's",
+    "figure": "each experiment's",
+    "train": "the loop of steps, and the same in a run's directory",
+    "parse": "a value from JSON, and options from the command line",
+}
+"""Names that two rooms may both define, and why."""
+
+
+def test_a_name_is_defined_in_one_room() -> None:
+    where: dict[str, set[str]] = {}
+    for file in HOUSE.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                where.setdefault(node.name, set()).add(str(file.relative_to(HOUSE)))
+    assert {name: files for name, files in where.items() if len(files) > 1 and name not in TWICE and name[0] != "_"} == {}
+
+
+def test_docstrings_name_what_there_is() -> None:
+    """None begins with "What": a noun or an imperative says it sooner."""
+    found = [str(f.relative_to(HOUSE)) for f in HOUSE.rglob("*.py") if re.search(r'"""What (?!a )', f.read_text())]
+    assert found == []

@@ -25,9 +25,9 @@ from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, be
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.runner import read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
-from justimage.reproduction.scoring import fingerprint, train_classifier
-from justimage.reproduction.tables import format_number, write
-from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_distances, curve, distances
+from justimage.reproduction.scoring import ensure_classifier, fingerprint_of_data
+from justimage.reproduction.tables import format_number, write_results
+from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_distances, curve_distances, spiral
 from justimage.reproduction.training_job import TrainAndScore
 from justimage.stopping import CURRENT, Requests, Stopped
 
@@ -50,15 +50,15 @@ TINY = replace(
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a lab that holds only the classifier."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), TINY, fingerprint=fingerprint(TINY))
-    assert finish(train_classifier(lab, 32)) is not None
-    assert finish(train_classifier(lab, 32)) is None
+    lab = Lab(tmp_path_factory.mktemp("lab"), TINY, fingerprint=fingerprint_of_data(TINY))
+    assert finish(ensure_classifier(lab, 32)) is not None
+    assert finish(ensure_classifier(lab, 32)) is None
     return lab.root
 
 
 def lab_at(place: Path, classifier: Path) -> Lab:
     shutil.copytree(classifier, place)
-    return Lab(place, TINY, fingerprint=fingerprint(TINY))
+    return Lab(place, TINY, fingerprint=fingerprint_of_data(TINY))
 
 
 def run_all(lab: Lab, jobs: list[Job], processes: int) -> dict[str, Result]:
@@ -133,7 +133,7 @@ def test_results_are_written_beside_the_papers(classifier: Path, tmp_path: Path)
         table = Table(experiment(name), lab)
         jobs = {job.key(lab): job for cell in table.cells for job in cell.jobs}
         table.results.update(run_all(lab, list(jobs.values()), 2))
-        claims = write(name, table, lab.root, 1.0, f"justimage reproduce {name}")
+        claims = write_results(name, table, lab.root, 1.0, f"justimage reproduce {name}")
         assert len(claims) == len(table.experiment.claims(table)) > 0
         lines = (lab.root / f"{name}.md").read_text().splitlines()
         rows = [line for line in lines if line.startswith("| ")]
@@ -197,7 +197,7 @@ def test_a_training_that_diverges_is_a_result(classifier: Path, tmp_path: Path) 
     table = Table(e, lab)
     table.results.update(run_all(lab, [job for cell in table.cells for job in cell.jobs], 1))
     assert table(name="wild") == math.inf and "became nan" in table.results_of(table.cells[0])[0]["diverged"]
-    assert write("wild", table, lab.root, 1.0, "none")[0].holds
+    assert write_results("wild", table, lab.root, 1.0, "none")[0].holds
     assert "| wild | **inf** |" in (lab.root / "wild.md").read_text()
 
 
@@ -208,20 +208,20 @@ def test_a_folder_of_images_in_colour_with_few_classes(tmp_path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place)
     scale = scales.with_data(TINY, str(tmp_path / "photos"))
-    lab = Lab(tmp_path / "lab", scale, fingerprint=fingerprint(scale))
-    assert lab.fingerprint == fingerprint(scales.with_data(TINY, f"{tmp_path}/photos/"))
-    finish(train_classifier(lab, 32))
+    lab = Lab(tmp_path / "lab", scale, fingerprint=fingerprint_of_data(scale))
+    assert lab.fingerprint == fingerprint_of_data(scales.with_data(TINY, f"{tmp_path}/photos/"))
+    finish(ensure_classifier(lab, 32))
     table = Table(experiment("fig8"), lab)
     table.results.update(run_all(lab, list(table.cells[0].jobs), 1))
     assert table.results_of(table.cells[0])[0]["class_names"] == ["cats", "dogs"]
     small = TrainAndScore(scale.recipe("B/4"))  # 8 x 8, compared with real ones of that size
     assert run_all(lab, [small], 1)[small.key(lab)]["fid"] > 0
-    write("fig8", table, lab.root, 1.0, "justimage reproduce fig8")
+    write_results("fig8", table, lab.root, 1.0, "justimage reproduce fig8")
     with Image.open(lab.root / "fig8.png") as picture:
         assert 2 * 64 < picture.height < 3 * 64 + 40  # two classes, not ten
     flat = scales.with_data(TINY, str(tmp_path / "photos" / "cats"))
     with pytest.raises(ValueError, match="has no classes"):
-        fingerprint(flat)
+        fingerprint_of_data(flat)
 
 
 def test_a_difference_within_the_noise_is_no_verdict() -> None:
@@ -334,7 +334,7 @@ SPACING = 0.0032
 
 
 def test_points_lie_evenly_along_the_curve_from_end_to_end() -> None:
-    points = curve(torch.linspace(0, 1, CURVE_POINTS).double())
+    points = spiral(torch.linspace(0, 1, CURVE_POINTS).double())
     steps = points.diff(dim=0).norm(dim=1)
     assert steps.max() < SPACING and steps.max() / steps.min() < 1.1
     assert [round(float(points[end].norm()), 6) for end in (0, -1)] == [0.4, 2.0]
@@ -344,21 +344,23 @@ def test_points_on_the_curve_have_no_distance_and_others_theirs() -> None:
     P = ToyJob(512).projection()
     assert torch.allclose(P.T @ P, torch.eye(2), atol=1e-6)
     random = torch.Generator().manual_seed(1)
-    on, off = curve(torch.rand(100, generator=random)), torch.randn(100, 512, generator=random)
+    on, off = spiral(torch.rand(100, generator=random)), torch.randn(100, 512, generator=random)
     off = 0.3 * torch.nn.functional.normalize(off - off @ P @ P.T, dim=1)
-    assert distances(on @ P.T, P)[0].max() < SPACING / 2 + 1e-5
-    assert torch.allclose(distances(on @ P.T + off, P)[0], torch.full((100,), 0.3), atol=1e-4)
+    assert curve_distances(on @ P.T, P)[0].max() < SPACING / 2 + 1e-5
+    assert torch.allclose(curve_distances(on @ P.T + off, P)[0], torch.full((100,), 0.3), atol=1e-4)
     outwards = on * (1 + 0.05 / on.norm(dim=1, keepdim=True))
-    assert 0.03 < distances(outwards @ P.T, P)[0].mean() < 0.051
-    everywhere = curve(torch.linspace(0, 1, CURVE_POINTS)) @ P.T
-    assert max(way.max() for way in distances(everywhere, P)) < 1e-5
-    assert torch.allclose(distances(everywhere + off[:1], P)[1], torch.tensor(0.3), atol=1e-4)  # not in the plane, no cover
+    assert 0.03 < curve_distances(outwards @ P.T, P)[0].mean() < 0.051
+    everywhere = spiral(torch.linspace(0, 1, CURVE_POINTS)) @ P.T
+    assert max(way.max() for way in curve_distances(everywhere, P)) < 1e-5
+    assert torch.allclose(
+        curve_distances(everywhere + off[:1], P)[1], torch.tensor(0.3), atol=1e-4
+    )  # not in the plane, no cover
 
 
 def test_distances_in_the_plane_are_those_of_it_buried() -> None:
     points = 2 * torch.randn(300, 2, generator=torch.Generator().manual_seed(2))
     P = ToyJob(64).projection()
-    for there, flat in zip(distances(points @ P.T, P), distances(points, torch.eye(2)), strict=True):
+    for there, flat in zip(curve_distances(points @ P.T, P), curve_distances(points, torch.eye(2)), strict=True):
         assert torch.allclose(there, flat, atol=1e-5)
 
 
@@ -369,11 +371,11 @@ def test_a_part_of_the_curve_is_near_it_and_does_not_cover_it(part: tuple[float,
     assert near == pytest.approx(BLUR * math.sqrt(2 / math.pi), rel=0.05) and covered < near
     assert f"blurred: {format_number(near)} and {format_number(covered)}." in experiment("fig2").notes
     u = torch.linspace(*part, POINTS)
-    to, of = (float(way.mean()) for way in distances(curve(u), torch.eye(2)))
+    to, of = (float(way.mean()) for way in curve_distances(spiral(u), torch.eye(2)))
     assert to < near / 10 and of > 1.5 * covered
-    strays = curve(torch.linspace(0, 1, POINTS))
+    strays = spiral(torch.linspace(0, 1, POINTS))
     strays[:: POINTS // 200] += 1.0
-    to, of = (float(way.mean()) for way in distances(strays, torch.eye(2)))
+    to, of = (float(way.mean()) for way in curve_distances(strays, torch.eye(2)))
     assert to > near and of < covered
 
 

@@ -32,7 +32,7 @@ def tuned(recipe: Recipe, seconds: dict[tuple[str, bool], float | None]) -> tuni
         return seconds["bf16" if bf16 else "fp32", compiled]
 
     with mock.patch.object(tuning, "time_block", time_block):
-        return tuning.choose(recipe, CPU, lambda what: None)
+        return tuning.choose_tuning(recipe, CPU, lambda what: None)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
     other = tuning.Tuning("cpu", 1, "fp32", False, 1, {})
     ends = []
     for name, stops in ("straight", 0), ("stopped", 3):
-        with mock.patch.object(tuning, "choose", return_value=chosen):
+        with mock.patch.object(tuning, "choose_tuning", return_value=chosen):
             run = runs.open_run(recipe, tmp_path / name, "cpu")
         for _ in range(stops):
             for _ in runs.steps(run):
                 break
-            with mock.patch.object(tuning, "choose", return_value=other):
+            with mock.patch.object(tuning, "choose_tuning", return_value=other):
                 run = runs.open_run(recipe, tmp_path / name, "cpu")
         finish(run)
         assert (run.recipe.training.precision, run.recipe.parallelism.grad_accumulation) == ("bf16", 2)
@@ -123,7 +123,8 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
     fourth = distributed.World(torch.device("cpu"), size=4)
     assert not chosen.matches(recipe, fourth) and chosen.matches(recipe, CPU)
     elsewhere = tuning.Tuning("another", 1, "bf16", False, 1, {})
-    with mock.patch.object(tuning, "choose", side_effect=lambda r, *_: replace(elsewhere, precision=r.training.precision)):
+    chooses = lambda r, *_: replace(elsewhere, precision=r.training.precision)
+    with mock.patch.object(tuning, "choose_tuning", side_effect=chooses):
         recipe = replace(
             recipe,
             training=replace(recipe.training, total_images=104),
@@ -145,7 +146,7 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
 def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None:
     chosen = tuning.Tuning("cpu", 1, "bf16", False, 2, {"fp32": 1.0})
     recipe = open_recipe()
-    with mock.patch.object(tuning, "choose", return_value=replace(chosen, grad_accumulation=4)):
+    with mock.patch.object(tuning, "choose_tuning", return_value=replace(chosen, grad_accumulation=4)):
         assert tuning.tune(recipe, CPU, asdict(chosen))[1] == chosen
         assert tuning.tune(recipe, CPU, asdict(chosen) | spoilt)[1].grad_accumulation == 4
 
@@ -183,7 +184,7 @@ def test_lines_of_metrics_do_not_depend_on_stops_saves_and_previews(tmp_path: Pa
 def said(recipe: Recipe, tmp_path: Path, parts: int, seconds: float) -> list[str]:
     """What is told of a run, some parts of eight images long, each taking some seconds."""
     with mock.patch.object(
-        tuning, "choose", return_value=tuning.Tuning("cpu", 1, "fp32", False, 1, {"fp32": 0.5, "bf16": 0.4})
+        tuning, "choose_tuning", return_value=tuning.Tuning("cpu", 1, "fp32", False, 1, {"fp32": 0.5, "bf16": 0.4})
     ):
         told = estimate.Estimate(runs.open_run(recipe, tmp_path / "run", "cpu"))
     lines = list(told.before())

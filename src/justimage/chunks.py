@@ -114,7 +114,7 @@ def own_first(missing: Sequence[int]) -> list[int]:
     return own + sorted(set(missing) - set(own), reverse=True)
 
 
-def complete(folder: Path, count: int, make: Callable[[int], Chunk], threads: int | None = None) -> Iterator[int]:
+def compute_missing(folder: Path, count: int, make: Callable[[int], Chunk], threads: int | None = None) -> Iterator[int]:
     """Compute the missing ones of chunks 0, ..., count - 1; yields how many are complete, first and after each.
 
     Raises `Stopped` when a person asks the process to stop.

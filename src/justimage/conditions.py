@@ -1,8 +1,8 @@
-"""What a network is told besides the noisy image and the time.
+"""Conditions: the inputs of a network besides the noisy image and the time.
 
 A condition describes a batch of b images: class numbers (b,), a tensor (b, ...), or a dict of such tensors (an image-like map,
-tokens, a vector, classes). None is a condition, too: the network is told nothing. What "nothing" looks like where there is a
-condition is said once, by `null_like`; training replaces some conditions with it, and guidance compares with it.
+tokens, a vector, classes). None is a condition, too. The null condition is defined once, by `null_like`: training replaces some
+conditions with it (label drop), and guidance extrapolates away from it.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a network costs before it is built: parameters, multiply-adds, and an estimate of the memory to train it."""
+"""The cost of a network before it is built: parameters, multiply-adds, and an estimate of the memory to train it."""
 
 import os
 import sys

@@ -74,7 +74,7 @@ Net = Callable[[Tensor, Tensor, Any], Any]
 
 
 class Batch(NamedTuple):
-    """A batch of b images with everything that is drawn at random for it."""
+    """A batch of b images with its random numbers."""
 
     x: Tensor
     """clean images (b, ...)"""
@@ -182,7 +182,7 @@ class Diffusion:
 
 
 def with_extras(output: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a network returned as (output, extras); most networks return no extras."""
+    """Return (output, extras) of what a network returned; most return no extras."""
     return output if isinstance(output, tuple) else (output, {})
 
 

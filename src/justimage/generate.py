@@ -37,7 +37,7 @@ Labels = Literal["balanced", "random"]
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What determines every byte of the images of a job, on one kind of device. Settings that change nothing are normalised."""
+    """Everything that determines the bytes of a job's images, on one kind of device; idle settings are normalised."""
 
     weights: str
     """hash of the weights, and of the recipe that interprets their output"""
@@ -180,7 +180,7 @@ def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: P
     if (root / INDEX_CSV).exists() and not npz:
         yield Progress("sampling", count, count)
         return
-    for done in chunks.complete(place, total, make, chunks.concurrency(generator.device)):
+    for done in chunks.compute_missing(place, total, make, chunks.concurrency(generator.device)):
         yield Progress("sampling", min(done * job.batch, count), count)
     if rank:
         disk.write(place / f"done-{rank}", b"")

@@ -33,7 +33,7 @@ class Log:
             self.pending.pop(0)
 
 
-def lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def read_lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The lines of a log, as they stand there and as objects; what a crash tore, or is no object, is passed over."""
     if not file.exists():
         return
@@ -53,7 +53,7 @@ def lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log, as objects."""
-    return (found for _, found in lines(file))
+    return (found for _, found in read_lines(file))
 
 
 def images_of(line: dict[str, Any]) -> int | None:
@@ -77,7 +77,7 @@ def last_saved(directory: Path) -> int | None:
 
 
 def last_value(directory: Path, key: str) -> dict[str, Any] | None:
-    """What a run's events say last under a key; None where they say nothing, or are no log."""
+    """Return the last object under a key in a run's events; None where there is none, or no log."""
     found = None
     with suppress(ValueError):
         for event in records(directory / "events.jsonl"):
@@ -89,7 +89,7 @@ def last_value(directory: Path, key: str) -> dict[str, Any] | None:
 def truncate_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
     kept, dropped = bytearray(), False
-    for line, found in lines(file):
+    for line, found in read_lines(file):
         seen = images_of(found)
         if seen is None or seen > images_seen:
             dropped = True

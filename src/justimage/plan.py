@@ -259,7 +259,7 @@ def plan(request: Request) -> TrainingPlan:
     images at a time are tried only where nothing else fits. The precision "auto" is bf16, as on a GPU.
     """
     plans = every_plan(request)
-    chosen = choose(plans)
+    chosen = choose_plan(plans)
     if chosen is None:
         smallest = min(plans, key=lambda p: p.memory.total)
         return replace(smallest, advice=suggest(request))
@@ -292,7 +292,7 @@ def parallel_modes(request: Request) -> tuple[Parallel, ...]:
     return ("ddp", "hsdp", "fsdp") if 1 < request.nodes < request.gpus else ("ddp", "fsdp")
 
 
-def choose(plans: list[TrainingPlan]) -> TrainingPlan | None:
+def choose_plan(plans: list[TrainingPlan]) -> TrainingPlan | None:
     """The first plan that is about as fast as the fastest which fits; None where none fits."""
     fitting = [p for p in plans if p.fits]
     fitting = [p for p in fitting if p.microbatch >= min(MIN_MICROBATCH, p.batch // p.gpus)] or fitting
@@ -308,15 +308,15 @@ def suggest(request: Request) -> str:
         replace(request, activation_checkpointing=None),
     ]
     for requests in one_freed, [request.open()]:
-        if found := [p for r in requests if (p := choose(every_plan(r)))]:
+        if found := [p for r in requests if (p := choose_plan(every_plan(r)))]:
             return f"it fits with {min(found, key=lambda p: p.seconds.total).flags}"
     for more in divisors(request.recipe.training.batch):
-        if more > request.gpus and (found := choose(every_plan(replace(request.open(), gpus=more)))):
+        if more > request.gpus and (found := choose_plan(every_plan(replace(request.open(), gpus=more)))):
             return f"it fits on {more} of them with {found.flags}"
     for name, gpu in sorted(GPUS.items(), key=lambda item: item[1].memory):
         if gpu.memory > request.gpu.memory:
             larger = replace(request.open(), gpu_type=name, gpu_memory=None)
-            if found := choose(every_plan(larger)):
+            if found := choose_plan(every_plan(larger)):
                 return f"it fits on {request.gpus} of {name} with {found.flags}"
     return ""
 
@@ -350,7 +350,7 @@ def estimate(request: Request, arrangement: Arrangement) -> TrainingPlan:
     )  # fmt: skip
 
 
-def shard_count(request: Request, parallel: Parallel) -> int:
+def shards_of(request: Request, parallel: Parallel) -> int:
     """Into how many shards weights, gradients, moments and averages are divided."""
     return {"ddp": 1, "hsdp": request.gpus // request.nodes, "fsdp": request.gpus}[parallel]
 
@@ -359,7 +359,7 @@ def step_memory(request: Request, arrangement: Arrangement) -> Memory:
     """Bytes on one GPU at the fullest moment of a step."""
     r, network, counts = request.recipe.training, request.recipe.model, count(request.recipe.model)
     parallel, accumulation, recompute = arrangement
-    parameters, shards = counts.parameters, shard_count(request, parallel)
+    parameters, shards = counts.parameters, shards_of(request, parallel)
     if parallel == "ddp":
         copies = 2.0 * parameters
     else:
@@ -400,7 +400,7 @@ def step_seconds(request: Request, arrangement: Arrangement) -> Seconds:
             across = ring_seconds(2 * 4 * parameters / node, nodes, min(gpu.link, gpu.network))
             transfers = [(ring_seconds(sharded, node, gpu.link), compute), (across, last_backward)]
     hidden = sum(min(OVERLAP * transfer, window) for transfer, window in transfers)
-    stream = parameters / shard_count(request, parallel) / (MEMORY_SHARE * gpu.bandwidth)
+    stream = parameters / shards_of(request, parallel) / (MEMORY_SHARE * gpu.bandwidth)
     return Seconds(
         compute=compute,
         communication=sum(transfer for transfer, _ in transfers) - hidden,

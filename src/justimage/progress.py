@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Progress(NamedTuple):
-    """What is being done, how much of it is done, and of how much (0: not known)."""
+    """A description of the current work, how much of it is done, and the total (0: unknown)."""
 
     what: str
     done: float = 0.0

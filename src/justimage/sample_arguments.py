@@ -30,7 +30,7 @@ def is_condition(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, Tensor) and (value.is_floating_point() or value.ndim > 1))
 
 
-def complete(
+def complete_arguments(
     condition: Integers | Condition, seeds: Integers, noise: Tensor | None, batch: int
 ) -> tuple[Condition, Sequence[int], int]:
     """A condition and a seed for each of n images, and n: the longest of condition, seeds and noise."""

@@ -19,7 +19,7 @@ from justimage.checks import check_choice, check_finite, check_range
 from justimage.conditions import Condition, join, map_tensors, null_like
 from justimage.diffusion import Diffusion, with_extras
 from justimage.normalization import Normalization
-from justimage.sample_arguments import Integers, check_condition, check_noise, complete
+from justimage.sample_arguments import Integers, check_condition, check_noise, complete_arguments
 
 Velocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """velocity(z, t) -> (dz/dt, x): where z moves, and the clean image predicted from it, from one pass; t is a Python float."""
@@ -207,7 +207,7 @@ def sample_batches(
 ) -> Iterator[Tensor]:
     """`sample`, a batch at a time."""
     net, sampling = denoiser.net, sampling or denoiser.sampling
-    condition, seeds, n = complete(condition, seeds, noise, batch)
+    condition, seeds, n = complete_arguments(condition, seeds, noise, batch)
     check_condition(condition, n, denoiser.classes, sampling.guidance)
     check_noise(noise, (n, *denoiser.shape))
     device = next(net.parameters()).device

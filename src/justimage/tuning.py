@@ -1,4 +1,4 @@
-"""What suits a device: precision, compiled blocks or not, and the parts of a batch, chosen before a run's first step.
+"""Tuning to a device: precision, compiled blocks or not, and microbatches, chosen before the first step of a run.
 
 On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
 several times slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
@@ -72,12 +72,12 @@ def tune(
     """
     found = from_event(kept or {})
     if found is None or not found.matches(recipe, world):
-        found = Tuning(**world.on_main(lambda: asdict(choose(recipe, world, tell))))
+        found = Tuning(**world.on_main(lambda: asdict(choose_tuning(recipe, world, tell))))
     return found.apply(recipe), found
 
 
 def from_event(kept: dict[str, Any]) -> Tuning | None:
-    """What a run's events say; None for what was not written here."""
+    """Read a tuning from a run's events; None for anything else."""
     kinds = dict(device=str, processes=int, precision=str, compile=bool, grad_accumulation=int, images_per_second=dict)
     if kept.keys() != kinds.keys() or any(type(kept[name]) is not kind for name, kind in kinds.items()):
         return None
@@ -85,8 +85,8 @@ def from_event(kept: dict[str, Any]) -> Tuning | None:
     return Tuning(**kept) if well_measured and kept["grad_accumulation"] > 0 and kept["precision"] in ("fp32", "bf16") else None
 
 
-def choose(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
-    """What is left open, chosen."""
+def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
+    """Choose what the recipe leaves open."""
     r, m = recipe.training, recipe.parallelism
     precision, compiled, measured = r.precision, m.compile, {}
     if world.device.type == "cuda":

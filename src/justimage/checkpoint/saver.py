@@ -69,7 +69,7 @@ def optimizer_state(net: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str,
 
 
 def optimizer_numbers(net: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """What an optimizer's state holds beside tensors: numbers and words by parameter, and the settings of its groups."""
+    """Entries of an optimizer's state that are not tensors: numbers and words by parameter, and the settings of its groups."""
     numbers = {n: value for n, value in optimizer_state(net, optimizer) if not isinstance(value, Tensor)}
     settings = [{k: v for k, v in group.items() if k not in NOT_SAVED and not callable(v)} for group in optimizer.param_groups]
     if unsavable := [k for group in settings for k, v in group.items() if not is_plain(v)]:

@@ -11,7 +11,7 @@ import tyro
 from justimage import ema
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import Show, stages, track_batches
-from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
+from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
 from justimage.distributed import rank_and_size
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
@@ -39,7 +39,7 @@ search for the best guidance: justimage search."""
 
 @dataclass(frozen=True)
 class EvalOptions(SamplingOptions):
-    """What is scored, and against what."""
+    """Options of what is scored, and against which images."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
-    """What the options describe: a sampler of features beside the real images, and the job to sample."""
+    """Open what the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
     generator = ImageGenerator(o.source, device)
     recipe = generator.recipe
@@ -99,7 +99,7 @@ def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureS
     extractor = open_features(o.features, device)
     show(Progress("reading the model"))
     job = generator.make_job(
-        o.ema, class_numbers(o.classes, recipe), sampling_of(o, recipe),
+        o.ema, parse_classes(o.classes, recipe), sampling_of(o, recipe),
         seed=o.seed, labels=o.labels, batch=o.batch, precision=precision_of(o, device),
     )  # fmt: skip
     if not (o.reference or recipe.data):

@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
         print(HELP)
         return 0
     if words[0] == "train":
-        return train(parse(ClassifierOptions, words[1:], "feature-space train", HELP))
+        return train_feature_space(parse(ClassifierOptions, words[1:], "feature-space train", HELP))
     if words[0] == "statistics":
         return statistics(parse(StatisticsOptions, words[1:], "feature-space statistics", HELP))
     fail(f"feature-space has no {words[0]!r}; there are train, statistics")
@@ -100,7 +100,7 @@ def crop_of(o: DataOptions) -> data.Crop:
     return data.Crop((size[0], size[-1]), channels, upscale=True, decode=o.decode)
 
 
-def train(o: ClassifierOptions) -> int:
+def train_feature_space(o: ClassifierOptions) -> int:
     device = checked_device(o.device)
     disk.check_writable(o.out)
     if o.out.suffix != ".safetensors":

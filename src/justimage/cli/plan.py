@@ -120,7 +120,7 @@ def plan_table(p: TrainingPlan) -> Table:
     ]  # fmt: skip
     table.add_row("memory of a GPU", "GB", "")
     for label, amount in rows:
-        table.add_row("  " + label, f"{amount / 1e9:.1f}", bar(amount / p.capacity))
+        table.add_row("  " + label, f"{amount / 1e9:.1f}", memory_bar(amount / p.capacity))
     table.add_row(f"  of {p.capacity / 1e9:.0f}", f"{m.total / 1e9:.1f}", "fits" if p.fits else "does not fit")
     table.add_row("", "", "")
     table.add_row("time of a step", "ms", "")
@@ -129,12 +129,12 @@ def plan_table(p: TrainingPlan) -> Table:
         (f"forward and backward{recomputed}", s.compute), ("communication not overlapped", s.communication),
         ("optimizer", s.optimizer), ("averages", s.averages),
     ):  # fmt: skip
-        table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{amount / s.total:4.0%} {bar(amount / s.total)}")
+        table.add_row("  " + label, f"{amount * 1e3:.1f}", f"{amount / s.total:4.0%} {memory_bar(amount / s.total)}")
     table.add_row("  total", f"{s.total * 1e3:.1f}", f" and {s.hidden * 1e3:.1f} of communication overlapped")
     return table
 
 
-def bar(share: float, width: int = 30) -> str:
+def memory_bar(share: float, width: int = 30) -> str:
     eighths = round(min(share, 1) * width * 8)
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
 

@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"stopped; resume with:  {shlex.join(['justimage', 'prepare', *argv])}", file=sys.stderr)
         return 75
     seconds = time.perf_counter() - started
-    for line in summary(o, report, seconds):
+    for line in describe_store(o, report, seconds):
         print(line)
     return 0
 
@@ -88,8 +88,8 @@ def defaults(preset: str) -> PrepareOptions:
     return PrepareOptions(tyro.MISSING, tyro.MISSING, preset, crop.size, crop.channels, crop.upscale, crop.decode)
 
 
-def summary(o: PrepareOptions, report: PrepareReport, seconds: float) -> Iterator[str]:
-    """What was done, line by line, and the command to train on it."""
+def describe_store(o: PrepareOptions, report: PrepareReport, seconds: float) -> Iterator[str]:
+    """Describe what was done, line by line, and the command to train on it."""
     for name, reason in report.refused[:MAX_REFUSED_LINES]:
         yield f"refused {printable(name)}: {printable(reason)}"
     if report.refused:

@@ -21,7 +21,7 @@ from justimage.reproduction import Job, Lab, Result, Table, scoring
 from justimage.reproduction.launch import remaining
 from justimage.reproduction.runner import Update, devices, read_result, run_jobs
 from justimage.reproduction.scales import SCALES, Scale, ScaleName, with_data
-from justimage.reproduction.tables import format_number, write
+from justimage.reproduction.tables import format_number, write_results
 from justimage.reproduction.training_job import TrainAndScore
 
 T = TypeVar("T")
@@ -87,13 +87,13 @@ def main(argv: Sequence[str]) -> int:
     if scale.name == "paper" and print_plans({name: Table(e, lab) for name, e in chosen.items()}, o, argv):
         return 0
     with stage(f"reading {scale.data}"):
-        lab = replace(lab, fingerprint=scoring.fingerprint(scale))
+        lab = replace(lab, fingerprint=scoring.fingerprint_of_data(scale))
     with stopping.requests("this moment; trainings resume from their last checkpoints"):
         for name, e in chosen.items():
             began, table = time.perf_counter(), Table(e, lab)
             run_missing(name, table, on)
             command = shlex.join(["justimage", "reproduce", words[name], *options_of(argv, o)])
-            for claim in write(name, table, lab.root, time.perf_counter() - began, command):
+            for claim in write_results(name, table, lab.root, time.perf_counter() - began, command):
                 print(f"{claim.verdict}: {claim.sentence} ({claim.evidence})")
             if not (lab.root / f"{name}.png").exists():
                 print("no picture: that needs matplotlib: pip install 'justimage[plots]'")
@@ -126,7 +126,7 @@ def run_missing(name: str, table: Table, on: Sequence[str]) -> None:
     jobs = jobs_of({name: table})
     missing = {job.key(lab): (title.removeprefix(f"{name}: "), job) for title, job in jobs if read_result(lab, job) is None}
     print(f"{name}: {len(jobs) - len(missing)} of {len(jobs)} jobs are done", flush=True)
-    prepare([job for _, job in missing.values() if isinstance(job, TrainAndScore)], lab)
+    prepare_shared([job for _, job in missing.values() if isinstance(job, TrainAndScore)], lab)
     with job_bars(len(missing)) as show, closing(run_jobs([job for _, job in missing.values()], lab, on)) as updates:
         for update in updates:
             show(update, missing[update.key][0])
@@ -137,11 +137,11 @@ def run_missing(name: str, table: Table, on: Sequence[str]) -> None:
         table.results[job.key(lab)] = result
 
 
-def prepare(jobs: Sequence[TrainAndScore], lab: Lab) -> None:
+def prepare_shared(jobs: Sequence[TrainAndScore], lab: Lab) -> None:
     """Compute what many jobs share: the classifiers in whose spaces images are compared, and the real images there."""
     sides = sorted({(job.reference_size, job.feature_size(lab.scale), job.recipe.model.channels) for job in jobs})
     for feature_size in sorted({feature_size for _, feature_size, _ in sides}):
-        if (accuracy := follow(scoring.train_classifier(lab, feature_size))) is not None:
+        if (accuracy := follow(scoring.ensure_classifier(lab, feature_size))) is not None:
             print(f"a classifier that reads {accuracy:.1%} of held-out images is the space of the scores", flush=True)
     for side, feature_size, channels in sides:
         reference = follow(scoring.reference(lab, scoring.extractor(lab, side, feature_size), side, channels))

@@ -15,7 +15,7 @@ from justimage import disk, figures, generate
 from justimage.chunks import JOB
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stages, track_batches
-from justimage.cli.sampling_options import SamplingOptions, class_numbers, precision_of, sampling_of
+from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
 from justimage.conditions import NULL_CLASS
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
     if o.balanced and o.classes:
         raise ValueError("--balanced samples all classes; leave --classes out")
     shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
-    classes = class_numbers(o.classes, recipe) or list(range(shown_at_once)) or [NULL_CLASS]
+    classes = parse_classes(o.classes, recipe) or list(range(shown_at_once)) or [NULL_CLASS]
     count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
     for name, value in ("count", count), ("batch", o.batch):
         if value < 1:

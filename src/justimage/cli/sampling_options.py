@@ -56,11 +56,11 @@ def number(word: str) -> float:
 
 
 def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
-    """What was asked for, else what suits the device."""
+    """The precision asked for, else the one that suits the device."""
     return o.precision or ("fp32" if device.type == "cpu" else "bf16")
 
 
-def class_numbers(words: Sequence[str], recipe: Recipe) -> list[int]:
+def parse_classes(words: Sequence[str], recipe: Recipe) -> list[int]:
     """Classes given as numbers or names, as numbers."""
     total = recipe.model.classes or 0
     names = {name: i for i, name in enumerate(recipe.class_names)}

@@ -125,7 +125,7 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     if start.recipe and start.preset:
         raise ValueError(f"preset is {start.preset} and recipe is {start.recipe}; give one of them")
     if start.recipe:
-        name, recipe = read_recipe(start.recipe)
+        name, recipe = recipe_file(start.recipe)
     else:
         name = start.preset or ("digits" if start.data == "digits" else "folder-64")
         recipe = recipes.preset(name)
@@ -137,7 +137,7 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     return name, recipe
 
 
-def read_recipe(path: Path) -> tuple[str, Recipe]:
+def recipe_file(path: Path) -> tuple[str, Recipe]:
     """A name for the recipe in a file or a run's directory, and the recipe without what its data filled in."""
     file = path / "recipe.json" if path.is_dir() else path
     recipe = recipes.from_json(disk.read_json(file))
@@ -157,7 +157,7 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     say = partial(print, flush=True) if is_main else lambda *words, **options: None
     run = open_shown(recipe, out, device, fresh, say)
     images, seen = run.recipe.training.total_images, run.state.images_seen
-    say(describe(run))
+    say(describe_run(run))
     sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), '--out', 'grid.png'])}"
     if seen >= images or run.ended_early:
         run.log_event("finished early" if run.ended_early else "finished")
@@ -203,7 +203,7 @@ def open_shown(recipe: Recipe, out: Path, device: torch.device, fresh: bool, say
     return run
 
 
-def describe(run: runs.Run) -> str:
+def describe_run(run: runs.Run) -> str:
     """The run's data, network and devices, in one line."""
     names, world = run.recipe.class_names, run.world
     parameters = sum(p.numel() for p in run.state.denoiser.net.parameters())

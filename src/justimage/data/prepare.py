@@ -113,7 +113,7 @@ def prepare(
     except FileNotFoundError:
         if not (root / INDEX).exists():
             raise
-        return (yield from verify(root))  # a complete store does not need its source
+        return (yield from verify_store(root))  # a complete store does not need its source
     report = None
     if not (root / INDEX).exists():
         disk.mkdir(root)
@@ -122,7 +122,7 @@ def prepare(
                 report = yield from make_store(opened, plan, root, workers)
     if report is None:
         check_same_plan(root, plan, open_store(root).index.plan)
-        return (yield from verify(root))
+        return (yield from verify_store(root))
     if not report.count:
         disk.remove(root)
         (name, reason), *_ = report.refused
@@ -188,7 +188,7 @@ def make_store(source: Source, plan: StorePlan, root: Path, workers: int | None)
     """Make the shards that are missing, then the index."""
     if (root / PLAN).exists():
         check_same_plan(root, plan, read_plan(root))
-    disk.write(root / PLAN, encode(asdict(plan)))
+    disk.write(root / PLAN, to_rows(asdict(plan)))
     for leftover in root.glob(".tmp-*"):  # of a crash
         disk.remove(leftover)
     todo = [k for k in range(plan.shards) if not is_complete(plan, root, k)]
@@ -263,7 +263,7 @@ def make_shard(source: Source, plan: StorePlan, root: Path, k: int) -> Iterator[
         size, digest = disk.write_durable(aside, [header.getvalue(), content])
     mean, squares = moments(images)
     note = ShardNote(len(images), size, digest, tuple(labels), tuple(refused), mean, squares, f"{items % 2**256:064x}")
-    disk.write(note_path(root, k), encode(asdict(note)))
+    disk.write(note_path(root, k), to_rows(asdict(note)))
     yield len(indices) % BLOCK
 
 
@@ -312,7 +312,7 @@ def publish(root: Path, plan: StorePlan, class_names: Sequence[str]) -> PrepareR
         tuple(refused), labels_entry, shards,
     )  # fmt: skip
     values = asdict(index)
-    disk.write(root / INDEX, encode(values | {"sha256": disk.self_checksum(values)}))
+    disk.write(root / INDEX, to_rows(values | {"sha256": disk.self_checksum(values)}))
     return report_of(index, verified=False)
 
 
@@ -326,7 +326,7 @@ def remove_leftovers(root: Path) -> None:
         disk.remove(leftover)
 
 
-def verify(root: Path) -> Job[PrepareReport]:
+def verify_store(root: Path) -> Job[PrepareReport]:
     """Compare every shard of a complete store with its hash."""
     index, done = open_store(root).index, 0
     for k, shard in enumerate(index.shards):
@@ -338,5 +338,5 @@ def verify(root: Path) -> Job[PrepareReport]:
     return report_of(index, verified=True)
 
 
-def encode(values: dict[str, Any]) -> bytes:
+def to_rows(values: dict[str, Any]) -> bytes:
     return json.dumps(values, indent=1).encode()

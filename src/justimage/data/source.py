@@ -225,7 +225,7 @@ def to_condition(value: Any) -> Tensor | None:
 
 
 def form(value: Any) -> Any:
-    """What items have to have in common: shapes and types, not values."""
+    """Return what items must have in common: shapes and types, not values."""
     if isinstance(value, tuple):
         return tuple(map(form, value))
     if isinstance(value, dict):

@@ -84,7 +84,7 @@ class ArrayEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What a store holds: the content of index.json, without its checksum."""
+    """The contents of a store: the content of index.json, without its checksum."""
 
     version: int
     count: int
@@ -115,7 +115,7 @@ def shard_name(number: int) -> str:
 
 
 @dataclass(eq=False)
-class Shard:
+class StoreShard:
     """An open shard. Its descriptor closes with the last reference, so a thread may read a shard that another evicts."""
 
     path: Path
@@ -162,12 +162,12 @@ def advise(descriptor: int, offset: int, size: int) -> None:
             os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def open_shard(root: Path, index: Index, number: int) -> Shard:
+def open_shard(root: Path, index: Index, number: int) -> StoreShard:
     """Open a shard and check its header; ValueError or OSError, in one line, for one that is not what the index says."""
     path, entry = root / shard_name(number), index.shards[number]
     shape, dtype = (entry.count, *index.shape), np.dtype(index.dtype)
     start = entry.size - math.prod(shape) * dtype.itemsize
-    shard = Shard(path, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), start)
+    shard = StoreShard(path, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), start)
     size = os.fstat(shard.descriptor).st_size
     try:
         header = cached_header(os.read(shard.descriptor, start), size)
@@ -204,7 +204,7 @@ class Store(LabeledImages):
     labels: NDArray[np.int64] = field(repr=False)
     starts: NDArray[np.int64] = field(repr=False)
     """of each shard, the number of images before it"""
-    open_shard: Callable[[int], Shard] = field(repr=False, compare=False)
+    open_shard: Callable[[int], StoreShard] = field(repr=False, compare=False)
     """a shard by its number; the most recently used stay open"""
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Path, bool]]:

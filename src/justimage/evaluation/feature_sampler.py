@@ -53,7 +53,7 @@ class FeatureSampler:
             return found if logits is None else found | {"logits": logits.numpy()}
 
         chunks.begin(folder, self.key(job))
-        for i, done in enumerate(chunks.complete(folder, total, make, chunks.concurrency(self.generator.device))):
+        for i, done in enumerate(chunks.compute_missing(folder, total, make, chunks.concurrency(self.generator.device))):
             if i or done < total:
                 yield Progress(title, min(done * job.batch, count), count)
 

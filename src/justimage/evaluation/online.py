@@ -8,7 +8,7 @@ import torch
 from justimage import sampling
 from justimage.data import Source, conditions_of
 from justimage.ema import ema_name
-from justimage.evaluation.reference import compute_features, open_reference, statistics_of
+from justimage.evaluation.reference import cached_statistics, compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, frechet
 from justimage.features import Extractor, open_features
 from justimage.generate import BATCH
@@ -38,7 +38,7 @@ def open_online_fid(recipe: Recipe, source: Source, device: torch.device) -> Job
         reference = yield from open_reference(section.reference, extractor, recipe.crop)
         return OnlineFID(extractor, reference.statistics)
     folder = yield from compute_features(source, extractor)
-    return OnlineFID(extractor, statistics_of(folder, len(source)))
+    return OnlineFID(extractor, cached_statistics(folder, len(source)))
 
 
 def online_scores(

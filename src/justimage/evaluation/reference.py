@@ -74,7 +74,7 @@ class Reference:
         def make(number: int) -> Chunk:
             return {"radii": (knn_radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))).numpy()}
 
-        for _ in chunks.complete(place, 1, make):
+        for _ in chunks.compute_missing(place, 1, make):
             pass
         return real, torch.from_numpy(next(chunks.read_chunks(place, 1))["radii"])
 
@@ -118,7 +118,7 @@ def open_reference(word: str, extractor: Extractor, crop: Crop) -> Job[Reference
     info |= {"fingerprint": source.fingerprint, "images": len(source), "size": list(crop.shape)}
     if statistics:
         return Reference(info, statistics, source, folder)
-    return Reference(info | {"statistics": "of all images"}, statistics_of(folder, len(source)), source, folder)
+    return Reference(info | {"statistics": "of all images"}, cached_statistics(folder, len(source)), source, folder)
 
 
 def compute_features(source: Source, extractor: Extractor) -> Job[Path]:
@@ -136,7 +136,7 @@ def compute_features(source: Source, extractor: Extractor) -> Job[Path]:
         return {"features": features.numpy(), "labels": np.full(len(images), NULL_CLASS) if labels is None else labels.numpy()}
 
     chunks.begin(folder, job)
-    for done in chunks.complete(folder, total, make, chunks.concurrency(extractor.device) if threaded else 1):
+    for done in chunks.compute_missing(folder, total, make, chunks.concurrency(extractor.device) if threaded else 1):
         yield Progress("real images", min(done * CHUNK, count), count)
     return folder
 
@@ -149,7 +149,7 @@ def sample_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
-def statistics_of(folder: Path, count: int) -> Gaussian:
+def cached_statistics(folder: Path, count: int) -> Gaussian:
     """Mean and covariance of a set's cached features, cached beside them."""
     path = folder / "statistics.npz"
     if not path.exists():
@@ -164,7 +164,7 @@ def iter_chunks(folder: Path, count: int) -> Iterator[Tensor]:
         yield torch.from_numpy(np.concatenate([unit["features"] for unit in group]))
 
 
-def read_labels(reference: Reference) -> np.ndarray:
+def real_labels(reference: Reference) -> np.ndarray:
     """The class of each real image."""
     count = -(-len(reference.source or ()) // CHUNK)
     return np.concatenate([unit["labels"] for unit in chunks.read_chunks(reference.folder, count)])

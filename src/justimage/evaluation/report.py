@@ -19,7 +19,7 @@ from torch import Tensor
 from justimage import chunks, disk, figures
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler, resize
-from justimage.evaluation.reference import COPY_SAMPLES, MAX_REAL, Reference, read_labels
+from justimage.evaluation.reference import COPY_SAMPLES, MAX_REAL, Reference, real_labels
 from justimage.evaluation.scores import Score
 from justimage.generate import ImageGenerator, SampleJob
 from justimage.progress import Job
@@ -67,7 +67,7 @@ def check_computable(job: SampleJob, reference: Reference, classes: Sequence[str
         return
     names = list(reference.source.class_names)
     numbered = all(name.isdigit() for name in names) and set(names).isdisjoint(classes)
-    there = {names[label] for label in set(read_labels(reference).tolist()) if label >= 0}
+    there = {names[label] for label in set(real_labels(reference).tolist()) if label >= 0}
     for c in job.classes:
         if c >= 0 and (str(c) if numbered else classes[c]) not in there:
             raise ValueError(f"the reference {reference.info['path']} has no image of class {disk.printable(classes[c])!r}")
@@ -125,7 +125,7 @@ def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, com
         pictures["neighbours.png"] = neighbour_grid(sampler, job, main_features)
 
     report = {
-        "scores": {name: {n: to_json(s) for n, s in each.items()} for name, each in results.items()},
+        "scores": {name: {n: score_to_json(s) for n, s in each.items()} for name, each in results.items()},
         **protocol(sampler, job, count),
         "images_sha256": digests,
         "warnings": warnings(job, count, reference, main_features.shape[1]),
@@ -140,7 +140,7 @@ def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, com
     return report
 
 
-def to_json(score: Score) -> dict[str, float | None]:
+def score_to_json(score: Score) -> dict[str, float | None]:
     """A score as JSON, which has no number for what is not finite."""
     return {k: v if math.isfinite(v) else None for k, v in score._asdict().items() if v is not None}
 

@@ -1,4 +1,4 @@
-"""What a search found, for people: the best setting, how sure that is, a table, and curves of FID and IS against guidance."""
+"""The report of a search: the best setting, how sure that is, a table, and curves of FID and IS against guidance."""
 
 import json
 import math

@@ -7,7 +7,7 @@ from justimage.reproduction import Cell, Claim, Experiment, Table
 from justimage.reproduction.plots import Cloud, clouds
 from justimage.reproduction.scales import Scale
 from justimage.reproduction.tables import format_number
-from justimage.reproduction.toy_job import OUTER, POINTS, ToyJob, blur_distances, curve
+from justimage.reproduction.toy_job import OUTER, POINTS, ToyJob, blur_distances, spiral
 
 DIMENSIONS = 2, 8, 16, 512
 PREDICTIONS = "x", "eps", "v"
@@ -61,9 +61,9 @@ def figure(table: Table) -> bytes | None:
         with np.load(table.lab.result_dir(job) / "points.npz") as arrays:
             return f"{p}-pred: to {near}, from {covered}", arrays["points"]
 
-    truth = "truth", curve(torch.rand(POINTS, generator=torch.Generator().manual_seed(0))).numpy()
+    truth = "truth", spiral(torch.rand(POINTS, generator=torch.Generator().manual_seed(0))).numpy()
     rows = {f"D = {D}": [truth, *(panel(D, p) for p in PREDICTIONS)] for D in DIMENSIONS}
-    return clouds(rows, curve(torch.linspace(0, 1, 1000)).numpy(), 1.3 * OUTER)
+    return clouds(rows, spiral(torch.linspace(0, 1, 1000)).numpy(), 1.3 * OUTER)
 
 
 EXPERIMENT = Experiment(

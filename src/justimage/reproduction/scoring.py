@@ -21,7 +21,7 @@ def crop(scale: Scale, side: int) -> data.Crop:
     return data.Crop((side, side), scale.channels, upscale=True, decode=scale.recipe("B/16").training.decode)
 
 
-def fingerprint(scale: Scale) -> str:
+def fingerprint_of_data(scale: Scale) -> str:
     """A hash of the images, and of the files that scores are computed from; ValueError for images without classes."""
     side = scale.recipe("B/16").model.size[0]
     source = data.open_source(scale.data.replace("{size}", str(side)), crop(scale, side))
@@ -58,7 +58,7 @@ def classifier_path(lab: Lab, side: int) -> Path:
     return lab.root / "features" / f"classifier-{side}-{key}.safetensors"
 
 
-def train_classifier(lab: Lab, side: int) -> progress.Job[float | None]:
+def ensure_classifier(lab: Lab, side: int) -> progress.Job[float | None]:
     """Train the classifier that extracts features of images of a side; returns its accuracy, or None where none is needed or
     there is one."""
     path = classifier_path(lab, side)

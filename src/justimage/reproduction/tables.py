@@ -47,7 +47,7 @@ def claims_list(claims: Sequence[Claim]) -> list[str]:
     return [f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}" for c, why in zip(claims, reasons, strict=True)]
 
 
-def protocol(table: Table) -> str:
+def protocol_text(table: Table) -> str:
     """How the jobs of a table were trained and scored, in words."""
     scale = table.lab.scale
     jobs = [job for cell in table.cells for job in cell.jobs if isinstance(job, TrainAndScore)]
@@ -80,7 +80,7 @@ def write_claims(folder: Path) -> None:
     disk.write(folder / "claims.md", "\n".join([*lines, ""]).encode())
 
 
-def write(name: str, table: Table, folder: Path, seconds: float, command: str) -> list[Claim]:
+def write_results(name: str, table: Table, folder: Path, seconds: float, command: str) -> list[Claim]:
     """Write NAME.md, NAME.json and NAME.png into a folder, and claims.md; returns the claims."""
     e, results = table.experiment, table.results.values()
     claims, figure = e.claims(table), e.figure(table)
@@ -123,7 +123,7 @@ def write(name: str, table: Table, folder: Path, seconds: float, command: str) -
         "\n".join(claims_list(claims)),
         f"![{e.title}]({name}.png)" if figure else "",
         e.notes,
-        protocol(table),
+        protocol_text(table),
         f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.",
     ]
     disk.write(folder / f"{name}.md", ("\n\n".join(p for p in paragraphs if p) + "\n").encode())

@@ -17,7 +17,7 @@ from justimage.diffusion import Diffusion, Prediction
 from justimage.mlp import MLP
 from justimage.recipe import Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.reproduction import Lab, Result, hash_of
-from justimage.reproduction.training_job import losses, train
+from justimage.reproduction.training_job import logged_losses, run_training_job
 from justimage.sampling import Sampling
 from justimage.transformer import Architecture
 
@@ -28,7 +28,7 @@ NEVER = 10**12
 """Images between previews and checkpoints: only those at the end are wanted."""
 
 
-def curve(u: Tensor) -> Tensor:
+def spiral(u: Tensor) -> Tensor:
     """A spiral in the plane, (n,) numbers in [0, 1] -> (n, 2): from INNER to OUTER away from the middle in TURNS turns.
 
     Uniform u are spread evenly along it (with the square of the radius, as its length grows), so that both ends are learnt.
@@ -42,7 +42,7 @@ class SpiralPoints:
     """Data for `justimage.train`: `count` points spread evenly along the curve that P (D, 2) buries, as images (D, 1, 1)."""
 
     def __init__(self, P: Tensor, count: int) -> None:
-        self.P, self.points = P, curve((torch.arange(count) + 0.5) / count)
+        self.P, self.points = P, spiral((torch.arange(count) + 0.5) / count)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -98,24 +98,24 @@ class ToyJob:
     def run(self, lab: Lab) -> progress.Job[Result]:
         began, P, run = time.perf_counter(), self.projection(), lab.run_dir(self)
         net = lambda: MLP(self.dimension)
-        yield from train(self.recipe, run, lab.device, data=SpiralPoints(P, self.steps * self.batch), net=net)
+        yield from run_training_job(self.recipe, run, lab.device, data=SpiralPoints(P, self.steps * self.batch), net=net)
         denoiser = checkpoint.load(run, device=lab.device, net=net)
         points = sampling.sample(denoiser, seeds=range(POINTS), batch=POINTS, dtype=torch.float32).flatten(1)
         with disk.replacing(lab.result_dir(self) / "points.npz") as aside, open(aside, "wb") as file:
             np.savez(file, allow_pickle=False, points=(points @ P).numpy())
-        near, covered = distances(points, P)
+        near, covered = curve_distances(points, P)
         means = {"curve": near, "coverage": covered, "plane": (points - points @ P @ P.T).norm(dim=1)}
-        *_, last = losses(run)
+        *_, last = logged_losses(run)
         return {name: float(distance.mean()) for name, distance in means.items()} | {
             "loss": last["loss"],
             "seconds": round(time.perf_counter() - began, 1),
         }
 
 
-def distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+def curve_distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Distances between points (n, D) and the curve that P buries: from each point to the curve (n,), and from CURVE_POINTS
     places on the curve to the nearest point (CURVE_POINTS,)."""
-    within, places = points @ P, curve(torch.linspace(0, 1, CURVE_POINTS))
+    within, places = points @ P, spiral(torch.linspace(0, 1, CURVE_POINTS))
     out = (points - within @ P.T).norm(dim=1)  # of the plane, at a right angle to whatever lies in it
     apart = torch.hypot(torch.cdist(within, places, compute_mode="donot_use_mm_for_euclid_dist"), out[:, None])
     return apart.amin(1), apart.amin(0)
@@ -124,6 +124,6 @@ def distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 def blur_distances(deviation: float) -> tuple[float, float]:
     """Both mean distances for POINTS true points that normal noise has moved within the plane: a bound for samples."""
     random = torch.Generator().manual_seed(0)
-    points = curve(torch.rand(POINTS, generator=random)) + deviation * torch.randn(POINTS, 2, generator=random)
-    near, covered = distances(points, torch.eye(2))
+    points = spiral(torch.rand(POINTS, generator=random)) + deviation * torch.randn(POINTS, 2, generator=random)
+    near, covered = curve_distances(points, torch.eye(2))
     return float(near.mean()), float(covered.mean())

@@ -82,7 +82,7 @@ class TrainAndScore:
     def run(self, lab: Lab) -> progress.Job[Result]:
         began = time.perf_counter()
         try:
-            yield from map_progress(train(self.recipe, lab.run_dir(self), lab.device), of_training)
+            yield from map_progress(run_training_job(self.recipe, lab.run_dir(self), lab.device), of_training)
             result: Result = {}
         except NonFiniteError as error:  # a result, too
             result = {"diverged": str(error)}
@@ -91,7 +91,7 @@ class TrainAndScore:
             steps = count(1)
             result = yield from map_progress(self.score(lab), lambda p: of_scoring(p, next(steps)))
         return result | {
-            "losses": [[line["images_seen"], line["loss"]] for line in losses(lab.run_dir(self))],
+            "losses": [[line["images_seen"], line["loss"]] for line in logged_losses(lab.run_dir(self))],
             "run": str(lab.run_dir(self).relative_to(lab.root)),
             "seconds": round(time.perf_counter() - began, 1),
             "seconds_of_training": round(trained - began, 1),
@@ -166,7 +166,7 @@ def with_seeds(recipe: Recipe, seeds: int) -> list[TrainAndScore]:
     return [TrainAndScore(with_values(recipe, seed=seed)) for seed in range(seeds)]
 
 
-def train(recipe: Recipe, folder: Path, device: str, **given: Any) -> progress.Job[None]:
+def run_training_job(recipe: Recipe, folder: Path, device: str, **given: Any) -> progress.Job[None]:
     """Train in a folder, or resume there, to the recipe's end; closed early, save. given: data, net, ... for `justimage.train`.
 
     Yields the fraction of the training that is done, of 1.
@@ -241,6 +241,6 @@ def checkpoint_to_score(run: Path, section: Checkpointing) -> Path:
     return run if best is None else saved[best]
 
 
-def losses(run: Path) -> Iterator[dict[str, Any]]:
+def logged_losses(run: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics that have a loss."""
     return (line for line in log.records(run / "metrics.jsonl") if "loss" in line)

@@ -73,7 +73,7 @@ class Run:
         self.resumed = True
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint says of the run beside the state of training."""
+        """Facts of the run in a checkpoint, beside the state of training."""
         return {"fingerprint": self.source.fingerprint, "window": self.metrics.losses}
 
     def save(self) -> None:
