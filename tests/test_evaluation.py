@@ -80,7 +80,7 @@ def test_files_of_the_same_names_and_sizes_are_not_taken_for_each_other(tmp_path
 
 def test_statistics_of_other_features_are_one_line() -> None:
     other = Gaussian(torch.zeros(9).double(), torch.eye(9).double())
-    with pytest.raises(ValueError, match="features of 4 numbers an image are compared with statistics of 9"):
+    with pytest.raises(ValueError, match="features of dimension 4 are compared with statistics of dimension 9"):
         scores.frechet(gaussian([torch.randn(20, 4)]), other)
 
 

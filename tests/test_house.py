@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoint", "chunks", "conditions", "disk", "distributed", "figures", "progress", "randomness", "sample_arguments",
         "sampling", "stopping",
     },
-    "features": {"data", "disk", "normalization", "progress", "randomness", "stopping"},
+    "features": {"data", "disk", "normalization", "progress", "randomness", "stopping", "strict_json"},
     "evaluation": {
         "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress", "recipe",
         "sampling", "stopping", "training",

@@ -1,4 +1,4 @@
-"""Scores equal closed forms, independent computations, and torch-fidelity's; their deviations are those of repeated samples."""
+"""Scores equal closed forms, independent computations and torch-fidelity; their std is that over repeated samples."""
 
 import math
 import sys
@@ -17,14 +17,14 @@ from justimage.features import inception
 
 
 def cloud(count: int, dimension: int = 16, seed: int = 0, shift: float = 0.0, spread: float = 1.0) -> Tensor:
-    """Features that are correlated and not normal."""
-    draw = np.random.RandomState(seed)
-    mixed = draw.standard_normal((count, dimension)) @ np.random.RandomState(99).standard_normal((dimension, dimension))
+    """Features that are correlated and not normally distributed."""
+    rng = np.random.RandomState(seed)
+    mixed = rng.standard_normal((count, dimension)) @ np.random.RandomState(99).standard_normal((dimension, dimension))
     return torch.from_numpy(np.maximum(mixed * spread + shift, -0.5)).float()
 
 
 def test_the_distance_of_two_gaussians_is_the_closed_form() -> None:
-    """Of commuting covariances it is |m1 - m2|^2 + sum (s1 - s2)^2."""
+    """For commuting covariances, |m1 - m2|^2 + sum (s1 - s2)^2."""
     basis = torch.linalg.qr(torch.from_numpy(np.random.RandomState(0).standard_normal((5, 5))))[0]
     s1, s2 = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 1.0, 4.0, 0.1]).double()
     m1, m2 = torch.arange(5).double(), torch.ones(5).double()
@@ -33,7 +33,7 @@ def test_the_distance_of_two_gaussians_is_the_closed_form() -> None:
     assert scores.frechet(a, a) == pytest.approx(0, abs=1e-6)
 
 
-def test_fid_is_scipys_and_does_not_depend_on_the_parts() -> None:
+def test_fid_equals_scipy_and_does_not_depend_on_the_chunks() -> None:
     x, y = cloud(700, seed=1, shift=0.3), cloud(900, seed=2)
     mu, nu = (q.double().numpy().mean(0) for q in (x, y))
     c, d = (np.cov(q.double().numpy(), rowvar=False) for q in (x, y))
@@ -44,7 +44,7 @@ def test_fid_is_scipys_and_does_not_depend_on_the_parts() -> None:
 
 
 def test_kid_is_the_unbiased_estimate_of_all_pairs() -> None:
-    """One subset of everything: the sum over pairs, written out."""
+    """With subsets of all images: the sum over pairs, written out."""
     x, y = cloud(40, 4, 1, 0.3), cloud(40, 4, 2)
     kernel = lambda a, b: (float(a.double() @ b.double()) / 4 + 1) ** 3
     within = sum(kernel(q[i], q[j]) for q in (x, y) for i in range(40) for j in range(40) if i != j) / (40 * 39)
@@ -54,37 +54,37 @@ def test_kid_is_the_unbiased_estimate_of_all_pairs() -> None:
     assert found.split_std is not None and found.split_std < 1e-9 * abs(found.value) < found.std
 
 
-def test_precision_and_recall_are_those_of_all_pairs() -> None:
+def test_precision_and_recall_equal_the_comparison_of_all_pairs() -> None:
     x, y = cloud(150, 6, 1, 0.5), cloud(130, 6, 2)
     far = lambda a, b: torch.tensor([[math.dist(p, q) for q in b.tolist()] for p in a.tolist()], dtype=torch.float64)
-    around_x, around_y = (far(q, q).sort(1).values[:, 3] for q in (x, y))
+    radii_x, radii_y = (far(q, q).sort(1).values[:, 3] for q in (x, y))
     d = far(x, y)
-    precise, covered = (d <= around_y).any(1), (d <= around_x[:, None]).any(0)
+    precise, covered = (d <= radii_y).any(1), (d <= radii_x[:, None]).any(0)
     precision, recall = scores.precision_recall(x, y)
     assert precision.value == precise.double().mean() and recall.value == covered.double().mean()
 
 
-def test_the_inception_score_is_its_definition() -> None:
+def test_the_inception_score_equals_its_definition() -> None:
     logits = cloud(203, 7, 3) * 2
     p = np.exp(logits.double().numpy())
     p /= p.sum(1, keepdims=True)
-    parts = [p[i * 203 // 10 : (i + 1) * 203 // 10] for i in range(10)]
-    wanted = [np.exp(np.mean([(q * np.log(q / part.mean(0))).sum() for q in part])) for part in parts]
+    splits = [p[i * 203 // 10 : (i + 1) * 203 // 10] for i in range(10)]
+    wanted = [np.exp(np.mean([(q * np.log(q / split.mean(0))).sum() for q in split])) for split in splits]
     found = scores.inception_score(logits)
     assert found.value == pytest.approx(np.mean(wanted), rel=1e-9)
     assert found.split_std == pytest.approx(np.std(wanted), rel=1e-9)
     assert scores.inception_score(logits[:5]).value >= 1
 
 
-def test_agreement_counts() -> None:
+def test_class_accuracy_counts() -> None:
     found = scores.class_accuracy(torch.eye(4).repeat(25, 1), torch.tensor([0, 1, 2, 0]).repeat(25))
     assert found.value == 0.75 and found.std == pytest.approx(math.sqrt(0.75 * 0.25 / 99))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
-def test_the_deviation_of_fid_is_that_of_other_samples(shift: float) -> None:
-    """Two hundred samples of 1,000: the mean stated deviation is within 15 % of the one that they have; where FID is nothing
-    but the bias of the samples' size, it is at least that, and not twice."""
+def test_the_std_of_fid_is_that_over_other_samples(shift: float) -> None:
+    """Over 200 samples of 1,000 images: the mean estimate is within 15 % of the true std; where FID consists only of the bias
+    of finite samples, it is at least the true std and less than twice that."""
     real = gaussian([cloud(20_000, 8, 1000)])
     found = [scores.fid([cloud(1000, 8, seed, shift)], real)[0] for seed in range(200)]
     true = float(torch.tensor([f.value for f in found]).std())
@@ -92,22 +92,22 @@ def test_the_deviation_of_fid_is_that_of_other_samples(shift: float) -> None:
     assert true < stated < 2 * true if not shift else stated == pytest.approx(true, rel=0.15)
 
 
-def test_the_deviation_of_a_difference_knows_what_the_settings_share() -> None:
-    """The same samples, slightly changed: the difference is as certain as repeating it shows, more than each score."""
-    real, apart, stated, alone = gaussian([cloud(20_000, 8, 1000)]), [], [], []
+def test_the_std_of_a_paired_difference_is_that_over_other_samples() -> None:
+    """The same sample, slightly changed: the std of the difference is that over repetitions, less than each score's."""
+    real, differences, stated, alone = gaussian([cloud(20_000, 8, 1000)]), [], [], []
     for seed in range(100):
         x = cloud(1000, 8, seed)
         a, b = (scores.fid([q], real) for q in (x, 1.05 * x))
-        apart.append(b[0].value - a[0].value)
+        differences.append(b[0].value - a[0].value)
         stated.append(scores.standard_error(b[1] - a[1]))
         alone.append(b[0].std)
-    true = float(torch.tensor(apart).std())
+    true = float(torch.tensor(differences).std())
     assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
 
 
 @pytest.mark.full
-def test_the_deviations_of_is_and_kid_are_those_of_other_samples() -> None:
-    """Of a hundred samples of 1,000: the mean stated deviation is within 40 % of the one that they have (from ten parts)."""
+def test_the_std_of_is_and_kid_is_that_over_other_samples() -> None:
+    """Over 100 samples of 1,000 images: the mean estimate is within 40 % of the true std."""
     real = cloud(1000, 6, 1000)
     for score in (lambda x: scores.inception_score(x), lambda x: scores.kid(x, real, subsets=2, size=1000)):
         found = [score(cloud(1000, 6, seed, 0.3)) for seed in range(100)]
@@ -115,7 +115,7 @@ def test_the_deviations_of_is_and_kid_are_those_of_other_samples() -> None:
         assert np.mean([f.std for f in found]) == pytest.approx(true, rel=0.4)
 
 
-def test_copies_of_real_images_are_seen_though_some_of_those_are_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_real_images_are_detected_though_some_real_ones_are_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     from justimage.evaluation import report
     from justimage.evaluation.reference import Reference
 
@@ -127,7 +127,7 @@ def test_copies_of_real_images_are_seen_though_some_of_those_are_twins(monkeypat
     assert report.memorization(real[:50], found).value == 1 and report.memorization(cloud(200, 8, 2), found).value < 0.05
 
 
-def test_nearest_finds_the_nearest_and_leaves_out_itself() -> None:
+def test_nearest_finds_the_nearest_row_other_than_itself() -> None:
     x = cloud(300, 4, 5)
     d = torch.cdist(x.double(), x.double())
     apart, which = scores.nearest(x[:50], x.split(77))
@@ -139,31 +139,31 @@ def test_nearest_finds_the_nearest_and_leaves_out_itself() -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in the form of Inception's weights, with random numbers, made so that features spread."""
+    """A file with random weights in the format of Inception's, initialised so that features vary."""
     inception.declare_operators()
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    fidelity.load_state_dict_from_url, kept = None, fidelity.load_state_dict_from_url
+    fidelity.load_state_dict_from_url, original = None, fidelity.load_state_dict_from_url
     try:
         torch.manual_seed(0)
-        made = fidelity.FeatureExtractorInceptionV3.__new__(fidelity.FeatureExtractorInceptionV3)
-        made.load_state_dict = lambda state: None
+        net = fidelity.FeatureExtractorInceptionV3.__new__(fidelity.FeatureExtractorInceptionV3)
+        net.load_state_dict = lambda state: None
         fidelity.load_state_dict_from_url = lambda *_, **__: {}
-        made.__init__("inception-v3-compat", ["2048"])
-        del made.load_state_dict
+        net.__init__("inception-v3-compat", ["2048"])
+        del net.load_state_dict
     finally:
-        fidelity.load_state_dict_from_url = kept
-    for module in made.modules():
+        fidelity.load_state_dict_from_url = original
+    for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    torch.nn.init.normal_(made.fc.weight, std=0.05)
-    torch.save(made.state_dict(), path)
+    torch.nn.init.normal_(net.fc.weight, std=0.05)
+    torch.save(net.state_dict(), path)
     return path
 
 
-def pictures(count: int, seed: int, brightness: float) -> Tensor:
-    draw = np.random.RandomState(seed)
-    coarse = torch.from_numpy(draw.standard_normal((count, 3, 4, 4))).float()
+def smooth_images(count: int, seed: int, brightness: float) -> Tensor:
+    rng = np.random.RandomState(seed)
+    coarse = torch.from_numpy(rng.standard_normal((count, 3, 4, 4))).float()
     smooth = torch.nn.functional.interpolate(coarse, (24, 24), mode="bilinear")
     return (smooth * 50 + brightness).clamp(0, 255).to(torch.uint8)
 
@@ -181,13 +181,13 @@ class Images(torch.utils.data.Dataset):
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Path) -> None:
+def test_scores_equal_torch_fidelity_with_the_same_images_and_weights(weights: Path) -> None:
     """End to end: FID, IS, KID, precision and recall, to 1e-4."""
     import hashlib
 
     import torch_fidelity
 
-    x, y = pictures(32, 1, 120), pictures(36, 2, 140)
+    x, y = smooth_images(32, 1, 120), smooth_images(36, 2, 140)
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(x), input2=Images(y), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False, cache=False,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), kid_subset_size=24, kid_subsets=5,
@@ -200,11 +200,11 @@ def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Pa
     assert extractor.dimension == a.shape[1] == 2048 and logits is not None
     kid = scores.kid(a, b, subsets=5, size=24)
     precision, recall = scores.precision_recall(a, b)
-    answer = scores.inception_score(logits)
+    inception_score = scores.inception_score(logits)
     wanted = {
         "frechet_inception_distance": scores.fid([a], gaussian([b]))[0].value,
-        "inception_score_mean": answer.value,
-        "inception_score_std": answer.split_std,
+        "inception_score_mean": inception_score.value,
+        "inception_score_std": inception_score.split_std,
         "kernel_inception_distance_mean": kid.value,
         "kernel_inception_distance_std": kid.split_std,
         "precision": precision.value,
@@ -215,27 +215,25 @@ def test_scores_are_torch_fidelitys_from_the_same_images_and_weights(weights: Pa
         assert value == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
 
 
-def test_another_file_of_weights_is_refused_before_it_is_unpickled(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_another_hash_are_refused_before_unpickling(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
     with pytest.raises(ValueError, match=r"SHA-256 .*not 6726825d0af5f729"):
         features.open_features(str(weights), torch.device("cpu"))
 
 
-def test_missing_weights_are_one_line_that_says_which_file_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_one_line_with_the_file_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ValueError) as caught:
         features.open_features("inception", torch.device("cpu"))
-    said = str(caught.value)
-    assert f"{tmp_path}/checkpoints/{inception.FILE}" in said and "6726825d0af5f729" in said and "\n" not in said
+    message = str(caught.value)
+    assert f"{tmp_path}/checkpoints/{inception.FILE}" in message and "6726825d0af5f729" in message and "\n" not in message
 
 
-def test_a_grey_image_is_read_as_its_colour_version(weights: Path) -> None:
+def test_a_grey_image_has_the_features_of_its_colour_version(weights: Path) -> None:
     import hashlib
 
     extractor = inception.open_weights(weights, torch.device("cpu"), hashlib.sha256(weights.read_bytes()).hexdigest())
-    grey = pictures(2, 3, 128)[:, :1]
+    grey = smooth_images(2, 3, 128)[:, :1]
     assert torch.equal(extractor.extract(grey)[0], extractor.extract(grey.expand(-1, 3, -1, -1))[0])
     with pytest.raises(ValueError, match="1 or 3 channels"):
         extractor.extract(torch.zeros(2, 5, 8, 8, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""Pictures for people: grids of images, the way from noise to image, and the course of a training."""
+"""Figures: labelled grids of images, and plots with grids below them, such as the loss curve of a training."""
 
 import io
 import math
@@ -15,125 +15,121 @@ INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
 def to_pil(image: Tensor, scale: int = 1) -> Image.Image:
-    """One uint8 image (channels, height, width), each pixel enlarged; other than 1, 3, 4 channels show their first."""
+    """Convert a uint8 image (channels, height, width), upscaled by a whole factor; of 2, 5 or more channels show the first."""
     channels = image if image.shape[0] in (1, 3, 4) else image[:1]
     pixels = channels.movedim(0, -1).squeeze(-1).cpu().numpy()
     return Image.fromarray(pixels).resize((pixels.shape[1] * scale, pixels.shape[0] * scale), Image.Resampling.NEAREST)
 
 
 def display_scale(images: Tensor) -> int:
-    """How much to upscale small images so that a person sees them."""
+    """Return the factor by which small images are upscaled to be visible."""
     return max(1, 64 // max(images.shape[-2:]))
 
 
 def image_grid(images: Tensor, columns: int, top: Sequence[str] = (), left: Sequence[str] = (), gap: int = 2) -> Image.Image:
-    """uint8 images (n, channels, height, width) row by row, with words above the columns and before the rows."""
+    """Arrange uint8 images (n, channels, height, width) row by row, with labels above the columns and left of the rows."""
     scale = display_scale(images)
     height, width = images.shape[-2] * scale + gap, images.shape[-1] * scale + gap
     font = ImageFont.load_default(size=13)
-    above = 20 if any(top) else gap
-    before = max((int(font.getlength(word)) + 10 for word in left), default=gap)
+    y0 = 20 if any(top) else gap
+    x0 = max((int(font.getlength(label)) + 10 for label in left), default=gap)
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (before + columns * width, above + rows * height), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (x0 + columns * width, y0 + rows * height), PAPER)
+    pen = ImageDraw.Draw(grid)
     for i, image in enumerate(images):
-        sheet.paste(to_pil(image, scale).convert("RGB"), (before + i % columns * width, above + i // columns * height))
-    for i, word in enumerate(top[:columns]):
-        pen.text((before + i * width + width // 2, above // 2), shorten(word, width, font), INK, font, anchor="mm")
-    for i, word in enumerate(left[:rows]):
-        pen.text((before - 6, above + i * height + height // 2), word, INK, font, anchor="rm")
-    return sheet
+        grid.paste(to_pil(image, scale).convert("RGB"), (x0 + i % columns * width, y0 + i // columns * height))
+    for i, label in enumerate(top[:columns]):
+        pen.text((x0 + i * width + width // 2, y0 // 2), shorten(label, width, font), INK, font, anchor="mm")
+    for i, label in enumerate(left[:rows]):
+        pen.text((x0 - 6, y0 + i * height + height // 2), label, INK, font, anchor="rm")
+    return grid
 
 
-def shorten(word: str, width: float, font: Any) -> str:
-    while len(word) > 1 and font.getlength(word) > width:
-        word = word[:-1]
-    return word
+def shorten(label: str, width: float, font: Any) -> str:
+    """Cut a label to a width in pixels, leaving at least one character."""
+    while len(label) > 1 and font.getlength(label) > width:
+        label = label[:-1]
+    return label
 
 
-def encode(sheet: Image.Image, suffix: str) -> bytes:
-    """A picture in the format of a file name's suffix, one of FORMATS."""
+def encode(image: Image.Image, suffix: str) -> bytes:
+    """Encode an image in the format of a file suffix, one of FORMATS."""
     buffer = io.BytesIO()
-    sheet.save(buffer, FORMATS[suffix.lower()], quality=95)
+    image.save(buffer, FORMATS[suffix.lower()], quality=95)
     return buffer.getvalue()
 
 
-def encode_png(sheet: Image.Image) -> bytes:
-    return encode(sheet, ".png")
+def encode_png(image: Image.Image) -> bytes:
+    return encode(image, ".png")
 
 
-def plot_png(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes | None:
-    """A PNG of what `draw` makes on a matplotlib figure of that size in inches; None where matplotlib is not installed."""
+def plot_png(plot: Callable[[Any], None], size: tuple[float, float]) -> bytes | None:
+    """Call `plot` with a matplotlib figure, size in inches, and return it as a PNG; None if matplotlib is not installed."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return None
     figure = Figure(figsize=size, layout="tight")
-    FigureCanvasAgg(figure)
-    draw(figure)
+    plot(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
 def running_mean(seen: Sequence[float], values: Sequence[float], span: float = 0.0) -> np.ndarray:
-    """At each line of a log the mean over the last `span` images, in which each line counts by the images that it covers.
+    """Return the mean over the last `span` images at each entry of a log, weighted by the number of images of each entry.
 
-    seen: images at the end of each line, rising; values: means over the images since the line before. A span shorter than
-    the longest line is that line's, so that one which a save or a preview has cut short never stands alone.
+    seen: images at the end of each entry, rising; values: means over the images since the previous entry. The span is at
+    least that of the longest entry, so that an entry cut short by a checkpoint or a preview is never shown alone.
     """
     ends, covered = np.asarray(seen, dtype=float), np.diff(seen, prepend=0.0)
     span = max(span, covered.max(initial=0.0))
     knots, total = np.append(0.0, ends), np.append(0.0, np.cumsum(covered * np.asarray(values)))
-    begins = np.maximum(ends - span, 0.0)
-    return (total[1:] - np.interp(begins, knots, total)) / (ends - begins)
+    starts = np.maximum(ends - span, 0.0)
+    return (total[1:] - np.interp(starts, knots, total)) / (ends - starts)
 
 
 def loss_curve(metrics: Sequence[dict[str, Any]], previews: Sequence[tuple[str, Image.Image]] = ()) -> bytes | None:
-    """A PNG of the loss against images seen, previews below it; None where matplotlib is not installed."""
-    lines = [(m["images_seen"], m["loss"]) for m in metrics if math.isfinite(m.get("loss", math.nan))]
-    seen, loss = [s for s, _ in lines], [value for _, value in lines]
+    """Return a PNG of the loss against images seen, with previews below it; None if matplotlib is not installed."""
+    finite = [m for m in metrics if math.isfinite(m.get("loss", math.nan))]
+    seen, loss = [m["images_seen"] for m in finite], [m["loss"] for m in finite]
 
-    def draw(figure: Any) -> None:
+    def plot(figure: Any) -> None:
         axes = figure.subplots()
         axes.plot(seen, running_mean(seen, loss), color="#b8c4d6", linewidth=0.8)
         axes.plot(seen, running_mean(seen, loss, max(seen, default=0) / 50), color="#1f4e8c", linewidth=1.6)
         axes.set(xlabel="images seen", ylabel="training loss", yscale="log")
         axes.grid(alpha=0.3)
 
-    curve = plot_png(draw, (10, 3.4))
+    curve = plot_png(plot, (10, 3.4))
     return curve and encode_png(stack_below(curve, previews))
 
 
-def stack_below(plot: bytes, sheets: Sequence[tuple[str, Image.Image]], gap: int = 10) -> Image.Image:
-    """A plot, and below it pictures with words above each: in the fewest columns in which they are no higher than it."""
+def stack_below(plot: bytes, images: Sequence[tuple[str, Image.Image]], gap: int = 10) -> Image.Image:
+    """Place images, each below its label, under a plot: in the fewest columns that make them no higher than the plot."""
     top = Image.open(io.BytesIO(plot)).convert("RGB")
-    if not sheets:
-        return top
-    font = ImageFont.load_default(size=13)
-    above = 20 if any(words for words, _ in sheets) else 0
+    label_height = 20 if any(label for label, _ in images) else 0
 
-    def heights(columns: int) -> tuple[int, list[int]]:
-        """Of the columns the width, and of each row the height."""
+    def layout(columns: int) -> tuple[int, list[int]]:
+        """Return the width of the columns and the height of each row."""
         width = (top.width - gap * (columns + 1)) // columns
-        high = [round(sheet.height * width / sheet.width) + above + gap for _, sheet in sheets]
-        return width, [max(high[i : i + columns]) for i in range(0, len(high), columns)]
+        heights = [round(image.height * width / image.width) + label_height + gap for _, image in images]
+        return width, [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
 
-    fitting = (n for n in range(1, len(sheets)) if sum(heights(n)[1]) <= top.height)
-    columns = next(fitting, len(sheets))
-    width, rows = heights(columns)
+    columns = next((n for n in range(1, len(images)) if sum(layout(n)[1]) <= top.height), max(len(images), 1))
+    width, rows = layout(columns)
     page = Image.new("RGB", (top.width, top.height + sum(rows)), PAPER)
     page.paste(top, (0, 0))
-    pen = ImageDraw.Draw(page)
-    for i, (words, sheet) in enumerate(sheets):
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
+    for i, (label, image) in enumerate(images):
         x, y = gap + i % columns * (width + gap), top.height + sum(rows[: i // columns])
-        how = Image.Resampling.LANCZOS if width < sheet.width else Image.Resampling.NEAREST
-        pen.text((x, y + 4), words, INK, font)
-        page.paste(sheet.convert("RGB").resize((width, round(sheet.height * width / sheet.width)), how), (x, y + above))
+        method = Image.Resampling.LANCZOS if width < image.width else Image.Resampling.NEAREST
+        size = (width, round(image.height * width / image.width))
+        pen.text((x, y + 4), label, INK, font)
+        page.paste(image.convert("RGB").resize(size, method), (x, y + label_height))
     return page
 
 
-def denoising_grid(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float, by: str) -> Image.Image:
-    """Three rows: images, the same with noise at t, and what the network makes of them in one step (cf. Fig. 7)."""
-    return image_grid(torch.cat([clean, noisy, predicted]), len(clean), left=["data", f"t = {t:g}", f"{by}-pred."])
+def denoising_grid(clean: Tensor, noisy: Tensor, predicted: Tensor, t: float, prediction: str) -> Image.Image:
+    """Show images, the same with noise at t, and the clean images predicted from them, in three rows (cf. Fig. 7)."""
+    return image_grid(torch.cat([clean, noisy, predicted]), len(clean), left=["data", f"t = {t:g}", f"{prediction}-pred."])

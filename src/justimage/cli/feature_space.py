@@ -113,13 +113,14 @@ def train_feature_space(o: ClassifierOptions) -> int:
     shape = ClassifierShape(crop.channels, crop.size, len(source.class_names), o.width, o.dimension)
     units = normalization_of(source)
     trainer = ClassifierTrainer(source, shape, units, o.images, o.batch, o.learning_rate, o.flip, o.seed, device)
-    print(f"{len(trainer.kept):,} images to learn from, {len(trainer.held):,} held out, {shape.classes} classes")
+    held_out = len(trainer.held_out_indices)
+    print(f"{len(trainer.train_indices):,} training images, {held_out:,} held out, {shape.classes} classes")
     with bar("training", o.images) as advance:
         for step in trainer.steps():
             advance(min(step.images_seen, o.images), o.images, lambda loss=step.loss: f"loss {loss:.4f}")
     accuracy = trainer.accuracy()
     trainer.save(o.out, accuracy)
-    print(f"reads {accuracy:.2%} of {len(trainer.held):,} held-out images correctly; in {o.out}")
+    print(f"reads {accuracy:.2%} of {held_out:,} held-out images correctly; in {o.out}")
     used = shlex.join(["justimage", "evaluate", "RUN", "--features", str(o.out)])
     print(f"now try:  {used}")
     return 0

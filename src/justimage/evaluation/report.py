@@ -74,18 +74,20 @@ def check_computable(job: SampleJob, reference: Reference, classes: Sequence[str
 
 
 def warnings(job: SampleJob, count: int, reference: Reference, dimension: int) -> list[str]:
-    """Reasons to read the scores with caution."""
-    found = []
+    """Return the reasons, one sentence each, to trust the scores less."""
+    messages = []
     if count <= dimension:
-        found.append(f"{count:,} images in {dimension:,} dimensions: the covariance has no full rank, FID is biased upwards")
+        messages.append(
+            f"{count:,} images in {dimension:,} dimensions: their covariance is rank-deficient, FID is biased upwards"
+        )
     if job.labels == "balanced" and count % len(job.classes):
-        found.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
+        messages.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
     real = reference.info["images"]
     if real is not None and real <= dimension and reference.info["statistics"] == "of all images":
-        found.append(f"{real:,} real images in {dimension:,} dimensions: their covariance has no full rank")
+        messages.append(f"{real:,} real images in {dimension:,} dimensions: their covariance is rank-deficient")
     if reference.source is None:
-        found.append("the reference has statistics only: no KID, precision, recall or memorization")
-    return found
+        messages.append("the reference has statistics only: no KID, precision, recall or memorization")
+    return messages
 
 
 def guided_and_unguided(job: SampleJob) -> dict[str, SampleJob]:
@@ -166,7 +168,7 @@ def protocol(sampler: FeatureSampler, job: SampleJob, count: int) -> dict[str, A
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that computes."""
+    """Return the versions of the software that the scores depend on."""
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     for package in "justimage", "torch-fidelity":
         with suppress(PackageNotFoundError):
@@ -177,47 +179,48 @@ def versions() -> dict[str, str]:
 
 
 def sample_grid(generator: ImageGenerator, job: SampleJob) -> Image.Image:
-    """The first images of a job, a class a column where there are few."""
+    """Generate the first images of a job again and show them; one column for each class, if there are 2 to 10."""
     columns = len(job.classes) if 1 < len(job.classes) <= 10 else 8
-    shown = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
-    images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, shown))
+    indices = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
+    images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, indices))
     names = generator.recipe.class_names
-    words = [names[job.label(i)] for i in range(columns)] if names and len(job.classes) == columns else []
-    return figures.image_grid(images, columns, top=words if job.labels == "balanced" else [])
+    labelled = names and len(job.classes) == columns and job.labels == "balanced"
+    return figures.image_grid(images, columns, top=[names[job.label(i)] for i in range(columns)] if labelled else [])
 
 
 def neighbour_grid(sampler: FeatureSampler, job: SampleJob, features: Tensor, count: int = 8) -> Image.Image:
-    """Samples nearest to and farthest from real images, and real images farthest from samples, each over its neighbour."""
-    reference, generator = sampler.reference, sampler.generator
-    source = reference.source
+    """Show the generated images nearest to and farthest from real ones, and the real ones farthest from generated ones, each
+    above its nearest neighbour."""
+    reference, generator, source = sampler.reference, sampler.generator, sampler.reference.source
     assert source is not None
-    distance, real = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
-    order = distance.argsort()
-    indices, some = reference.subsample(COPY_SAMPLES)
-    missed, closest = scores.nearest(some, [features])
-    lost = missed.argsort(descending=True)[:count]
     to_uint8 = generator.denoiser(job.ema).normalization.to_uint8
 
-    def sample(which: Tensor) -> Tensor:
-        return resize(to_uint8(generator.sample_indices(job, which.tolist())), sampler.resize)
+    def generated(indices: Tensor) -> Tensor:
+        return resize(to_uint8(generator.sample_indices(job, indices.tolist())), sampler.resize)
 
-    def show(which: Tensor) -> Tensor:
-        return to_uint8(torch.stack([source[int(i)][0] for i in which]))
+    def real(indices: Tensor) -> Tensor:
+        return to_uint8(torch.stack([source[int(i)][0] for i in indices]))
 
+    distances, nearest_real = scores.nearest(features[:COPY_SAMPLES], reference.iter_features())
+    order = distances.argsort()
     near, far = order[:count], order.flip(0)[:count]
-    rows = {
-        "sample, nearest to real": sample(near),
-        "their real neighbours": show(real[near]),
-        "sample, farthest from real": sample(far),
-        "their real neighbours ": show(real[far]),
-        "real, farthest from samples": show(indices[lost]),
-        "their nearest samples": sample(closest[lost]),
-    }
-    return figures.image_grid(torch.cat(list(rows.values())), min(count, len(near)), left=list(rows))
+    real_indices, real_features = reference.subsample(COPY_SAMPLES)
+    distances, nearest_generated = scores.nearest(real_features, [features])
+    missed = distances.argsort(descending=True)[:count]
+    rows = [
+        ("generated, nearest to real", generated(near)),
+        ("their real neighbours", real(nearest_real[near])),
+        ("generated, farthest from real", generated(far)),
+        ("their real neighbours", real(nearest_real[far])),
+        ("real, farthest from generated", real(real_indices[missed])),
+        ("their generated neighbours", generated(nearest_generated[missed])),
+    ]
+    labels, images = zip(*rows, strict=True)
+    return figures.image_grid(torch.cat(images), min(count, len(near)), left=labels)
 
 
 def to_display(s: dict[str, float | None]) -> str:
-    """A score with its standard deviation, and as many digits as that justifies."""
+    """Format a score with its standard deviation, to two significant digits of the latter."""
     value, std = s["value"], s["std"]
     if value is None:
         return "-"
@@ -226,7 +229,7 @@ def to_display(s: dict[str, float | None]) -> str:
 
 
 def scores_table(report: dict[str, Any]) -> str:
-    """The scores, guided and unguided, beside each other."""
+    """Return a Markdown table of the scores, one column each for guided and unguided samples."""
     columns = list(report["scores"])
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name in report["scores"][columns[0]]:
@@ -235,18 +238,19 @@ def scores_table(report: dict[str, Any]) -> str:
 
 
 def to_markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Return the report as Markdown."""
     lines = [f"# {report['model']['path']}", "", scores_table(report), ""]
-    lines += ["The number after ± is the standard deviation over other samples of this size.", ""]
+    lines += ["The number after ± is the standard deviation over other samples of the same size.", ""]
     lines += [f"- **{w}**" for w in report["warnings"]]
-    for part in "protocol", "sampling", "model", "reference", "features", "images_sha256", "versions", "seconds":
-        facts = ", ".join(f"{k} {shorten_classes(v)}" for k, v in report[part].items())
-        lines.append(f"- {part.replace('_', ' ')}: {facts}")
+    for section in "protocol", "sampling", "model", "reference", "features", "images_sha256", "versions", "seconds":
+        entries = ", ".join(f"{k} {shorten_classes(v)}" for k, v in report[section].items())
+        lines.append(f"- {section.replace('_', ' ')}: {entries}")
     lines += [f"- command: `{report['command']}`"] if report["command"] else []
     return "\n".join([*lines, ""])
 
 
 def shorten_classes(value: Any) -> str:
+    """Format a value of the report, a list of more than 12 items as its first, last and length."""
     if isinstance(value, list) and len(value) > 12:
         return f"{value[0]} ... {value[-1]} ({len(value)})"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

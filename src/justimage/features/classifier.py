@@ -1,7 +1,7 @@
-"""A classifier of one's own data: a small residual network, trained in minutes; its last hidden layer is the features.
+"""A classifier of any labelled data: a small residual network, trained in minutes, whose last hidden layer gives features.
 
-For data that Inception has never seen (digits, scans, spectra), distances in the space of a network that has learnt to tell
-its classes apart mean something; and its classes say whether a drawn image is what was asked for.
+For data unlike Inception's (digits, scans, spectra), distances between the features of a network trained to classify that
+data are meaningful; and its classes show whether a generated image is of the requested class.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from justimage import disk, randomness
 from justimage.data import Source
 from justimage.features import Extractor
 from justimage.normalization import Normalization
+from justimage.strict_json import parse
 
-KIND = "justimage classifier 1"
+KIND = "justimage classifier 2"
+"""Marks the file format; its number is the version."""
 MAX_SHIFT = 1 / 8
-"""Of the side: how far an image is moved at most, in training."""
-MAX_WIDTH, MAX_DEPTH = 2**12, 2**24
-"""The largest side, number of channels, classes or width, and bytes of a description, that a file may ask for."""
+"""Largest random shift of a training image, relative to its side."""
+MAX_SIZE, MAX_METADATA = 2**12, 2**24
+"""Limits on files: the largest side, number of channels or classes, or width; and characters of metadata."""
 
 
 @dataclass(frozen=True)
@@ -39,35 +41,39 @@ class ClassifierShape:
     size: tuple[int, int]
     classes: int
     width: int = 32
-    """channels of the first stage; each of the others has twice as many, and half the side"""
+    """channels of the first stage; each later stage doubles them, up to 8 times, and halves the side"""
     features: int = 128
+    """width of the last hidden layer"""
 
     def __post_init__(self) -> None:
-        for name, value in {**asdict(self), "size": max(self.size), "least": min(self.size)}.items():
-            if not 1 <= value <= MAX_WIDTH:
-                raise ValueError(f"{name} is {value}; allowed: 1 to {MAX_WIDTH}")
+        for name, value in {**asdict(self), "size": max(self.size), "smaller side": min(self.size)}.items():
+            if not 1 <= value <= MAX_SIZE:
+                raise ValueError(f"{name} is {value}; allowed: 1 to {MAX_SIZE}")
         if self.classes < 2:
-            raise ValueError("the data has fewer than 2 classes to tell apart; use inception, or an exported network")
+            raise ValueError(
+                f"there are {self.classes} classes; a classifier needs 2 or more: use inception, or an exported network"
+            )
 
     @property
     def stages(self) -> int:
-        """So many, of two to five, that 4 to 8 pixels a side are left where that is possible."""
+        """Number of stages, 2 to 5, chosen so that the last one has sides of 4 to 8 pixels where possible."""
         return max(2, min(5, round(math.log2(min(self.size) / 6)) + 1))
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut (He et al. 2016)."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after)
-        self.shortcut = nn.Identity() if (before, stride) == (after, 1) else nn.Conv2d(before, after, 1, stride)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
+        same_shape = (in_channels, stride) == (out_channels, 1)
+        self.shortcut = nn.Identity() if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride)
 
     def forward(self, h: Tensor) -> Tensor:
-        inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(h)))))
-        return F.relu(self.shortcut(h) + inner)
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(h)))))
+        return F.relu(self.shortcut(h) + residual)
 
 
 class Classifier(nn.Module):
@@ -90,6 +96,22 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
+@dataclass(frozen=True)
+class ClassifierMetadata:
+    """The metadata in a classifier's file."""
+
+    kind: str
+    shape: ClassifierShape
+    normalization: Normalization
+    class_names: tuple[str, ...]
+    fingerprint: str
+    """of the data"""
+    held_out_accuracy: float
+    held_out_images: int
+    images: int
+    """number of training images"""
+
+
 class ClassifierStep(NamedTuple):
     images_seen: int
     loss: float
@@ -97,13 +119,13 @@ class ClassifierStep(NamedTuple):
 
 @dataclass
 class ClassifierTrainer:
-    """Trains a classifier on a part of a source; the rest, a tenth chosen by hash, is held out to be read at the end."""
+    """Trains a classifier on 90 % of a source; the other 10 %, chosen by hash, are held out to measure its accuracy."""
 
     source: Source
     shape: ClassifierShape
-    units: Normalization = Normalization()
+    normalization: Normalization = Normalization()
     images: int = 60_000
-    """to train on, counted with repetition"""
+    """number of training images, counted with repetition"""
     batch: int = 64
     learning_rate: float = 2e-3
     flip: bool = False
@@ -113,9 +135,9 @@ class ClassifierTrainer:
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 2 or self.learning_rate <= 0:
             raise ValueError("images must be 1 or more, batch 2 or more, learning_rate above 0")
-        held = randomness.uniform(self.seed, "held out", np.arange(len(self.source))) < 0.1
-        self.kept, self.held = np.flatnonzero(~held), np.flatnonzero(held)
-        if len(self.kept) < self.batch or not len(self.held):
+        is_held_out = randomness.uniform(self.seed, "held out", np.arange(len(self.source))) < 0.1
+        self.train_indices, self.held_out_indices = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+        if len(self.train_indices) < self.batch or not len(self.held_out_indices):
             raise ValueError(
                 f"there are {len(self.source)} images, too few to train with batches of {self.batch} and hold some out"
             )
@@ -124,33 +146,37 @@ class ClassifierTrainer:
             self.net = Classifier(self.shape).to(self.device)
 
     def augment(self, x: Tensor, start: int) -> Tensor:
-        """Images, as the network reads them, each moved by up to SHIFT of its side, the border repeated, and maybe mirrored."""
-        where = np.arange(start, start + len(x))
-        reach = [max(1, round(side * MAX_SHIFT)) for side in self.shape.size]
-        padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]), mode="replicate")
+        """Shift each image at random by up to MAX_SHIFT of its side, repeating the border, and mirror half of them if asked.
+
+        x: normalized images, the first of which is image `start` of the training.
+        """
+        positions = np.arange(start, start + len(x))
+        limits = [max(1, round(side * MAX_SHIFT)) for side in self.shape.size]
+        padded = F.pad(x, (limits[1], limits[1], limits[0], limits[0]), mode="replicate")
         tops, lefts = (
-            (randomness.uniform(self.seed, f"move {axis}", where) * (2 * r + 1)).astype(int) for axis, r in enumerate(reach)
+            (randomness.uniform(self.seed, f"move {axis}", positions) * (2 * limit + 1)).astype(int)
+            for axis, limit in enumerate(limits)
         )
         height, width = self.shape.size
-        places = zip(padded, tops, lefts, strict=True)
-        out = torch.stack([p[:, top : top + height, left : left + width] for p, top, left in places])
+        crops = zip(padded, tops, lefts, strict=True)
+        shifted = torch.stack([image[:, top : top + height, left : left + width] for image, top, left in crops])
         if self.flip:
-            turned = torch.from_numpy(randomness.uniform(self.seed, "mirror", where) < 0.5)
-            out[turned] = out[turned].flip(-1)
-        return out
+            mirror = torch.from_numpy(randomness.uniform(self.seed, "mirror", positions) < 0.5)
+            shifted[mirror] = shifted[mirror].flip(-1)
+        return shifted
 
     def steps(self) -> Iterator[ClassifierStep]:
-        """Train; yields a step after each update."""
+        """Train the network; yield after each update."""
         total = -(-self.images // self.batch)
         optimizer = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=total + 1)
-        per_epoch = len(self.kept) // self.batch
+        per_epoch = len(self.train_indices) // self.batch
         self.net.train()
         for i in range(total):
-            order = randomness.order(self.seed, i // per_epoch, len(self.kept))
-            chosen = self.kept[order[i % per_epoch * self.batch :][: self.batch]]
-            images, labels = self.source.batch(chosen)
-            x = self.augment(self.units.normalize(images), i * self.batch)
+            order = randomness.order(self.seed, i // per_epoch, len(self.train_indices))
+            indices = self.train_indices[order[i % per_epoch * self.batch :][: self.batch]]
+            images, labels = self.source.batch(indices)
+            x = self.augment(self.normalization.normalize(images), i * self.batch)
             loss = F.cross_entropy(self.net(x.to(self.device))[1], labels.to(self.device), label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
@@ -161,69 +187,68 @@ class ClassifierTrainer:
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """How many held-out images it reads correctly."""
-        right = 0
-        for start in range(0, len(self.held), 256):
-            images, labels = self.source.batch(self.held[start : start + 256])
-            right += int((self.net(self.units.normalize(images).to(self.device))[1].argmax(1).cpu() == labels).sum())
-        return right / len(self.held)
+        """Return the fraction of held-out images that are classified correctly."""
+        correct = 0
+        for indices in np.split(self.held_out_indices, range(256, len(self.held_out_indices), 256)):
+            images, labels = self.source.batch(indices)
+            logits = self.net(self.normalization.normalize(images).to(self.device))[1]
+            correct += int((logits.argmax(1).cpu() == labels).sum())
+        return correct / len(self.held_out_indices)
 
     def save(self, path: Path, accuracy: float) -> None:
-        """One .safetensors file that carries what it is."""
-        about = {
-            "kind": KIND,
-            "shape": asdict(self.shape),
-            "units": asdict(self.units),
-            "class_names": list(self.source.class_names),
-            "fingerprint": self.source.fingerprint,
-            "held_out_accuracy": accuracy,
-            "held_out_images": len(self.held),
-            "images": self.images,
-        }
+        """Write the network and its metadata as one .safetensors file."""
+        metadata = ClassifierMetadata(
+            KIND, self.shape, self.normalization, tuple(self.source.class_names), self.source.fingerprint, accuracy,
+            len(self.held_out_indices), self.images,
+        )  # fmt: skip
         weights = {n: t.cpu().contiguous() for n, t in self.net.state_dict().items()}
-        disk.write(path, save(weights, {"justimage": json.dumps(about)}))
+        disk.write(path, save(weights, {"justimage": json.dumps(asdict(metadata))}))
 
 
-def read_classifier_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a classifier's file; ValueError for another file."""
+def read_classifier(path: Path) -> tuple[ClassifierMetadata, Classifier]:
+    """Read a classifier's file; ValueError, in one line, for anything else."""
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("justimage", "{}")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a .safetensors file ({error})") from error
-    about = disk.json_object(text[:MAX_DEPTH].encode(), str(path))
-    if about.get("kind") != KIND:
-        raise ValueError(f"{path} holds no classifier that justimage features train has made")
-    return about
+    values = disk.json_object(text[:MAX_METADATA].encode(), str(path))
+    kind = str(values.get("kind"))
+    if kind != KIND:
+        if kind.rstrip("0123456789") == KIND.rstrip("0123456789"):
+            raise ValueError(f"{path} is a {disk.printable(kind)}, this version reads {KIND}; train it again")
+        raise ValueError(f"{path} holds no classifier that justimage feature-space train has made")
+    try:
+        metadata = parse(values, ClassifierMetadata, "its metadata")
+        if len(metadata.normalization.mean) not in (0, metadata.shape.channels):
+            raise ValueError(
+                f"its normalization has {len(metadata.normalization.mean)} channels, not {metadata.shape.channels}"
+            )
+        with torch.device("meta"):
+            net = Classifier(metadata.shape).eval()
+        with safe_open(path, "pt") as file:
+            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        net.load_state_dict(tensors, strict=True, assign=True)
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} is a damaged classifier ({' '.join(str(error).split())[:200]})") from error
+    return metadata, net.requires_grad_(False)
 
 
 def open_classifier(path: Path, device: torch.device) -> Extractor:
-    """The classifier in a file; ValueError, in one line, for what is none."""
-    about = read_classifier_metadata(path)
-    try:
-        stated = about["shape"]
-        shape = ClassifierShape(**stated | {"size": tuple(stated["size"])})
-        units = Normalization(**{k: tuple(v) for k, v in about["units"].items()})
-        names = tuple(str(n) for n in about["class_names"])
-        with torch.device("meta"):
-            net = Classifier(shape).eval()
-        with safe_open(path, "pt") as file:
-            found = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-        net.load_state_dict(found, strict=True, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} is a damaged classifier ({' '.join(str(error).split())[:200]})") from error
-    net = net.to(device).requires_grad_(False)
+    """Open the classifier in a file; ValueError, in one line, for anything else."""
+    metadata, net = read_classifier(path)
+    net, shape, normalization = net.to(device), metadata.shape, metadata.normalization
 
     @torch.no_grad()
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if tuple(images.shape[1:]) != (shape.channels, *shape.size):
-            wanted, there = (" x ".join(map(str, s)) for s in ((shape.channels, *shape.size), images.shape[1:]))
-            raise ValueError(f"{path} was trained on images of {wanted}, and these are {there} (channels x height x width)")
-        if images.is_floating_point() != bool(units.mean):
-            kind = "floats" if units.mean else "pixels (uint8)"
-            raise ValueError(f"{path} was trained on {kind}, and these are {images.dtype}")
-        features, logits = net(units.normalize(images).to(device))
+            wanted, given = (" x ".join(map(str, s)) for s in ((shape.channels, *shape.size), images.shape[1:]))
+            raise ValueError(f"{path} was trained on images of {wanted}, and these are {given} (channels x height x width)")
+        if images.is_floating_point() != bool(normalization.mean):
+            wanted = "floats" if normalization.mean else "pixels (uint8)"
+            raise ValueError(f"{path} was trained on {wanted}, and these are {images.dtype}")
+        features, logits = net(normalization.normalize(images).to(device))
         return features.cpu(), logits.cpu()
 
-    name = f"{path.name}, a classifier that reads {float(about.get('held_out_accuracy', math.nan)):.1%} of held-out images"
-    return Extractor(name, f"classifier:{disk.sha256(path)}", shape.features, extract, names)
+    name = f"{path.name}, a classifier with {metadata.held_out_accuracy:.1%} accuracy on held-out images"
+    return Extractor(name, f"classifier:{disk.sha256(path)}", shape.features, extract, metadata.class_names)

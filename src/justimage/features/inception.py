@@ -1,6 +1,6 @@
-"""Inception-v3 with the weights of 2015, through torch-fidelity: the features in which FID and IS are stated.
+"""Inception-v3 with the weights of 2015, from torch-fidelity: the features of published FID and IS.
 
-Images are resized to 299 x 299 as TensorFlow 1 did it; features are the 2048 pooled numbers, logits those without a bias.
+Images are resized to 299 x 299 as in TensorFlow 1; features are the 2048 pooled activations, logits those without bias.
 """
 
 import importlib.util
@@ -14,25 +14,27 @@ from justimage import disk
 from justimage.features import Extractor
 
 FILE, BYTES, SHA256 = "weights-inception-2015-12-05-6726825d.pth", 95_628_359, "6726825d0af5f729"
-"""The weights file that torch-fidelity publishes (release v0.2.0), and how its SHA-256 begins."""
+"""The weights file that torch-fidelity publishes (release v0.2.0), its size, and the beginning of its SHA-256."""
+DECLARED: list[Any] = []
+"""Libraries of declared operators, which exist as long as these objects."""
 
 
 def default_path() -> Path:
-    """Where torch-fidelity, and with it everybody, keeps the weights; ValueError with what to do where they are not."""
+    """Return where torch-fidelity stores the weights; ValueError with instructions if they are missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file():
         raise ValueError(
             f"the weights of Inception-v3 are not at {path}; put {FILE} there (torch-fidelity's release v0.2.0, "
-            f"{BYTES:,} bytes, SHA-256 {SHA256}...), or --features FILE.pth, or a classifier: justimage features train"
+            f"{BYTES:,} bytes, SHA-256 {SHA256}...), or --features FILE.pth, or a classifier: justimage feature-space train"
         )
     return path
 
 
 def open_weights(path: Path, device: torch.device, sha256: str = SHA256) -> Extractor:
-    """Inception-v3 with weights from a file whose SHA-256 begins so: it is a pickle, and nothing else is unpickled."""
-    found = disk.sha256(path)
-    if not found.startswith(sha256):
-        raise ValueError(f"{path} has SHA-256 {found[:16]}..., not {sha256}...; it is not the file {FILE}")
+    """Open Inception-v3 with weights from a file, a pickle: one whose SHA-256 begins differently is not unpickled."""
+    actual = disk.sha256(path)
+    if not actual.startswith(sha256):
+        raise ValueError(f"{path} has SHA-256 {actual[:16]}..., not {sha256}...; it is not the file {FILE}")
     if importlib.util.find_spec("torch_fidelity") is None:
         raise ValueError("Inception features need torch-fidelity: pip install 'justimage[eval]'")
     declare_operators()
@@ -47,20 +49,20 @@ def open_weights(path: Path, device: torch.device, sha256: str = SHA256) -> Extr
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
             raise ValueError(
-                f"Inception reads uint8 images of 1 or 3 channels; these are {images.dtype} of {images.shape[1]}; "
-                "use features of your own data: justimage features train"
+                f"Inception takes uint8 images of 1 or 3 channels; these are {images.dtype} of {images.shape[1]}; "
+                "use features of your data: justimage feature-space train"
             )
         features, logits = net(images.expand(-1, 3, -1, -1).to(device))
         return features.float().cpu(), logits.float().cpu()
 
-    return Extractor("Inception-v3 (2015-12-05, torch-fidelity)", f"inception:{found}", 2048, extract)
+    return Extractor("Inception-v3 (2015-12-05, torch-fidelity)", f"inception:{actual}", 2048, extract)
 
 
 def declare_operators() -> None:
-    """Make torchvision importable, on which torch-fidelity depends.
+    """Make torchvision, on which torch-fidelity depends, importable beside a CPU build of PyTorch.
 
-    From the package index it is a build for CUDA, whose import fails beside PyTorch for CPUs: operators that its compiled
-    part would declare are missing. Declared here, and never called, they let everything else in it work.
+    The torchvision of the package index is built for CUDA; beside PyTorch for CPUs its import fails, because operators of
+    its compiled part are not declared. Declaring them is enough: they are never called.
     """
     try:
         import torchvision
@@ -70,8 +72,5 @@ def declare_operators() -> None:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in "nms", "qnms":
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        DECLARED.append(library)  # what is declared goes with the object
+        DECLARED.append(library)
         import torchvision  # noqa: F401
-
-
-DECLARED: list[Any] = []
