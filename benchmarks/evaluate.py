@@ -150,10 +150,7 @@ def real(archive: str, classifier: str) -> None:
     for name, (a, b) in rows.items():
         fid, _ = scores.fid(a.split(1024), gaussian(b.split(1024)))
         kid = scores.kid(a, b)
-        print(
-            f"| {name} | {len(a):,} | {fid.value:.3f} ± {fid.std:.3f} | {kid.value:.5f} ± {kid.std:.5f} |",
-            flush=True,
-        )
+        print(f"| {name} | {len(a):,} | {fid.value:.3f} ± {fid.std:.3f} | {kid.value:.5f} ± {kid.std:.5f} |", flush=True)
 
 
 def effects(run: str, classifier: str, reference: str, count: str) -> None:

@@ -816,10 +816,7 @@ add("a PNG with text of 256 MB", picture("b.png", png(16, 16, chunk(b"iTXt", b"a
 add("a PNG with a profile of 256 MB", picture("b.png", png(16, 16, chunk(b"iCCP", b"a\0\0" + TEXT))), "b.png", images)
 add(
     "a JPEG as PNG",
-    picture(
-        "b.png",
-        (lambda b: (Image.fromarray(sets.colours(1)).save(b, "JPEG"), b.getvalue())[1])(io.BytesIO()),
-    ),
+    picture("b.png", (lambda b: (Image.fromarray(sets.colours(1)).save(b, "JPEG"), b.getvalue())[1])(io.BytesIO())),
     "",
     images,
 )

@@ -17,7 +17,7 @@ SMALLER = {
         "range(2_000)": "range(3)",
         'justimage.preset("digits")': 'justimage.recipe.with_values(justimage.preset("digits"), **TINY)',
         "steps=50": "steps=2",
-    },
+    }
 }
 """What is replaced in a page to run it in seconds: how long something is trained, not what."""
 TINY = dict(width=32, depth=2, heads=2, context_start=1, total_images=64, steps=2, preview_count=4)

@@ -307,10 +307,7 @@ MISTAKES = {
     "unknown class": ("evaluate run --reference digits --features digits.safetensors --classes 11", "class '11'"),
     "unknown ema": ("evaluate run --reference digits --features digits.safetensors --ema 7", "no ema 7"),
     "another size": ("evaluate run --reference digits --features digits.safetensors --resize 16", "trained on images of"),
-    "a search with an answer": (
-        "search run --reference digits --features digits.safetensors --guidance 2",
-        "is searched for",
-    ),
+    "a search with an answer": ("search run --reference digits --features digits.safetensors --guidance 2", "is searched for"),
     "half a pair": ("search run --reference digits --features digits.safetensors --interval-values 0 1 0.1", "they are pairs"),
     "backwards": ("search run --reference digits --features digits.safetensors --guidance-range 3 1 0.1", "low <= high"),
     "no such part": ("feature-space extract", "there are train, statistics"),

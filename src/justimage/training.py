@@ -35,7 +35,7 @@ MakeNet = Callable[[], torch.nn.Module] | torch.nn.Module
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
 """From the network's parameters (under FSDP2 DTensors) to an optimizer of them all; its learning rate follows the recipe's."""
 OPTIMIZERS: dict[str, Callable[[list[Tensor], Training], Optimizer]] = {
-    "adam": lambda parameters, r: Adam(parameters, lr=r.learning_rate, betas=r.betas, fused=True),
+    "adam": lambda parameters, r: Adam(parameters, lr=r.learning_rate, betas=r.betas, fused=True)
 }
 """The optimizers that a recipe names, from the parameters and its section `training`."""
 

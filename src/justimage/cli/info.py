@@ -70,14 +70,7 @@ def main(words: Sequence[str]) -> int:
     for name in ["T/8", "S/2", "S/4", "B/8", *(f"{s}/{p}" for p in (16, 32, 64) for s in "BLHG"), "B/4"]:
         a = architecture(name)
         c, (state, activations) = cost(a), training_memory(a, o.batch, emas=3)
-        numbers = (
-            a.size[0],
-            c.tokens,
-            c.patch_dimension,
-            a.width,
-            f"{c.parameters / 1e6:.1f}",
-            f"{c.multiply_adds / 1e9:.1f}",
-        )
+        numbers = (a.size[0], c.tokens, c.patch_dimension, a.width, f"{c.parameters / 1e6:.1f}", f"{c.multiply_adds / 1e9:.1f}")
         params, flops = PAPER.get(name, ("", ""))
         table.add_row(
             name, *map(str, numbers[:5]), str(params), numbers[5], str(flops), f"{state / 1e9:.1f}", f"{activations / 1e9:.1f}"

@@ -77,10 +77,7 @@ def main(words: Sequence[str]) -> int:
         emas = o.ema_values or generator.emas
         nets = [generator.denoiser(average).net for average in emas]
         search = Search(sampler, job, o.count, emas, intervals, *o.guidance_range)
-        with (
-            live_table(is_main) as (search.on_trial, show),
-            track_batches(nets, job.sampling, job.batch, show) as show_batches,
-        ):
+        with live_table(is_main) as (search.on_trial, show), track_batches(nets, job.sampling, job.batch, show) as show_batches:
             best = finish(search.full_grid() if o.full else search.coarse_to_fine(), show_batches)
     if not is_main:
         return 0
