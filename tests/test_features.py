@@ -19,6 +19,7 @@ from justimage.normalization import Normalization
 CPU = torch.device("cpu")
 
 
+@pytest.mark.full
 def test_a_classifier_from_its_file_recognises_digits_whatever_the_batch(digits_classifier: Path) -> None:
     extractor = features.open_features(str(digits_classifier), CPU)
     digits = data.digits()
