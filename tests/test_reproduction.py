@@ -152,11 +152,11 @@ AGAIN = """
 import sys
 from pathlib import Path
 from justimage.reproduction import Lab
-from justimage.reproduction.scoring import fingerprint
+from justimage.reproduction.scoring import fingerprint_of_data
 from tests.test_reproduction import TINY, jobs_of_two_trainings, run_all
 
 if __name__ == "__main__":
-    run_all(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint(TINY)), jobs_of_two_trainings(), 2)
+    run_all(Lab(Path(sys.argv[1]), TINY, fingerprint=fingerprint_of_data(TINY)), jobs_of_two_trainings(), 2)
 """
 
 
