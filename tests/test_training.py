@@ -245,7 +245,7 @@ def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
     """With 260 tokens, so that attention's backward pass works in several blocks, whose order only `deterministic` fixes."""
     recipe = small(total_images=160, precision=precision, deterministic=True)
     recipe = replace(recipe, model=replace(recipe.model, patch_size=2))
-    for _ in justimage.train(recipe, tmp_path / "stopped", "cuda"):
+    for _ in justimage.train(recipe, tmp_path / "stopped", device="cuda"):
         break
     resumed = runs.open_run(recipe, tmp_path / "stopped", "cuda")
     whole = runs.open_run(recipe, tmp_path / "whole", "cuda")
