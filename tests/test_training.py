@@ -254,9 +254,9 @@ def test_a_gpu_resumes_exactly(precision: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_compiled_blocks_compute_the_same_on_a_gpu() -> None:
-    recipe = small(total_images=80, precision="fp32").resolve(data.digits())
-    recipe = replace(recipe, model=replace(recipe.model, dropout=0.0))
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_compiled_blocks_compute_the_same_on_a_gpu(dropout: float) -> None:
+    recipe = small(total_images=80, precision="fp32", dropout=dropout).resolve(data.digits())
     ends = []
     for compiled in False, True:
         r = replace(recipe, parallelism=replace(recipe.parallelism, compile=compiled))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 from torch.utils.flop_counter import FlopCounterMode
 
 from justimage import randomness, transformer
@@ -191,14 +192,17 @@ def test_dropout_is_a_function_of_key_and_place() -> None:
 
 
 def test_masks_do_not_depend_on_how_many_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In eager mode some images at a time, compiled all at once; sizes that fill no vector of a processor."""
+    """In eager mode some images at a time, compiled all at once; sizes that fill no vector of a processor. The compiled product
+    is of 64-bit numbers, no part of an index: those have 32 bits on a GPU."""
     keys = torch.from_numpy(randomness.keys(0, "dropout", range(9)).astype(np.int64) & 0xFFFFFFFF)
     for shape in (3, 20), (5, 4, 3), (231,):
         whole = transformer.keep_mask(keys, shape, 0.3)
         monkeypatch.setattr(transformer, "MASK_BLOCK", 100)
         assert torch.equal(transformer.keep_mask(keys, shape, 0.3), whole)
         monkeypatch.undo()
-        assert torch.equal(torch.compile(transformer.keep_mask, dynamic=False)(keys, shape, 0.3), whole)
+        torch.compiler.reset()
+        compiled, code = run_and_get_code(torch.compile(transformer.keep_mask, dynamic=False), keys, shape, 0.3)
+        assert torch.equal(compiled, whole) and str(0x9E3779B1) in code[0] and f"{0x9E3779B1}L*" not in code[0]
         assert 0.5 < whole.double().mean() < 0.9
 
 

@@ -329,7 +329,8 @@ def keep_mask(keys: Tensor, shape: Sequence[int], rate: float) -> Tensor:
     A compiler fuses this into one pass. Eager mode hashes some images at a time: the 64-bit hashes of a whole batch would be
     many times as large as the activations.
     """
-    places = torch.arange(math.prod(shape), device=keys.device).view(*shape) * 0x9E3779B1 & 0xFFFFFFFF
+    # the first & keeps the compiler from merging the product into index arithmetic, which is int32 on a GPU
+    places = (torch.arange(math.prod(shape), device=keys.device).view(*shape) & 0xFFFFFFFF) * 0x9E3779B1 & 0xFFFFFFFF
     some = len(keys) if torch.compiler.is_compiling() else max(1, MASK_BLOCK // places.numel())
     masks = [hash32(k.view(-1, *[1] * len(shape)) ^ places) >= round(rate * 2**32) for k in keys.split(some)]
     return torch.cat(masks) if len(masks) > 1 else masks[0]
@@ -369,12 +370,12 @@ class Head(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm by the fused kernel under autocast, too: on a CPU it needs the weight in the input's type. On CUDA autocast runs
-    it in fp32 whatever the input is, so the weight stays as it is."""
+    """RMSNorm by the fused kernel, which needs input and weight of one type, also where autocast makes the input bf16: fp32 on
+    a GPU, the input's type on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype) if x.device.type == "cpu" else self.weight
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+        dtype = x.dtype if x.device.type == "cpu" else torch.float32
+        return F.rms_norm(x.to(dtype), self.normalized_shape, self.weight.to(dtype), self.eps).to(x.dtype)
 
 
 def norm(a: Architecture, width: int | None = None) -> nn.Module:
