@@ -32,7 +32,7 @@ from justimage.recipe import Recipe, with_values
 from justimage.transformer import dropout_layers
 from tests.test_training import digest, small
 
-STEPS = 50
+STEPS = 30
 
 
 def source() -> data.ArraySource:
