@@ -74,7 +74,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def losses(out: Path) -> dict[str, list[list[float]]]:
-    """Loss and gradient norm of fifty steps, by how the network is divided and the batch is cut."""
+    """Loss and gradient norm of STEPS steps, by how the network is divided and the batch is cut."""
     return losses_of({
         "ddp": {},
         "fsdp": {"parallel": "fsdp"},

@@ -92,6 +92,8 @@ def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -
     if world.device.type == "cuda":
         if precision == "auto":
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    elif world.device.type == "mps":  # best effort: never run on one
+        precision, compiled = "fp32" if precision == "auto" else precision, False
     elif precision == "auto" or compiled:
         measured = measure(recipe, world, tell)
         fastest = max(measured.values())
