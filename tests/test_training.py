@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -221,6 +222,18 @@ def test_a_bad_image_in_the_middle_loses_nothing(tmp_path: Path) -> None:
             seen = step.images_seen
     saved = checkpoint.newest(tmp_path / "run")
     assert saved is not None and int(saved.name) == seen >= 48
+
+
+def test_a_kill_after_the_last_checkpoint_loses_no_line_of_metrics(tmp_path: Path) -> None:
+    """The last step's checkpoint is there, what follows it is not: the same lines as of the uninterrupted training."""
+    recipe = small(total_images=40, save_every=40)
+    for step in justimage.train(recipe, tmp_path / "run", device="cpu"):
+        if step.images_seen == 40:
+            while not (tmp_path / "run" / "checkpoints" / "000000040").exists():
+                time.sleep(0.01)  # it is written meanwhile
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    finish(runs.open_run(recipe, tmp_path / "killed", "cpu"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "run") and len(losses(tmp_path / "run")) == 1
 
 
 def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:

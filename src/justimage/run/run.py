@@ -92,8 +92,8 @@ class Run:
         def passed(every: int) -> bool:
             return step.images_seen // every > (step.images_seen - batch) // every
 
-        if passed(r.logging.log_every * batch):
-            self.log_metrics()
+        if passed(r.logging.log_every * batch) or step.images_seen >= r.training.total_images:
+            self.log_metrics()  # before a checkpoint of this moment, with which the run would be complete
         if self.online_fid and r.evaluation.every and passed(r.evaluation.every):
             self.evaluate(self.online_fid)
         if passed(r.checkpoint.save_every):
