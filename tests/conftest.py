@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 hypothesis.settings.register_profile("exact", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("exact")
@@ -22,26 +25,45 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("no CUDA device")
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that one of the workers builds and all read."""
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.done").exists():
+            (root / name).mkdir()
+            build(root / name)
+            (root / f"{name}.done").touch()
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A place with a run of digits, hardly trained."""
-    from tests.test_cli import TINY_TRAINING, justimage
 
-    home = tmp_path_factory.mktemp("drawn")
-    options = ["--total-images", "640", "--ema", "100", "300", "--sample-ema", "300", "--out", "run"]
-    done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home / "run"
+    def train(home: Path) -> None:
+        from tests.test_cli import TINY_TRAINING, justimage
+
+        options = ["--total-images", "640", "--ema", "100", "300", "--sample-ema", "300", "--out", "run"]
+        done = justimage("train", "--preset", "digits", *TINY_TRAINING, *options, cwd=home)
+        assert done.returncode == 0, done.stderr
+
+    place = tmp_path_factory.mktemp("sampled") / "run"
+    return Path(shutil.copytree(built_once(tmp_path_factory, "trained", train) / "run", place))
 
 
 @pytest.fixture(scope="session")
-def digits_classifier(run: Path) -> Path:
+def digits_classifier(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of the digits, as the command line makes it."""
-    from tests.test_cli import justimage
 
-    options = ["--images", "12000", "--width", "16", "--dimension", "32", "--out", "digits.safetensors"]
-    done = justimage("feature-space", "train", "--data", "digits", *options, cwd=run.parent)
-    assert done.returncode == 0, done.stderr
-    accuracy = re.search(r"reads ([\d.]+)% of (\d+) held-out images", done.stdout)
-    assert accuracy and float(accuracy[1]) > 95 and 120 < int(accuracy[2]) < 240
-    return run.parent / "digits.safetensors"
+    def train(home: Path) -> None:
+        from tests.test_cli import justimage
+
+        options = ["--images", "12000", "--width", "16", "--dimension", "32", "--out", "digits.safetensors"]
+        done = justimage("feature-space", "train", "--data", "digits", *options, cwd=home)
+        assert done.returncode == 0, done.stderr
+        accuracy = re.search(r"reads ([\d.]+)% of (\d+) held-out images", done.stdout)
+        assert accuracy and float(accuracy[1]) > 95 and 120 < int(accuracy[2]) < 240
+
+    made = built_once(tmp_path_factory, "classifier", train) / "digits.safetensors"
+    return Path(shutil.copy(made, run.parent / made.name))
