@@ -84,7 +84,7 @@ class Batch(NamedTuple):
     eps: Tensor
     """noise, like x, of deviation noise_scale"""
     dropped: Tensor
-    """(b,) booleans: where the network is told nothing"""
+    """(b,) booleans: where the condition is replaced by the null condition"""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Diffusion:
         """One training objective per image, (b,) (Algorithm 1): a mean over elements.
 
         With a classification loss (App. B.3) the squared error is summed instead, and lambda times the cross-entropy of the
-        network's extra "logits" is added; the classifier is never told the class, so dropped labels count too.
+        network's extra "logits" is added; the classifier never sees the class, so dropped labels count too.
         """
         x, condition, t, eps, dropped = batch
         z = self.add_noise(x, eps, t)

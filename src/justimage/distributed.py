@@ -137,10 +137,10 @@ class World:
         if self.size == 1:
             yield
             return
-        over, told = threading.Event(), threading.Lock()
+        over, said = threading.Event(), threading.Lock()
 
         def tell(gone: float) -> None:
-            if told.acquire(blocking=False):  # once: the peer reads no more
+            if said.acquire(blocking=False):  # once: the peer reads no more
                 with suppress(RuntimeError):
                     dist.send(torch.tensor([gone]), (self.rank - 1) % self.size, self.heartbeat_group)
 
@@ -251,8 +251,8 @@ def build_network(
     """Build the network that `make` returns, on this process's device; return it and what to call in training instead of it.
 
     First weights are those that PyTorch's generator draws in one process, at any world size. A sharded network with a method
-    `init_weights` never exists whole: it is made on the meta device and drawn tensor by tensor, of which each process keeps its
-    rows. how: options of `parallelize`.
+    `init_weights` never exists whole: it is made on the meta device and filled tensor by tensor, of which each process keeps
+    its rows. how: options of `parallelize`.
     """
     if mode == "ddp" or world.size == 1:
         net = make().to(world.device).train()

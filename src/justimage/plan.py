@@ -333,7 +333,7 @@ def estimate(request: Request, arrangement: Arrangement) -> TrainingPlan:
         notes.append(f"{share} images per GPU: the batch, not the network, is used up, and the assumed MFU will not be reached")
     elif microbatch < MIN_MICROBATCH:
         notes.append(f"{microbatch} images at a time keep no GPU busy; the assumed MFU will not be reached")
-    # sharded weights are drawn tensor by tensor
+    # sharded weights are initialised tensor by tensor
     host_weights = counts.parameters if arrangement.parallel == "ddp" or gpus == 1 else counts.largest_tensor
     return TrainingPlan(
         gpus, request.nodes, request.gpu_type, *arrangement, counts.parameters, r.batch, r.total_images, microbatch,

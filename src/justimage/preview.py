@@ -55,7 +55,7 @@ def preview(
 def denoise_once(
     denoiser: Denoiser, clean: Tensor, source: Source, indices: list[int], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Images with noise at PREVIEW_TIME, and the network's prediction of them, told nothing of their classes; both uint8."""
+    """Images with noise at PREVIEW_TIME, and the network's prediction of them without their classes; both uint8."""
     x = denoiser.normalization.normalize(clean)
     noise = torch.stack([randomness.image_noise(i, denoiser.shape) for i in range(len(x))]).to(x.device)
     z = denoiser.diffusion.add_noise(x, noise * denoiser.diffusion.noise_scale, PREVIEW_TIME)

@@ -1,7 +1,7 @@
 """Progress of long work: a job is a generator that yields how far it is, and returns its result.
 
-Whoever drives a job shows its progress, or ignores it; one job hands on another's by `yield from`. A job that is closed early
-keeps what it has on disk, and resumes when it is started again.
+The caller that drives a job shows its progress, or ignores it; a job passes on another's by `yield from`. A job that is closed
+early keeps what it has on disk, and resumes when it is started again.
 """
 
 from collections.abc import Callable, Generator

@@ -1,6 +1,6 @@
 """From noise to images: solvers of dz/dt = v (Eq. 4), classifier-free guidance, and images from seeds.
 
-A solver is a generator of points on the way from noise to data; whoever iterates it may watch, keep or stop. The sample stays
+A solver is a generator of points on the way from noise to data; the caller may watch, keep or stop. The sample stays
 float32 whatever the network computes in. To add a solver, write a function like `euler` and enter it in SOLVERS.
 """
 
@@ -220,9 +220,9 @@ def sample_batches(
         else:
             z = torch.stack([randomness.image_noise(seed, denoiser.shape) for seed in seeds[part]]).to(device)
         z = z * denoiser.diffusion.noise_scale
-        told = map_tensors(lambda tensor, part=part: tensor[part].to(device), condition)
+        given = map_tensors(lambda tensor, part=part: tensor[part].to(device), condition)
         with eval_mode(net), autocast_to(dtype, device):
-            for point in trajectory(denoiser, z, told, sampling, dtype):
+            for point in trajectory(denoiser, z, given, sampling, dtype):
                 z = point.z
         yield denoiser.normalization.denormalize(z).cpu()
 
@@ -240,10 +240,10 @@ def sample(
     """Images (n, channels, height, width), on the CPU: uint8, or float32 in the units of the data where it was floats.
 
     condition: class numbers, one for all or one an image; a tensor or a dict of tensors for a network that takes them; None for
-    "no class". seeds: image i is drawn from seeds[i], whatever the others and their order (another batch size may round a pixel
-    in some ten thousand differently); an integer s counts on from s. sampling: by default the denoiser's own. noise: standard
-    normal numbers (n, *shape) instead of seeds. batch: images at a time. dtype: what the network computes in, torch.bfloat16 or
-    torch.float32; by default bfloat16 on a GPU, float32 elsewhere. n is the longest of condition, seeds and noise. Raises
-    ValueError for arguments that do not fit.
+    "no class". seeds: image i depends on seeds[i] alone, whatever the others and their order (another batch size may round a
+    pixel in some ten thousand differently); an integer s counts on from s. sampling: by default the denoiser's own. noise:
+    standard normal numbers (n, *shape) instead of seeds. batch: images at a time. dtype: what the network computes in,
+    torch.bfloat16 or torch.float32; by default bfloat16 on a GPU, float32 elsewhere. n is the longest of condition, seeds and
+    noise. Raises ValueError for arguments that do not fit.
     """
     return torch.cat(list(sample_batches(denoiser, condition, seeds, sampling, noise=noise, batch=batch, dtype=dtype)))

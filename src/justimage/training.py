@@ -1,4 +1,4 @@
-"""Training (Algorithm 1): a generator of steps. Progress, pictures, files and stopping are the affair of whoever iterates.
+"""Training (Algorithm 1): a generator of steps. Progress, pictures, files and stopping are left to the caller.
 
 What a step computes is a function of the recipe, the data and the state; every random number in it is addressed by the number
 of images seen. So the state, saved and restored, resumes exactly; and processes that share a batch draw what one process would

@@ -145,7 +145,7 @@ class JiT(nn.Module):
         self.register_buffer("positions", torch.empty(1, tokens, a.width), persistent=False)
         self.register_buffer("cos", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
         self.register_buffer("sin", torch.empty(a.context_tokens + tokens, a.width // a.heads), persistent=False)
-        if not self.class_table.weight.is_meta:  # there, whoever allocates them initialises them
+        if not self.class_table.weight.is_meta:  # there, the code that allocates them initialises them
             self.init_weights()
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
 On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
 several times slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
-fewest equal parts of which one fits into the device's memory. What was chosen is kept with the run: whoever resumes it on such
-a device computes the same to the bit.
+fewest equal parts of which one fits into the device's memory. The choice is kept with the run, so that a run resumed on
+such a device computes the same to the bit.
 """
 
 import math

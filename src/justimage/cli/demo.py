@@ -27,7 +27,7 @@ examples:
 @dataclass(frozen=True)
 class DemoOptions:
     out: Path = Path("demo")
-    """where to put it; the same command goes on with what is there"""
+    """where to put it; the same command resumes what is there"""
 
 
 def main(words: Sequence[str]) -> int:

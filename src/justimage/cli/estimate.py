@@ -12,7 +12,7 @@ from justimage.recipe import Recipe
 from justimage.run import Run
 
 LONG_TRAINING = 24 * 3600
-"""Seconds of training above which the user is told what would fit."""
+"""Seconds of training above which the output says what would fit."""
 OVERNIGHT = 8 * 3600
 WARM_UP = 4
 """Number of the microbatch from which on time is measured: the first ones compile, and allocate memory."""

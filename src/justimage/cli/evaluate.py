@@ -31,9 +31,9 @@ examples:
   torchrun --standalone --nproc-per-node=gpu -m justimage evaluate runs/l16 --reference stores/imagenet-256
 
 The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma; by default what the run was
-trained on. Features are Inception-v3's, those of a classifier of your own data (justimage features train), or of any network
-that torch.export saved. Writes report.md, report.json, grid.png and neighbours.png; the unguided score is always among them.
-Images are drawn in units whose features are kept: stopped or killed, or with a larger --count, the same command goes on. The
+trained on. Features are Inception-v3's, those of a classifier of your own data (justimage feature-space train), or those of any
+network that torch.export saved. Writes report.md, report.json, grid.png and neighbours.png; the unguided score is always there.
+Images are sampled in chunks whose features are kept: stopped or killed, or with a larger --count, the same command resumes. The
 search for the best guidance: justimage search."""
 
 
@@ -52,7 +52,7 @@ class EvalOptions(SamplingOptions):
     classes: tuple[str, ...] = ()
     """numbers or names [all]"""
     resize: tuple[int, ...] = ()
-    """scale drawn images to this side, or height and width, first, bicubic and antialiased (App. B.4) [no]"""
+    """scale samples to this side, or height and width, first, bicubic and antialiased (App. B.4) [no]"""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ examples:
   justimage sample --from runs/weather --count 100 --npz samples.npz       arr_0 float32 NCHW in the data's units, labels
   torchrun --standalone --nproc-per-node=gpu -m justimage sample --from runs/l16 --count 50000 --balanced --folder l16/
 
-Image i is drawn from seed + i. A folder or an .npz is drawn in units of --batch images by however many processes; stopped or
-killed, the same command goes on, and every image is the same, to the bit. images.csv in a folder has their classes, seeds and
+Image i is sampled from seed + i. A folder or an .npz is made in chunks of --batch images by any number of processes; stopped or
+killed, the same command resumes, and every image is the same, to the bit. images.csv in a folder has their classes, seeds and
 SHA-256."""
 
 MAX_GRID = 64

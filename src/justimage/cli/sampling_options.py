@@ -1,4 +1,4 @@
-"""Options that say how images are drawn, shared by the commands that draw them."""
+"""Options of sampling, shared by the commands that sample."""
 
 import difflib
 import re

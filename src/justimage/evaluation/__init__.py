@@ -2,5 +2,5 @@
 
 scores.py is numbers from features; reference.py the real images; examiner.py draws a model's images as features; report.py
 scores them and shows them. search.py looks for the best guidance and average, and verdict.py says how sure that is.
-watching.py scores a few samples while training goes on.
+online.py scores a few samples during training.
 """

@@ -24,7 +24,7 @@ def summarize(search: Search, best: Trial) -> list[str]:
         same = [f.guidance for f in near if f.setting[:2] == best.setting[:2]] + [best.guidance]
         others = sorted({f"{f.setting.ema:g}" for f in near} - {f"{best.setting.ema:g}"})
         also = f"; nor can ema {', '.join(others)}" if others else ""
-        span = f"guidance {min(same):g} to {max(same):g} cannot be told from it"
+        span = f"guidance {min(same):g} to {max(same):g} cannot be distinguished from it"
         lines.append(f"{span} (less than two deviations of the difference){also}")
     clear = [(f, d) for f, d in apart if d.value >= 2 * d.std]
     if clear:
@@ -67,7 +67,7 @@ def write_report(search: Search, best: Trial, out: Path, seconds: float, command
     }
     lines = ["# Guidance and average", "", *(f"- {line}" for line in facts["certainty"])]
     lines += [
-        f"- {search.images_sampled:,} images drawn; the whole grid is {search.grid_images:,}",
+        f"- {search.images_sampled:,} images sampled; the whole grid is {search.grid_images:,}",
         *([f"- command: `{command}`"] if command else []),
     ]
     lines += ["", "| ema | interval | guidance | images | FID | above the best | IS |", "|---" * 7 + "|"]

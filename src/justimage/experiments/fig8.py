@@ -40,7 +40,7 @@ def figure(table: Table) -> bytes | None:
 
 EXPERIMENT = Experiment(
     title="uncurated images by class (Figs. 8 to 11)",
-    expects="Every image drawn is shown, a class a row, at the guidance of the best FID rather than a higher one.",
+    expects="Every sample is shown, a class a row, at the guidance of the best FID rather than a higher one.",
     cells=cells, claims=claims, figure=figure,
     row="{network}", column="{metric}", labels={"metric": {"fid": "FID"}},
     minutes=5,

@@ -145,7 +145,7 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class OnlineEvaluation:
-    """Scores of a few samples while training goes on."""
+    """Scores of a few samples during training."""
 
     every: int | None = None
     """images between two scores of every average: fid in metrics.jsonl (--monitor fid); None for never"""

@@ -48,7 +48,7 @@ class Run:
     previewed_at: int = -1
     lock: Any = None
     heartbeat: Callable[[], object] = lambda: None
-    """tells the watchdog that work goes on, in what takes longer than a step"""
+    """tells the watchdog that work continues, in what takes longer than a step"""
     on_progress: Callable[[str, int, int], object] = lambda what, done, total: None
     """receives what takes longer than a step, how much of it is done, and of how much"""
 
