@@ -40,8 +40,8 @@ from justimage.progress import finish
 SIDE, UNIT = 256, 64
 
 
-def drawn(unit: int) -> Tensor:
-    """What a stub network draws: smooth noise, as costly to compress as photographs are."""
+def stub_images(unit: int) -> Tensor:
+    """Samples of a stub network: smooth noise, as costly to compress as photographs are."""
     coarse = torch.stack([randomness.image_noise(i, (3, 64, 64)) for i in range(unit * UNIT, (unit + 1) * UNIT)])
     return (nn.functional.interpolate(coarse, SIDE, mode="bilinear") * 60 + 128).clamp(0, 255).to(torch.uint8)
 
@@ -61,7 +61,7 @@ def stub() -> Callable[[Tensor], np.ndarray]:
 
 def speed(count: int = 1024, rounds: int = 3) -> None:
     """The images exist; both ways end with the same features, units kept. What is compared is everything but drawing."""
-    features, parts = stub(), [drawn(unit) for unit in range(count // UNIT)]
+    features, parts = stub(), [stub_images(unit) for unit in range(count // UNIT)]
     ratios = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as place:
@@ -106,10 +106,10 @@ def one(count: int) -> None:
     import resource
 
     features = stub()
-    real = torch.cat([torch.from_numpy(features(drawn(unit))) for unit in range(10**6, 10**6 + 16)])
+    real = torch.cat([torch.from_numpy(features(stub_images(unit))) for unit in range(10**6, 10**6 + 16)])
     with tempfile.TemporaryDirectory() as place:
         began, total = time.perf_counter(), -(-count // UNIT)
-        for _ in chunks.compute_missing(Path(place), total, lambda u: {"features": features(drawn(u))}):
+        for _ in chunks.compute_missing(Path(place), total, lambda u: {"features": features(stub_images(u))}):
             pass
         found = np.concatenate([unit["features"] for unit in chunks.read_chunks(Path(place), total)])[:count]
         fid, _ = scores.fid(torch.from_numpy(found).split(scores.CHUNK), gaussian([real]))
@@ -177,8 +177,8 @@ def effects(run: str, classifier: str, reference: str, count: str) -> None:
     }
     for name, (changes, others, size) in rows.items():
         job = generator.make_job(sampling=replace(s, **changes), **others)
-        drawn = finish(sampler.features(job, size))["features"]
-        score, moved = scores.fid(drawn.split(scores.CHUNK), real.statistics)
+        samples = finish(sampler.features(job, size))["features"]
+        score, moved = scores.fid(samples.split(scores.CHUNK), real.statistics)
         base = base or {"fid": score.value, "moved": moved}
         paired = scores.standard_error(moved - base["moved"][:size]) if len(moved) == len(base["moved"]) else float("nan")
         change = score.value - base["fid"]

@@ -203,7 +203,7 @@ def test_photographs_are_prepared_verified_and_trained_on(home: Path) -> None:
 
 
 @pytest.mark.full
-def test_arrays_are_prepared_trained_on_and_drawn_in_their_units(home: Path) -> None:
+def test_arrays_are_prepared_trained_on_and_sampled_in_their_units(home: Path) -> None:
     np.save(home / "spectra.npy", np.random.default_rng(0).normal(1000, 5, (6, 2, 8, 16)))
     assert justimage("prepare", "spectra.npy", "stores/spectra", cwd=home).returncode == 0
     options = ["--no-compile", "--precision", "fp32", "--total-images", "8", "--out", "spectra"]
@@ -324,7 +324,7 @@ def test_no_permission_is_one_line(home: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_told_to(home: Path) -> None:
+def test_a_run_with_which_nothing_can_be_done_is_code_78_and_begins_only_when_asked(home: Path) -> None:
     """And what --fresh sets aside is whole."""
     assert (
         justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "16", "--out", "worn", cwd=home).returncode

@@ -48,7 +48,7 @@ def test_what_to_try_next_is_said_last_and_can_be_done(
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_the_demo_draws_digits_that_are_read_as_asked_for(tmp_path: Path) -> None:
+def test_the_demo_samples_digits_that_are_classified_as_requested(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "justimage", "demo", "--out", str(tmp_path / "demo")], capture_output=True, text=True
     )

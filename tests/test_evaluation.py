@@ -190,7 +190,7 @@ def test_two_processes_report_what_one_reports(run: Path, digits_classifier: Pat
 
 
 @pytest.mark.gpu
-def test_a_gpu_draws_the_same_twice_and_nearly_what_the_cpu_draws(
+def test_a_gpu_samples_the_same_twice_and_nearly_what_the_cpu_samples(
     run: Path, digits_classifier: Path, reported: dict[str, Any]
 ) -> None:
     first, second = (evaluated(run, digits_classifier, f"gpu-{i}", device="cuda") for i in range(2))
@@ -209,7 +209,7 @@ def test_a_report_has_all_scores_guided_and_not_and_what_decides_them(reported: 
 
 
 @pytest.mark.full
-def test_more_images_reuse_those_that_are_drawn(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
+def test_more_images_reuse_those_sampled_before(run: Path, digits_classifier: Path, reported: dict[str, Any]) -> None:
     kept = {p: p.stat().st_mtime_ns for p in (run.parent / "one" / "chunks").glob("*/0*.npz")}
     assert len(kept) == 2 * 5
     more = evaluated(run, digits_classifier, "one", count=400)

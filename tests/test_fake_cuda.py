@@ -144,7 +144,7 @@ def test_a_trajectory_never_waits_between_its_first_pass_and_its_last(name: str,
 
 
 @pytest.mark.parametrize("name", about("sampling/images"))
-def test_images_are_drawn_with_weights_cast_once(name: str, found: Answer) -> None:
+def test_images_are_sampled_with_weights_cast_once(name: str, found: Answer) -> None:
     """In bf16 by default. What is asked and what was drawn are copied, and the classes looked at, before and after."""
     case, floats = found(name), "floats" in name
     assert case["state"] == ["cpu float32" if floats else "cpu uint8"]
@@ -156,7 +156,7 @@ def test_images_are_drawn_with_weights_cast_once(name: str, found: Answer) -> No
     assert not any("norm" in weight for weight in case["casts"])
 
 
-def test_previews_are_drawn_on_the_device_and_shown_on_the_host(found: Answer) -> None:
+def test_previews_are_sampled_on_the_device_and_shown_on_the_host(found: Answer) -> None:
     case = found("sampling/preview")
     assert case["state"] == ["cpu uint8"] and case["waits"] == {"sample_arguments.py:check_condition": 1}
     assert set(case["casts"].values()) == {2}, "once for the samples and once to denoise"
@@ -167,7 +167,7 @@ def test_previews_are_drawn_on_the_device_and_shown_on_the_host(found: Answer) -
     }
 
 
-def test_the_demo_draws_where_its_run_was_trained(found: Answer) -> None:
+def test_the_demo_samples_where_its_run_was_trained(found: Answer) -> None:
     """On the CPU, also beside a GPU."""
     assert found("sampling/demo") == NOTHING | {"state": ["cpu uint8"], "drawn": 4}
 

@@ -60,14 +60,14 @@ def alone(run: Path) -> dict[str, str]:
 
 
 @pytest.mark.full
-def test_two_processes_draw_what_one_draws(run: Path, alone: dict[str, str]) -> None:
+def test_two_processes_sample_what_one_samples(run: Path, alone: dict[str, str]) -> None:
     done = subprocess.run(command(run, "both", 2), env=environment(run), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert table(run, "both") == alone
 
 
 @pytest.mark.full
-def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, alone: dict[str, str]) -> None:
+def test_killed_three_times_and_resumed_by_more_it_is_the_same(run: Path, alone: dict[str, str]) -> None:
     done, place, draw = 0, run.parent / "killed" / "chunks", random.Random(0)
     for kill in range(3):
         process = subprocess.Popen(
@@ -85,7 +85,7 @@ def test_killed_three_times_and_gone_on_with_by_more_it_is_the_same(run: Path, a
 
 
 @pytest.mark.full
-def test_asked_to_stop_it_ends_with_75_and_goes_on(run: Path) -> None:
+def test_asked_to_stop_it_ends_with_75_and_resumes(run: Path) -> None:
     place = run.parent / "asked" / "chunks"
     process = subprocess.Popen(
         command(run, "asked"), env=environment(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

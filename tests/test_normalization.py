@@ -130,7 +130,7 @@ def test_any_number_of_channels_has_a_picture() -> None:
 
 
 @pytest.mark.full
-def test_a_model_of_five_channels_draws_in_the_units_of_its_data(weather: Path, tmp_path: Path) -> None:
+def test_a_model_of_five_channels_samples_in_the_units_of_its_data(weather: Path, tmp_path: Path) -> None:
     """Mean and deviation of each channel come out within 5 % (the mean: of the deviation)."""
     recipe = for_store(preset("digits"), open_store(weather))
     recipe = with_values(

@@ -60,7 +60,7 @@ def test_a_mistake_is_still_said_where_somebody_listens(tmp_path: Path) -> None:
     assert code == 2 and "no GPU is called 'tpu'" in said and said.count("\n") == 1
 
 
-def test_drawing_ends_and_the_same_command_goes_on(run: Path, tmp_path: Path) -> None:
+def test_sampling_ends_and_the_same_command_resumes(run: Path, tmp_path: Path) -> None:
     words = ["sample", "--from", run, "--count", "20", "--batch", "4", "--steps", "3", "--folder"]
     assert justimage(*words, "straight", cwd=tmp_path).returncode == 0
     assert unheard(*words, "left", cwd=tmp_path, lines=1) == (141, "")
@@ -68,7 +68,7 @@ def test_drawing_ends_and_the_same_command_goes_on(run: Path, tmp_path: Path) ->
     assert (tmp_path / "left" / "images.csv").read_bytes() == (tmp_path / "straight" / "images.csv").read_bytes()
 
 
-def test_a_training_goes_on_to_its_end(tmp_path: Path) -> None:
+def test_a_training_continues_to_its_end(tmp_path: Path) -> None:
     straight = justimage(*TRAINING, "--total-images", "256", "--out", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
     assert unheard(*TRAINING, "--total-images", "256", "--out", "left", cwd=tmp_path, lines=1) == (0, "")
@@ -76,7 +76,7 @@ def test_a_training_goes_on_to_its_end(tmp_path: Path) -> None:
     assert last_hashes(tmp_path / "straight") == last_hashes(tmp_path / "left") == last_hashes(tmp_path / "never")
 
 
-def test_a_training_that_nobody_hears_is_still_stopped_and_saved(tmp_path: Path) -> None:
+def test_a_training_without_listeners_is_still_stopped_and_saved(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     words = [sys.executable, "-m", "justimage", *TRAINING, "--total-images", "1000000", "--out", "long"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=writing, stderr=writing)

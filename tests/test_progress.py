@@ -73,7 +73,7 @@ def test_batches_are_counted_by_their_passes(solver: str, threads: int) -> None:
     assert len(shown) == heard, "outside of the block nothing listens"
 
 
-def test_what_is_gone_on_with_counts_from_there() -> None:
+def test_resumed_work_counts_from_there() -> None:
     model, shown = Denoiser(MLP(4, 8, 2), Diffusion()), []
     with track_batches([model.net], Sampling("euler", 4), 8, shown.append) as show:
         show(Progress("sampling", 16, 32))

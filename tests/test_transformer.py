@@ -130,7 +130,7 @@ def test_dropout_is_in_the_middle_half_in_attention_and_mlp() -> None:
     assert [block.mlp.dropout.rate for block in net.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
 
 
-def test_the_classifier_is_not_told_the_class() -> None:
+def test_the_classifier_does_not_see_the_class() -> None:
     net, z, t = awake(aux_classifier=True), noise(0, (2, 3, 16, 16)), torch.tensor([0.2, 0.4])
     (out_0, extras_0), (out_1, extras_1) = net(z, t, torch.tensor([0, 0])), net(z, t, torch.tensor([1, 2]))
     logits_0, logits_1 = extras_0["logits"], extras_1["logits"]

@@ -213,5 +213,5 @@ def test_a_short_training_tells_no_more_than_its_bar(tmp_path: Path) -> None:
     ("seconds", "text"),
     [(40, "40 seconds"), (119, "119 seconds"), (150, "2.5 minutes"), (8 * 3600, "8 hours"), (3e6, "35 days")],
 )
-def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
+def test_times_are_formatted_as_people_do(seconds: float, text: str) -> None:
     assert estimate.format_time(seconds) == text
