@@ -17,7 +17,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlp": set(),
     "randomness": set(),
     "sample_arguments": {"conditions"},
-    "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments"},
+    "solvers": set(),
+    "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},
     # what a training stands on
     "disk": set(),
     "strict_json": set(),

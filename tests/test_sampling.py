@@ -1,15 +1,19 @@
 """Sampling: the authors' numbers, the order of the solvers, what is evaluated, and seeds."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torchdiffeq import odeint
 
 from justimage.diffusion import Diffusion
 from justimage.normalization import from_uint8, to_uint8
-from justimage.sampling import SOLVERS, Denoiser, Sampling, euler, heun, sample, trajectory, velocity
+from justimage.sampling import Denoiser, GuidedVelocity, Sampling, sample, trajectory, with_passes
+from justimage.solvers import GRIDS, SOLVERS, euler, heun
 from tests.reference import DEVICES, TINY_ARRAYS, noise, relative_error, tiny
 
 
@@ -56,7 +60,7 @@ def test_evaluations_are_counted_as_the_paper_would() -> None:
 
 def test_the_interval_is_open_but_for_zero() -> None:
     net = Counting()
-    at = velocity(Denoiser(net, Diffusion()), torch.tensor([1]), Sampling(guidance=2.0, interval=(0.0, 0.5)))
+    at = GuidedVelocity(Denoiser(net, Diffusion()), torch.tensor([1]), Sampling(guidance=2.0, interval=(0.0, 0.5)))
     for t in 0.0, 0.25, 0.5:
         at(torch.zeros(1, 1, 2, 2), t)
     assert [len(y) for _, y in net.asked] == [2, 2, 1]
@@ -68,25 +72,155 @@ def test_guidance_1_never_asks_about_no_class() -> None:
     assert [y for _, y in net.asked] == [[3, 4]] * 19
 
 
-def error_at_the_end(solver: str, steps: int) -> float:
-    """Of dz/dt = z cos t from z = 1, whose solution is exp(sin t)."""
-    times = [i / steps for i in range(steps + 1)]
-    times.append(1.0 + 1e-9)  # so that the Euler step at the very end, which the solver owes the process, is negligible
-    *_, last = SOLVERS[solver](lambda z, t: (z * math.cos(t), z), torch.ones(1, dtype=torch.float64), times)
-    return abs(last.z.item() - math.exp(math.sin(1)))
+class GaussianVelocity:
+    """The velocity of data N(0.7, 0.5^2), in float64, and where it leads."""
+
+    mean, std = 0.7, 0.5
+
+    def coefficients(self, t: float) -> tuple[float, float]:
+        return t, 1 - t
+
+    def __call__(self, z: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.mean + t * self.std**2 / (t**2 * self.std**2 + (1 - t) ** 2) * (z - t * self.mean)
+        return (x - z) / (1 - t), x
+
+    def noise(self, number: int) -> torch.Tensor:
+        return torch.randn(4, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+    def solution(self, z: torch.Tensor, t: float, s: float) -> torch.Tensor:
+        """z at s from z at t: it stays as many standard deviations from the mean."""
+        scale = [math.hypot(time * self.std, 1 - time) for time in (t, s)]
+        return s * self.mean + scale[1] / scale[0] * (z - t * self.mean)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+START = torch.tensor([1.3, -0.4, 0.2, 2.0], dtype=torch.float64)
+
+
+def end(solver: str, times: list[float]) -> torch.Tensor:
+    *_, last = SOLVERS[solver](GaussianVelocity(), START, times)
+    return last.z
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("adams", 2), ("dpm2", 2), ("dpm3", 3), ("unipc", 3)])
 def test_the_order_of_convergence(solver: str, order: int) -> None:
-    measured = [math.log2(error_at_the_end(solver, n) / error_at_the_end(solver, 2 * n)) for n in (32, 64, 128)]
-    assert all(abs(m - order) < 0.1 for m in measured), measured
+    """From 0.1 to 0.9 with short steps at both ends, where these solvers begin and end with first order. UniPC's corrector
+    makes its steps of second order one better."""
+    errors = []
+    for n in (64, 128, 256):
+        times = [0.1 + 0.8 * GRIDS["cosine"](i / n) for i in range(n + 1)]
+        errors.append((end(solver, times) - GaussianVelocity().solution(START, 0.1, 0.9)).abs().max().item())
+    measured = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert all(abs(m - order) < 0.15 for m in measured), measured
+
+
+@pytest.mark.parametrize("solver", set(SOLVERS) - {"sde"})
+def test_every_solver_ends_at_the_solution(solver: str) -> None:
+    """From pure noise to data, where lambda is infinite."""
+    times = [GRIDS["cosine"](i / 400) for i in range(401)]
+    assert (end(solver, times) - GaussianVelocity().solution(START, 0.0, 1.0)).abs().max() < 5e-3
+
+
+def test_the_stochastic_solver_samples_the_distribution() -> None:
+    """Independent of where it began: mean and deviation of the data."""
+
+    class Many(GaussianVelocity):
+        def noise(self, number: int) -> torch.Tensor:
+            return torch.randn(20_000, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+    *_, last = SOLVERS["sde"](Many(), torch.zeros(20_000, dtype=torch.float64), Sampling(steps=60, times="cosine").grid)
+    assert abs(last.z.mean() - 0.7) < 0.02 and abs(last.z.std() - 0.5) < 0.02
+
+
+DIFFUSERS = {
+    "dpm2": [1.304050517, 0.459271412, 0.757428785, 1.65190073],
+    "unipc": [1.304657625, 0.459076006, 0.757516577, 1.652838291],
+}
+"""What diffusers 0.42.1 computes of the same on the same ten steps: DPMSolverMultistepScheduler and UniPCMultistepScheduler
+with flow_prediction, solver_order 2, lower_order_final off, sigmas 1 - t."""
+
+
+@pytest.mark.parametrize("solver", DIFFUSERS)
+def test_multistep_solvers_are_those_of_diffusers(solver: str) -> None:
+    times = [0.02 + 0.93 * GRIDS["cosine"](i / 10) for i in range(11)]
+    assert (end(solver, times) - torch.tensor(DIFFUSERS[solver], dtype=torch.float64)).abs().max() < 1e-6
+
+
+def test_the_third_order_solver_integrates_parabolas_exactly() -> None:
+    """A prediction that is a parabola in lambda, against quadrature of its weighted integral."""
+
+    class Parabola(GaussianVelocity):
+        def __call__(self, z: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.full_like(z, parabola(math.log(t / (1 - t))))
+            return (x - z) / (1 - t), x
+
+    def parabola(level: float) -> float:
+        return 0.3 - 0.5 * level + 0.2 * level**2
+
+    def step(z: torch.Tensor, t: float, s: float) -> torch.Tensor:
+        low, high = math.log(t / (1 - t)), math.log(s / (1 - s))
+        return (1 - s) * (z / (1 - t) + quad(lambda level: math.exp(level) * parabola(level), low, high)[0])
+
+    times = [0.1, 0.25, 0.45, 0.7, 0.9]
+    points = list(SOLVERS["dpm3"](Parabola(), START, times))
+    for now, after in list(pairwise(points))[2:]:  # two steps to begin with
+        torch.testing.assert_close(after.z, step(now.z, now.t, after.t), rtol=1e-9, atol=0)
+
+
+def test_passes_are_counted_and_kept_to() -> None:
+    """As a network sees them; and the most steps that a number of passes allows."""
+    for sampling in (
+        Sampling(guidance=2.9, interval=(0.1, 1.0)),
+        Sampling("unipc", steps=7, times="cosine", guidance=2.0, interval=(0.1, 1.0)),
+        Sampling("dpm2", steps=9, guidance=2.0, guidance_every=3),
+    ):
+        net = Counting()
+        sample(Denoiser(net, Diffusion()), condition=[3], sampling=sampling)
+        assert sampling.passes == sum(len(y) for _, y in net.asked)
+        for passes in 1, 2, 12, 13, 100:
+            if passes > 1 or not sampling.guides(0.0):
+                found = with_passes(sampling, passes)
+                assert found.passes <= passes < replace(found, steps=found.steps + 1).passes
+                assert (found.guidance, found.interval) == (sampling.guidance, sampling.interval)
+    assert Sampling(guidance=2.9, interval=(0.1, 1.0)).passes == 187
+    with pytest.raises(ValueError, match="passes is 1; it must be 2 or more"):
+        with_passes(Sampling(guidance=2.0), 1)
+
+
+def test_a_difference_that_is_used_again_is_the_last() -> None:
+    """Guidance from every second evaluation; where condition and no condition differ by a constant, that changes nothing."""
+
+    class Offset(torch.nn.Module):
+        shape, classes = (1, 2, 2), 10
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z, t, y):
+            return z / 2 + y[:, None, None, None] / 4
+
+    model, start = Denoiser(Offset(), Diffusion()), noise(0, (2, 1, 2, 2)).double()
+    for solver in "heun", "unipc":
+        sampling = Sampling(solver, steps=6, guidance=2.0)
+        *_, each = trajectory(model, start, torch.tensor([1, 3]), sampling)
+        *_, second = trajectory(model, start, torch.tensor([1, 3]), replace(sampling, guidance_every=2))
+        torch.testing.assert_close(second.z, each.z)
+
+
+def test_added_noise_depends_on_the_seed_alone() -> None:
+    model = tiny()
+    model.net.double()
+    sampling = Sampling("sde", steps=4, guidance=2.0)
+    whole = sample(model, [1, 2, 3], [5, 6, 7], sampling)
+    assert torch.equal(sample(model, [3, 1], [7, 5], sampling), whole[[2, 0]])
+    assert not torch.equal(sample(model, [1], [6], sampling), sample(model, [1], [5], sampling))
 
 
 def test_heun_is_torchdiffeqs_up_to_the_last_step() -> None:
     model, start = tiny(), noise(2, (2, 3, 32, 32))
     times = [i / 10 for i in range(11)]
     with torch.no_grad():
-        field = velocity(model, torch.tensor([3, 7]), Sampling())
+        field = GuidedVelocity(model, torch.tensor([3, 7]), Sampling())
         oracle = odeint(
             lambda t, z: field(z, t.item())[0], start, torch.tensor(times[:-1], dtype=torch.float64), method="heun2"
         )
@@ -176,7 +310,7 @@ def test_pixels_survive_the_way_there_and_back() -> None:
 def test_an_interrupted_solver_costs_nothing_more() -> None:
     net = Counting()
     solver = euler(
-        velocity(Denoiser(net, Diffusion()), torch.tensor([1]), Sampling()), torch.zeros(1, 1, 2, 2), [0.0, 0.5, 1.0]
+        GuidedVelocity(Denoiser(net, Diffusion()), torch.tensor([1]), Sampling()), torch.zeros(1, 1, 2, 2), [0.0, 0.5, 1.0]
     )
     next(solver)
     assert len(net.asked) == 1
@@ -236,7 +370,7 @@ def test_guidance_extrapolates_velocity_and_prediction_alike() -> None:
     model.net.double()
     y, none = torch.tensor([3, 7]), torch.tensor([-1, -1])
     with torch.no_grad():
-        plain, null, guided = (velocity(model, c, Sampling(guidance=g))(z, 0.6) for c, g in ((y, 1), (none, 1), (y, 2.5)))
+        plain, null, guided = (GuidedVelocity(model, c, Sampling(guidance=g))(z, 0.6) for c, g in ((y, 1), (none, 1), (y, 2.5)))
     for a, b, c in zip(plain, null, guided, strict=True):
         torch.testing.assert_close(c, b + 2.5 * (a - b))
 

@@ -63,5 +63,5 @@ def denoise_once(
     condition = null_like(condition) if isinstance(condition, Tensor) else condition
     with sampling.eval_mode(denoiser.net):
         condition = sampling.map_tensors(lambda tensor: tensor.to(x.device), condition)
-        _, predicted = sampling.velocity(denoiser, condition, Sampling(), dtype)(z, PREVIEW_TIME)
+        _, predicted = sampling.GuidedVelocity(denoiser, condition, Sampling(), dtype)(z, PREVIEW_TIME)
     return to_uint8(z), to_uint8(predicted)

@@ -83,6 +83,8 @@ def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch
     return joined[start - first * NOISE_BLOCK :][:count]
 
 
-def image_noise(seed: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise for the image of a seed, drawn on the CPU, so that it is the same on every device."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(key(seed, "sample")))
+def image_noise(seed: int, shape: Sequence[int], number: int = 0) -> Tensor:
+    """Standard normal noise for the image of a seed, drawn on the CPU, so that it is the same on every device. number: 0 for
+    the noise that it begins with; 1, 2, ... for what a stochastic solver adds."""
+    address = (number,) if number else ()
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(key(seed, "sample", *address)))

@@ -1,15 +1,15 @@
-"""From noise to images: solvers of dz/dt = v (Eq. 4), classifier-free guidance, and images from seeds.
+"""From noise to images: classifier-free guidance, trajectories by a solver, and images from seeds.
 
-A solver is a generator of points on the way from noise to data; the caller may watch, keep or stop. The sample stays
-float32 whatever the network computes in. To add a solver, write a function like `euler` and enter it in SOLVERS.
+A trajectory is a generator of points on the way from noise to data; the caller may watch, keep or stop. The sample stays
+float32 whatever the network computes in.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import cos, inf, pi
-from typing import NamedTuple
+from math import inf
 
 import torch
 from torch import Tensor
@@ -17,55 +17,10 @@ from torch import Tensor
 from justimage import randomness
 from justimage.checks import check_choice, check_finite, check_range
 from justimage.conditions import Condition, join, map_tensors, null_like
-from justimage.diffusion import Diffusion, with_extras
+from justimage.diffusion import Diffusion, convert, with_extras
 from justimage.normalization import Normalization
 from justimage.sample_arguments import Integers, check_condition, check_noise, complete_arguments
-
-Velocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""velocity(z, t) -> (dz/dt, x): where z moves, and the clean image predicted from it, from one pass; t is a Python float."""
-
-
-class Point(NamedTuple):
-    """A point of a trajectory: time, the noisy sample there, its velocity, and the clean image predicted from it.
-
-    The last point has the velocity and the prediction that led to it.
-    """
-
-    t: float
-    z: Tensor
-    v: Tensor
-    x: Tensor
-
-
-Solver = Callable[[Velocity, Tensor, Sequence[float]], Iterator[Point]]
-
-
-def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
-    """First order (Algorithm 2): one evaluation a step. Yields the point at every one of `times`."""
-    v = x = torch.zeros_like(z)
-    for t, s in pairwise(times):
-        v, x = velocity(z, t)
-        yield Point(t, z, v, x)
-        z = z + (s - t) * v
-    yield Point(times[-1], z, v, x)
-
-
-def heun(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
-    """Second order: the mean of the velocities at both ends of a step. Yields the point at every one of `times`."""
-    v = x = torch.zeros_like(z)
-    for t, s in pairwise(times):
-        v, x = velocity(z, t)
-        yield Point(t, z, v, x)
-        if s < times[-1]:  # the last step is Euler: at t = 1 there is nothing to average with
-            v = (v + velocity(z + (s - t) * v, s)[0]) / 2
-        z = z + (s - t) * v
-    yield Point(times[-1], z, v, x)
-
-
-SOLVERS: dict[str, Solver] = {"heun": heun, "euler": euler}
-
-GRIDS: dict[str, Callable[[float], float]] = {"linear": lambda u: u, "cosine": lambda u: (1 - cos(pi * u)) / 2}
-"""t of the share u of the steps: equal steps, or short ones at both ends."""
+from justimage.solvers import GRIDS, SOLVERS, Point
 
 
 @dataclass(frozen=True)
@@ -73,17 +28,20 @@ class Sampling:
     """How images are sampled (Table 9, "sampling"). Raises ValueError for a value outside its range."""
 
     solver: str = "heun"
-    """a name in SOLVERS: heun (second order) or euler"""
+    """a name in SOLVERS: heun, euler, adams, dpm2, dpm3, unipc or sde"""
     steps: int = 50
     """steps of the solver"""
     times: str | tuple[float, ...] = "linear"
-    """the grid of times: linear, cosine, or the times themselves, rising, 0 for noise and 1 for the image"""
+    """the grid of times: a name in GRIDS (linear, cosine, logsnr, shifted), or the times themselves, rising, 0 for noise and 1
+    for the image"""
     guidance: float = 1.0
     """scale of classifier-free guidance; 1 for none"""
     interval: tuple[float, float] = (0.0, 1.0)
     """times between which guidance applies"""
+    guidance_every: int = 1
+    """evaluations between two of the unconditional prediction; between them its last difference is used again"""
     t_clip: float = 0.05
-    """lower bound of denominators while sampling"""
+    """lower bound of denominators while sampling, in solvers that follow the velocity"""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -94,7 +52,7 @@ class Sampling:
         else:
             check_choice(self, times=GRIDS)
         check_choice(self, solver=SOLVERS)
-        check_range(self, steps=(1, 100_000), t_clip=(0, 1), guidance=(-inf, inf))
+        check_range(self, steps=(1, 100_000), t_clip=(0, 1), guidance=(-inf, inf), guidance_every=(1, inf))
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"interval is {low:g} {high:g}; allowed: 0 <= low <= high <= 1")
@@ -105,6 +63,29 @@ class Sampling:
         if isinstance(self.times, tuple):
             return list(self.times)
         return [GRIDS[self.times](i / self.steps) for i in range(self.steps + 1)]
+
+    def guides(self, t: float) -> bool:
+        """Whether guidance applies at t: where low < t < high (low = 0 includes t = 0)."""
+        low, high = self.interval
+        return self.guidance != 1 and (low < t < high or t == low == 0)
+
+    @property
+    def passes(self) -> int:
+        """Passes of the network that an image costs: two an evaluation with guidance, else one."""
+        velocity = CountingVelocity(self)
+        for _ in SOLVERS[self.solver](velocity, torch.zeros(()), self.grid):
+            pass
+        return velocity.passes
+
+
+def with_passes(sampling: Sampling, passes: int) -> Sampling:
+    """The same guidance with at most so many passes of the network: UniPC on a cosine grid, to the predicted image at the end,
+    in as many steps as fit (docs/sampling.md). ValueError where not even one does."""
+    few = replace(sampling, solver="unipc", times="cosine", t_clip=0.0)
+    steps = bisect_right(range(1, passes + 1), passes, key=lambda n: replace(few, steps=n).passes)
+    if not steps:
+        raise ValueError(f"passes is {passes}; it must be {replace(few, steps=1).passes} or more with this guidance")
+    return replace(few, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -152,27 +133,72 @@ def eval_mode(net: torch.nn.Module) -> Iterator[None]:
         net.train(training)
 
 
-def velocity(denoiser: Denoiser, condition: Condition, sampling: Sampling, dtype: torch.dtype | None = None) -> Velocity:
-    """The denoiser's velocity, with classifier-free guidance where low < t < high (low = 0 includes t = 0).
+class CountingVelocity:
+    """A velocity of 0 that counts what a trajectory costs."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling, self.evaluations, self.guided, self.passes = sampling, 0, 0, 0
+
+    def __call__(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        self.evaluations += 1
+        self.passes += 1
+        if self.sampling.guides(t):
+            self.passes += self.guided % self.sampling.guidance_every == 0
+            self.guided += 1
+        return z, z
+
+    def coefficients(self, t: float) -> tuple[float, float]:
+        return t, 1 - t
+
+    def noise(self, number: int) -> Tensor:
+        return torch.zeros(())
+
+
+class GuidedVelocity:
+    """The denoiser's velocity, with classifier-free guidance where `sampling.guides`.
 
     Guided: v = v_null + guidance (v_condition - v_null), both from one batch of twice the size; x likewise. Elsewhere, and with
-    guidance 1, the network sees only the condition. dtype: what the network computes in, by default the type of its weights.
+    guidance 1, the network sees only the condition. With `guidance_every` above 1 some evaluations see only the condition, too,
+    and add the last difference x_condition - x_null. dtype: what the network computes in, by default the type of its weights.
+    seeds: of the images' noise, for stochastic solvers.
     """
-    guidance, (low, high) = sampling.guidance, sampling.interval
 
-    def evaluate(z: Tensor, t: float, condition: Condition) -> tuple[Tensor, Tensor]:
-        with autocast_to(dtype, z.device):
-            output, _ = with_extras(denoiser.net(z, torch.full(z.shape[:1], t, device=z.device), condition))
-        return denoiser.diffusion.velocity(output.to(z.dtype), z, t, sampling.t_clip)
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        condition: Condition,
+        sampling: Sampling,
+        dtype: torch.dtype | None = None,
+        seeds: Sequence[int] = (),
+    ) -> None:
+        self.denoiser, self.condition, self.sampling, self.dtype, self.seeds = denoiser, condition, sampling, dtype, seeds
+        self.guided, self.difference = 0, torch.zeros(())
 
-    def guided(z: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        if guidance == 1 or not (low < t < high or t == low == 0):
-            return evaluate(z, t, condition)
-        v, x = evaluate(torch.cat([z, z]), t, join(condition, null_like(condition)))
+    def evaluate(self, z: Tensor, t: float, condition: Condition) -> tuple[Tensor, Tensor]:
+        with autocast_to(self.dtype, z.device):
+            output, _ = with_extras(self.denoiser.net(z, torch.full(z.shape[:1], t, device=z.device), condition))
+        return self.denoiser.diffusion.velocity(output.to(z.dtype), z, t, self.sampling.t_clip)
+
+    def __call__(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        if not self.sampling.guides(t):
+            return self.evaluate(z, t, self.condition)
+        guidance, number = self.sampling.guidance, self.guided
+        self.guided += 1
+        if number % self.sampling.guidance_every:
+            x = self.evaluate(z, t, self.condition)[1] + (guidance - 1) * self.difference
+            return convert(x, "x", "v", z, self.denoiser.diffusion.coefficients(t, z), self.sampling.t_clip), x
+        v, x = self.evaluate(torch.cat([z, z]), t, join(self.condition, null_like(self.condition)))
         (v, v_null), (x, x_null) = v.chunk(2), x.chunk(2)
+        self.difference = x - x_null
         return v_null + guidance * (v - v_null), x_null + guidance * (x - x_null)
 
-    return guided
+    def coefficients(self, t: float) -> tuple[float, float]:
+        a, b, _, _ = self.denoiser.diffusion.coefficients(t, torch.zeros((), dtype=torch.float64))
+        return a.item(), b.item()
+
+    def noise(self, number: int) -> Tensor:
+        noise = torch.stack([randomness.image_noise(seed, self.denoiser.shape, number + 1) for seed in self.seeds])
+        return noise.to(next(self.denoiser.net.parameters()).device) * self.denoiser.diffusion.noise_scale
 
 
 @torch.no_grad()
@@ -182,16 +208,18 @@ def trajectory(
     condition: Condition = None,
     sampling: Sampling | None = None,
     dtype: torch.dtype | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Point]:
     """Every point on the way from noise to images.
 
     noise: (b, *shape), z at the first time, of standard deviation `denoiser.diffusion.noise_scale` (`sample` scales its noise
-    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. At t = 1 a point's x is its
-    z, the image: floats around [-1, 1].
+    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. seeds: b, of the noise that a
+    stochastic solver adds on the way [0, 1, ...]. At t = 1 a point's x is its z, the image: floats around [-1, 1].
     """
     sampling = sampling or denoiser.sampling
     check_condition(condition, len(noise), denoiser.classes, sampling.guidance)
-    for point in SOLVERS[sampling.solver](velocity(denoiser, condition, sampling, dtype), noise, sampling.grid):
+    velocity = GuidedVelocity(denoiser, condition, sampling, dtype, range(len(noise)) if seeds is None else seeds)
+    for point in SOLVERS[sampling.solver](velocity, noise, sampling.grid):
         yield point if point.t < 1 else point._replace(x=point.z)
 
 
@@ -222,7 +250,7 @@ def sample_batches(
         z = z * denoiser.diffusion.noise_scale
         given = map_tensors(lambda tensor, part=part: tensor[part].to(device), condition)
         with eval_mode(net), autocast_to(dtype, device):
-            for point in trajectory(denoiser, z, given, sampling, dtype):
+            for point in trajectory(denoiser, z, given, sampling, dtype, seeds[part]):
                 z = point.z
         yield denoiser.normalization.denormalize(z).cpu()
 

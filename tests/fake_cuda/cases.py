@@ -26,7 +26,8 @@ from justimage.features import Extractor, classifier, inception, open_features
 from justimage.normalization import Normalization
 from justimage.progress import finish
 from justimage.recipe import Recipe, with_values
-from justimage.sampling import SOLVERS, Denoiser, Sampling
+from justimage.sampling import Denoiser, Sampling
+from justimage.solvers import SOLVERS
 from justimage.training import Loss
 from justimage.transformer import Dropout, JiT
 from tests.fake_cuda.watch import CUDA, aten, fake_cuda

@@ -16,10 +16,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from justimage.progress import Progress
-from justimage.sampling import SOLVERS, Sampling
+from justimage.sampling import CountingVelocity, Sampling
+from justimage.solvers import SOLVERS
 
 Show = Callable[[Progress], None]
 """Shows progress; a total of 0 means that nobody knows how far it is."""
@@ -142,14 +143,8 @@ def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, sho
 
 
 def forward_passes(sampling: Sampling) -> int:
-    """How often sampling evaluates a velocity: counted, on a velocity of 0."""
-    count = 0
-
-    def still(z: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        nonlocal count
-        count += 1
-        return z, z
-
-    for _ in SOLVERS[sampling.solver](still, torch.zeros(()), sampling.grid):
+    """How often sampling evaluates a velocity."""
+    velocity = CountingVelocity(sampling)
+    for _ in SOLVERS[sampling.solver](velocity, torch.zeros(()), sampling.grid):
         pass
-    return count
+    return velocity.evaluations

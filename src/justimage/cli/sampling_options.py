@@ -9,7 +9,8 @@ import torch
 
 from justimage.generate import Precision
 from justimage.recipe import Recipe
-from justimage.sampling import GRIDS, Sampling
+from justimage.sampling import Sampling, with_passes
+from justimage.solvers import GRIDS
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,16 @@ class SamplingOptions:
     """scale of classifier-free guidance, 1 for none [the recipe's]"""
     interval: tuple[float, float] | None = None
     """times between which guidance applies [the recipe's]"""
+    passes: int | None = None
+    """passes of the network for an image: chooses solver, steps and times, say 12 (docs/sampling.md)"""
     solver: str | None = None
-    """heun (second order) or euler (first) [the recipe's]"""
+    """heun, euler, adams, dpm2, dpm3, unipc or sde [the recipe's]"""
     steps: int | None = None
     """steps of the solver [the recipe's]"""
     times: tuple[str, ...] | None = None
-    """the grid of times: linear, cosine, or the times themselves from 0 to 1 [the recipe's]"""
+    """the grid of times: linear, cosine, logsnr, shifted, or the times themselves from 0 to 1 [the recipe's]"""
+    guidance_every: int | None = None
+    """evaluations between two passes without a class; 2 saves nearly a third of the passes [the recipe's]"""
     t_clip: float | None = None
     """lower bound of 1 - t where a velocity is divided by it [the recipe's]"""
     ema: float | None = None
@@ -42,10 +47,15 @@ class SamplingOptions:
 
 def sampling_of(o: SamplingOptions, recipe: Recipe) -> Sampling:
     """How to sample: what was asked for, else what the recipe says."""
-    asked = {n: getattr(o, n) for n in ("guidance", "interval", "solver", "steps", "t_clip") if getattr(o, n) is not None}
+    names = "guidance", "interval", "guidance_every", "solver", "steps", "t_clip"
+    asked = {name: getattr(o, name) for name in names if getattr(o, name) is not None}
     if o.times is not None:
         asked["times"] = o.times[0] if len(o.times) == 1 else tuple(map(number, o.times))
-    return replace(recipe.sampling, **asked)
+    if o.passes is None:
+        return replace(recipe.sampling, **asked)
+    if clashing := sorted(asked.keys() & {"solver", "steps", "times"}):
+        raise ValueError(f"--passes chooses {', '.join(clashing)}; leave one of them out")
+    return with_passes(replace(recipe.sampling, **asked), o.passes)
 
 
 def number(word: str) -> float:
