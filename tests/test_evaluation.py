@@ -265,7 +265,7 @@ def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images
 
 
 def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> None:
-    for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be told from it"):
+    for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be distinguished from it"):
         pretended: Any = Pretended(best, 0.9998)
         found = Search(pretended, SampleJob(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
         said = "\n".join(search_report.summarize(found, finish(found.coarse_to_fine())))

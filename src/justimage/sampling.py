@@ -79,9 +79,9 @@ class Sampling:
 
 
 def with_passes(sampling: Sampling, passes: int) -> Sampling:
-    """The same guidance with at most so many passes of the network: UniPC on a cosine grid, to the predicted image at the end,
-    in as many steps as fit (docs/sampling.md). ValueError where not even one does."""
-    few = replace(sampling, solver="unipc", times="cosine", t_clip=0.0)
+    """The same guidance with at most so many passes of the network: UniPC on the log-SNR grid, to the predicted image at the
+    end, in as many steps as fit (docs/sampling.md). ValueError where not even one does."""
+    few = replace(sampling, solver="unipc", times="logsnr", t_clip=0.0)
     steps = bisect_right(range(1, passes + 1), passes, key=lambda n: replace(few, steps=n).passes)
     if not steps:
         raise ValueError(f"passes is {passes}; it must be {replace(few, steps=1).passes} or more with this guidance")
