@@ -198,7 +198,8 @@ class GuidedVelocity:
 
     def noise(self, number: int) -> Tensor:
         noise = torch.stack([randomness.image_noise(seed, self.denoiser.shape, number + 1) for seed in self.seeds])
-        return noise.to(next(self.denoiser.net.parameters()).device) * self.denoiser.diffusion.noise_scale
+        device = next(self.denoiser.net.parameters()).device
+        return noise.to(device, non_blocking=True) * self.denoiser.diffusion.noise_scale
 
 
 @torch.no_grad()
