@@ -12,6 +12,7 @@ import torch
 
 import justimage
 from justimage import checkpoint, convert
+from justimage.recipe import Recipe
 from justimage.sampling import Sampling, trajectory
 from tests.reference import SHARED, TINY, TINY_ARRAYS, needs_shared, noise, official_weights, relative_error
 
@@ -77,6 +78,15 @@ def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tm
     checkpoint.write_checkpoint(tmp_path / "v", groups, recipe, {})
     with pytest.raises(ValueError, match="x-prediction"):
         convert.export_official(tmp_path / "v", tmp_path / "v.pth")
+
+
+def test_sampling_that_the_authors_code_does_not_know_becomes_theirs() -> None:
+    known = Recipe(sampling=Sampling("euler", steps=20, guidance=1.5, interval=(0.2, 0.9)))
+    assert convert.official_sampling(known) == known.sampling
+    few = Sampling(guidance=1.5, interval=(0.2, 0.9), t_clip=0.0)
+    wanted = Sampling("heun", steps=50, guidance=1.5, interval=(0.2, 0.9), t_clip=0.05)
+    for other in replace(few, solver="unipc"), few, replace(few, t_clip=0.05, times="cosine"):
+        assert convert.official_sampling(Recipe(sampling=other)) == wanted
 
 
 @pytest.mark.full

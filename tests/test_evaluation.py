@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from justimage import chunks, data
 from justimage.data import Crop
-from justimage.evaluation import feature_sampler, online, reference, report, scores, search, search_report
+from justimage.evaluation import feature_sampler, online, passes, reference, report, scores, search, search_report
 from justimage.evaluation.reference import compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
@@ -299,6 +299,41 @@ def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_class
     }
 
 
+def test_candidates_keep_to_their_passes_and_the_cheapest_good_one_is_recommended() -> None:
+    found = passes.candidates(Sampling(guidance=2.0, interval=(0.1, 1.0)), [20, 8])
+    assert len(found) == 2 * len(passes.CANDIDATES) and all(s.passes <= 20 for s in found)
+    assert [s.passes <= 8 for s in found] == [True] * 5 + [False] * 5 and {s.t_clip for s in found} == {0.0}
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+
+    def candidate(n: int, fid: float) -> passes.Candidate:
+        influence = fid + noise * (1 + 1e-3 * n)  # so that differences have a deviation of their own, of 3e-5 n
+        return passes.Candidate(found[0], n, Score(fid, 0.1), influence)
+
+    ways = [candidate(4, 3.0), candidate(8, 1.0005), candidate(8, 2.0), candidate(16, 1.0), candidate(32, 1.1)]
+    assert passes.pareto_front(ways) == [ways[0], ways[1], ways[3]]
+    assert passes.recommend(ways) == (ways[3], ways[1])
+    assert passes.recommend(ways[3:]) == (ways[3], ways[3])
+
+
+@pytest.mark.full
+def test_a_search_compares_solvers_by_passes(run: Path, digits_classifier: Path) -> None:
+    words = f"search {run} --reference digits --features {digits_classifier} --steps 1 --count 64 --device cpu".split()
+    words += ["--guidance-range", "1", "1", "1", "--passes-values", "3", "5", "--out", str(run.parent / "ways")]
+    done = subprocess.run(
+        [sys.executable, "-m", "justimage", *words], capture_output=True, text=True, timeout=280, env=environment(run)
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"the fewest passes within two deviations of it: [2-5], (unipc|dpm2|heun) on", done.stdout)
+    assert re.search(r"now try:  justimage evaluate .* --solver \w+ --times \w+ --steps \d --t-clip 0", done.stdout)
+    (place,) = (run.parent / "ways").glob("*-search-64-*")
+    facts = json.loads((place / "passes.json").read_text())
+    assert (
+        len(facts["candidates"]) == 10
+        and (place / "passes.png").exists()
+        and "| 5 | heun |" in (place / "passes.md").read_text()
+    )
+
+
 MISTAKES = {
     "no run": ("evaluate nowhere --reference digits --features digits.safetensors", "nowhere does not exist"),
     "unknown features": ("evaluate run --reference digits --features vgg", "features are 'vgg'"),
@@ -308,6 +343,7 @@ MISTAKES = {
     "unknown ema": ("evaluate run --reference digits --features digits.safetensors --ema 7", "no ema 7"),
     "another size": ("evaluate run --reference digits --features digits.safetensors --resize 16", "trained on images of"),
     "a search with an answer": ("search run --reference digits --features digits.safetensors --guidance 2", "is searched for"),
+    "one pass": ("search run --reference digits --features digits.safetensors --passes-values 8 1", "each must be 2 or more"),
     "half a pair": ("search run --reference digits --features digits.safetensors --interval-values 0 1 0.1", "they are pairs"),
     "backwards": ("search run --reference digits --features digits.safetensors --guidance-range 3 1 0.1", "low <= high"),
     "no such part": ("feature-space extract", "there are train, statistics"),

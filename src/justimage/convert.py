@@ -205,7 +205,8 @@ def infer_recipe(
 def export_official(source: Path, target: Path) -> Path:
     """A run or converted folder as one official checkpoint file.
 
-    model_ema1 becomes the average that the recipe samples with, model_ema2 the shortest. Errors as in `from_official`.
+    model_ema1 becomes the average that the recipe samples with, model_ema2 the shortest; a way of sampling that the authors'
+    code does not know becomes theirs (`official_sampling`). Errors as in `from_official`.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new file")
@@ -217,8 +218,8 @@ def export_official(source: Path, target: Path) -> Path:
     plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
-    if p != replace(p, prediction="x", interpolant="linear") or recipe.sampling.t_clip != p.t_clip:
-        raise ValueError(f"{source} is read otherwise than the authors' code would: it knows x-prediction, linear, one clip")
+    if p != replace(p, prediction="x", interpolant="linear"):
+        raise ValueError(f"{source} is read otherwise than the authors' code would: it knows x-prediction on the linear path")
     checkpoint.verify(place)
     emas = sorted(recipe.training.ema)
     averages = {"model_ema1": recipe.training.sample_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
@@ -226,7 +227,7 @@ def export_official(source: Path, target: Path) -> Path:
     for part, value in averages.items():
         file[part] = to_official(checkpoint.load_group(place, f"ema-{ema_name(value)}" if value else "model"), a)
     size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
-    s = recipe.sampling
+    s = official_sampling(recipe)
     file["args"] = argparse.Namespace(
         model=f"JiT-{size}/{a.patch_size}", img_size=a.image_size, class_num=a.classes, proj_dropout=a.dropout,
         attn_dropout=0.0, P_mean=p.mu, P_std=p.sigma, noise_scale=p.noise_scale, t_eps=p.t_clip, label_drop_prob=p.label_drop,
@@ -237,6 +238,14 @@ def export_official(source: Path, target: Path) -> Path:
     with disk.replacing(target) as aside:
         torch.save(file, aside)
     return target
+
+
+def official_sampling(recipe: Recipe) -> Sampling:
+    """How the authors' code samples with a recipe: as it says, if that is Heun or Euler in equal steps with the clip of
+    training, else by 50 steps of Heun with the same guidance."""
+    s, clip = recipe.sampling, recipe.diffusion.t_clip
+    known = s.solver in ("heun", "euler") and s == replace(s, times="linear", t_clip=clip, guidance_every=1)
+    return s if known else Sampling(guidance=s.guidance, interval=s.interval, t_clip=clip)
 
 
 def decay(value: float) -> float:

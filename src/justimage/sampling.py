@@ -78,10 +78,10 @@ class Sampling:
         return velocity.passes
 
 
-def with_passes(sampling: Sampling, passes: int) -> Sampling:
-    """The same guidance with at most so many passes of the network: UniPC on the log-SNR grid, to the predicted image at the
-    end, in as many steps as fit (docs/sampling.md). ValueError where not even one does."""
-    few = replace(sampling, solver="unipc", times="logsnr", t_clip=0.0)
+def with_passes(sampling: Sampling, passes: int, solver: str = "unipc", times: str = "logsnr") -> Sampling:
+    """The same guidance with at most so many passes of the network, in as many steps as fit, to the predicted image at the end;
+    by default UniPC on the log-SNR grid (docs/sampling.md). ValueError where not even one step fits."""
+    few = replace(sampling, solver=solver, times=times, t_clip=0.0)
     steps = bisect_right(range(1, passes + 1), passes, key=lambda n: replace(few, steps=n).passes)
     if not steps:
         raise ValueError(f"passes is {passes}; it must be {replace(few, steps=1).passes} or more with this guidance")

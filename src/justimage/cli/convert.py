@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from justimage import convert, disk
+from justimage import checkpoint, convert, disk
 from justimage.cli.options import parse
 from justimage.cli.progress import stage
 
@@ -41,5 +41,9 @@ def main(words: Sequence[str]) -> int:
             written = convert.export_official(o.source, o.target)
         else:
             written = convert.import_official(o.source, o.target, o.context_start)
+    if o.to == "official":
+        recipe = checkpoint.read_recipe(checkpoint.resolve(o.source))
+        if (theirs := convert.official_sampling(recipe)) != recipe.sampling:
+            print(f"the authors' code does not sample as this recipe does; it will by {theirs.solver}, {theirs.steps} steps")
     print(written)
     return 0

@@ -17,7 +17,7 @@ from justimage.cli.evaluate import EvalOptions, open_sampler
 from justimage.cli.options import parse
 from justimage.cli.progress import Show, stages, track_batches
 from justimage.distributed import rank_and_size
-from justimage.evaluation import search as searching, search_report
+from justimage.evaluation import passes, search as searching, search_report
 from justimage.evaluation.search import Search, format_interval
 from justimage.generate import short_hash
 from justimage.progress import Progress, finish
@@ -29,10 +29,12 @@ examples:
   justimage search runs/digits --features digits.safetensors --count 2000
   justimage search runs/photos --reference photos/ --interval-values 0.1 1 0 1     with and without interval (Fig. 6)
   justimage search jit-b16 --reference jit_in256_stats.npz --full               the paper's whole grid
+  justimage search runs/photos --features photos.safetensors --passes-values 8 13 20 40    solver and grid, too
 
 All settings are compared on the same noise and classes. By default every average is tried coarsely with a quarter of the
 images, and the best guidance is found by hill climbing on the grid; --full samples every setting. Writes search.md,
-search.json and search.png; features are cached, for evaluate too: stopped or killed, the same command resumes."""
+search.json and search.png, and with --passes-values passes.md, .json and .png; features are cached, for evaluate too: stopped
+or killed, the same command resumes."""
 
 TABLE_ROWS = 12
 """Rows of the table while it grows."""
@@ -51,7 +53,9 @@ class SearchOptions(EvalOptions):
     interval_values: tuple[float, ...] = ()
     """one or more times low high between which guidance applies [the recipe's]"""
     full: bool = False
-    """draw the whole grid, as the paper does"""
+    """sample the whole grid, as the paper does"""
+    passes_values: tuple[int, ...] = ()
+    """then compare solvers and grids, at the best guidance, in about so many passes of the network each [none]"""
     out: Path | None = None
     """where the result and the features are kept [RUN/evaluations]"""
 
@@ -64,6 +68,8 @@ def main(words: Sequence[str]) -> int:
     if len(o.interval_values) % 2:
         raise ValueError(f"intervals are {' '.join(map(str, o.interval_values))}; they are pairs, low and high")
     searching.check_grid(o.count, *o.guidance_range)
+    if o.passes_values and min(o.passes_values) < 2:
+        raise ValueError(f"passes values are {' '.join(map(str, o.passes_values))}; each must be 2 or more")
     if not checkpoint.read_recipe(checkpoint.resolve(o.source)).model.classes:
         raise ValueError("this model has no classes to guide towards; compare averages by: justimage evaluate --ema")
     is_main, began = rank_and_size()[0] == 0, time.perf_counter()
@@ -79,6 +85,7 @@ def main(words: Sequence[str]) -> int:
         search = Search(sampler, job, o.count, emas, intervals, *o.guidance_range)
         with live_table(is_main) as (search.on_trial, show), track_batches(nets, job.sampling, job.batch, show) as show_batches:
             best = finish(search.full_grid() if o.full else search.coarse_to_fine(), show_batches)
+        ways = compare_passes(o, search, best, is_main) if o.passes_values else []
     if not is_main:
         return 0
     key = [sampler.key(search.job), sampler.reference.info, list(emas), intervals, o.guidance_range, o.full]
@@ -90,9 +97,25 @@ def main(words: Sequence[str]) -> int:
     print(f"{search.images_sampled:,} images sampled, {search.images_sampled / search.grid_images:.0%} of the grid; in {out}")
     again = ["--guidance", f"{best.guidance:g}", "--ema", ema.ema_name(best.setting.ema), "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
-    given = drop_options(words, ("--count", "--guidance-range", "--ema-values", "--interval-values", "--full"))
+    if ways:
+        passes.write_report(ways, out, command)
+        for line in passes.summarize(ways):
+            print(line)
+        few = passes.recommend(ways)[1].sampling
+        again += ["--solver", few.solver, "--times", str(few.times), "--steps", str(few.steps), "--t-clip", "0"]
+    searched = "--count", "--guidance-range", "--ema-values", "--interval-values", "--full", "--passes-values"
+    given = drop_options(words, searched)
     print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")
     return 0
+
+
+def compare_passes(o: SearchOptions, search: Search, best: searching.Trial, shown: bool) -> list[passes.Candidate]:
+    """Solvers and grids with the best guidance and average."""
+    sampling = replace(search.job.sampling, guidance=best.guidance, interval=best.setting.interval)
+    generator, s = search.sampler.generator, best.setting
+    job = replace(search.job, weights=generator.weights(s.ema), ema=s.ema, sampling=sampling)
+    with stages(shown) as show:
+        return finish(passes.compare(search.sampler, job, o.passes_values, o.count), show)
 
 
 def drop_options(words: Sequence[str], options: Sequence[str]) -> list[str]:
