@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, training
+from justimage.dropout import Dropout
 from justimage.normalization import Normalization
 from justimage.recipe import Parallelism, Recipe, Training
-from justimage.transformer import Dropout, JiT, architecture
+from justimage.transformer import JiT, architecture
 
 
 class Stub(nn.Module):

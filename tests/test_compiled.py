@@ -16,8 +16,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from justimage import data, preview, training
 from justimage.diffusion import Batch
+from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.recipe import Recipe, with_values
-from justimage.transformer import dropout_layers, set_dropout_keys
 from tests.test_training import small
 
 pytestmark = pytest.mark.full

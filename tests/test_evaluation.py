@@ -153,7 +153,7 @@ def test_a_reference_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) 
 
 def test_a_reference_without_one_of_the_classes_is_refused(tmp_path: Path) -> None:
     found = finish(open_reference(str(folder(tmp_path / "ab")), extractor(), Crop((16, 16))))
-    job = SampleJob(weights="", ema=0.0, classes=(0, 1, 2))
+    job = SampleJob(weights_hash="", ema=0.0, classes=(0, 1, 2))
     with pytest.raises(ValueError, match="has no image of class 'c'"):
         report.check_computable(job, found, ["a", "b", "c"])
     report.check_computable(replace(job, classes=(0, 1)), found, ["a", "b", "c"])
@@ -232,7 +232,7 @@ class Pretended:
     """In place of a feature sampler: features of a setting are the same numbers, moved by its distance from the best one."""
 
     class generator:
-        weights = staticmethod(lambda ema: f"{ema:g}")
+        weights_hash = staticmethod(lambda ema: f"{ema:g}")
 
     def __init__(self, best: float, ema: float, dimension: int = 6) -> None:
         self.best, self.ema = best, ema
@@ -251,7 +251,7 @@ class Pretended:
 @pytest.mark.parametrize("ema", [0.9996, 0.9998, 0.9999])
 def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images(best: float, ema: float) -> None:
     emas = [0.9996, 0.9998, 0.9999]
-    job = SampleJob(weights="", ema=ema, sampling=Sampling(interval=(0.1, 1.0)))
+    job = SampleJob(weights_hash="", ema=ema, sampling=Sampling(interval=(0.1, 1.0)))
 
     def made() -> Search:
         pretended: Any = Pretended(best, ema)
@@ -267,7 +267,7 @@ def test_the_search_finds_what_the_whole_grid_finds_with_a_quarter_of_the_images
 def test_a_search_says_what_it_cannot_tell_apart_and_what_is_at_the_end() -> None:
     for best, words in (4.6, "at the end of the range"), (2.25, "guidance 1.8 to 2.4 cannot be distinguished from it"):
         pretended: Any = Pretended(best, 0.9998)
-        found = Search(pretended, SampleJob(weights="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
+        found = Search(pretended, SampleJob(weights_hash="", ema=0.9998), 512, [0.9998, 0.9999], [(0.1, 1.0)])
         said = "\n".join(search_report.summarize(found, finish(found.coarse_to_fine())))
         assert words in said and said.startswith("the best: ema 0.999")
 
@@ -292,7 +292,7 @@ def test_a_search_on_a_run_resumes_reports_and_is_reused(run: Path, digits_class
     assert lines == [line for line in second.splitlines() if "±" in line] and len(lines) >= 5
     (place,) = (run.parent / "searched").glob("*-search-128-*")
     facts = json.loads((place / "search.json").read_text())
-    assert facts["images_drawn"] == drawn * 64 and {p.name for p in place.iterdir()} == {
+    assert facts["images_sampled"] == drawn * 64 and {p.name for p in place.iterdir()} == {
         "search.json",
         "search.md",
         "search.png",
@@ -403,7 +403,7 @@ def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Pa
 
 
 def test_unguided_images_have_one_name_whatever_the_interval() -> None:
-    jobs = [SampleJob(weights="", ema=0.0, sampling=Sampling(guidance=1.0, interval=i)) for i in ((0.1, 1.0), (0.0, 1.0))]
+    jobs = [SampleJob(weights_hash="", ema=0.0, sampling=Sampling(guidance=1.0, interval=i)) for i in ((0.1, 1.0), (0.0, 1.0))]
     assert jobs[0] == jobs[1] and replace(jobs[0], sampling=replace(jobs[0].sampling, interval=(0.2, 0.3))) == jobs[0]
     guided = replace(jobs[0], sampling=Sampling(guidance=1.5, interval=(0.1, 1.0)))
     assert guided.sampling.interval == (0.1, 1.0)
@@ -411,7 +411,7 @@ def test_unguided_images_have_one_name_whatever_the_interval() -> None:
 
 def test_the_grid_of_guidances_is_the_papers() -> None:
     pretended: Any = Pretended(2.0, 0.9999)
-    found = Search(pretended, SampleJob(weights="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
+    found = Search(pretended, SampleJob(weights_hash="", ema=0.9999), 512, [0.9999], [(0.1, 1.0)])
     assert [found.guidance(at) for at in range(found.last_index + 1)] == [round(1 + i / 10, 1) for i in range(31)]
     here = finish(found.evaluate(Setting(0.9999, (0.1, 1.0), 3), 128))
     assert here.guidance == 1.3 and search.fid_difference(here, here) == Score(0, 0)

@@ -208,7 +208,7 @@ def test_the_npz_is_what_prepare_reads(run: Path, tmp_path: Path) -> None:
 
 
 def test_random_labels_are_a_function_of_the_number() -> None:
-    job = SampleJob(weights="", ema=0.0, classes=tuple(range(10)), labels="random", seed=3)
+    job = SampleJob(weights_hash="", ema=0.0, classes=tuple(range(10)), labels="random", seed=3)
     labels = [job.label(i) for i in range(5000)]
     assert labels == [job.label(i) for i in range(5000)] and labels[:50] != [i % 10 for i in range(50)]
     assert max(abs(labels.count(c) - 500) for c in range(10)) < 100
@@ -218,7 +218,7 @@ def test_a_job_says_all_that_decides_its_images(run: Path) -> None:
     stated = json.loads((run.parent / "alone" / "job.json").read_text()) if (run.parent / "alone").exists() else None
     generator = ImageGenerator(run, torch.device("cpu"))
     job = generator.make_job(300.0, sampling=Sampling(steps=2, guidance=1.5, interval=(0.1, 1.0)))
-    assert len(job.weights) == 64 and job.weights != generator.weights(100.0)
+    assert len(job.weights_hash) == 64 and job.weights_hash != generator.weights_hash(100.0)
     assert stated is None or stated["job"] == job.describe()
 
 

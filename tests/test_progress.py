@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from justimage.chunks import map_threads
-from justimage.cli.progress import bar, forward_passes, stage, stages, track_batches
+from justimage.cli.progress import bar, stage, stages, track_batches
 from justimage.diffusion import Diffusion
 from justimage.mlp import MLP
 from justimage.progress import Progress
@@ -43,7 +43,7 @@ def test_a_process_that_does_not_lead_shows_nothing(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_heun_evaluates_twice_a_step_but_for_the_last_euler_once(steps: int) -> None:
-    assert forward_passes(Sampling("heun", steps)) == 2 * steps - 1 and forward_passes(Sampling("euler", steps)) == steps
+    assert Sampling("heun", steps).evaluations == 2 * steps - 1 and Sampling("euler", steps).evaluations == steps
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler"])
@@ -52,7 +52,7 @@ def test_batches_are_counted_by_their_passes(solver: str, threads: int) -> None:
     """Every forward pass is shown, as its share of a batch; all of them make the whole; what is shown never falls."""
     model, shown, steps, batch, batches = Denoiser(MLP(4, 8, 2), Diffusion()), [], 5, 4, 6
     sampling, count = Sampling(solver, steps), 24
-    each = forward_passes(sampling)
+    each = sampling.evaluations
 
     def drawn(number: int) -> int:
         return len(next(sample_batches(model, None, list(range(batch)), sampling, batch=batch)))

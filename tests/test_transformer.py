@@ -8,12 +8,13 @@ import torch
 from torch._inductor.utils import run_and_get_code
 from torch.utils.flop_counter import FlopCounterMode
 
-from justimage import randomness, transformer
+from justimage import dropout, randomness
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
 from justimage.diffusion import Batch, Diffusion
+from justimage.dropout import Dropout, dropout_layers, set_dropout_keys
 from justimage.mlp import MLP
-from justimage.transformer import Architecture, Dropout, JiT, architecture, dropout_layers, rotate, rotations, set_dropout_keys
+from justimage.transformer import Architecture, JiT, architecture, rotate, rotations
 from tests.reference import DEVICES, TINY, TINY_ARRAYS, noise, relative_error, tiny
 
 SMALL = Architecture(
@@ -196,12 +197,12 @@ def test_masks_do_not_depend_on_how_many_are_computed_at_once(monkeypatch: pytes
     is of 64-bit numbers, no part of an index: those have 32 bits on a GPU."""
     keys = torch.from_numpy(randomness.keys(0, "dropout", range(9)).astype(np.int64) & 0xFFFFFFFF)
     for shape in (3, 20), (5, 4, 3), (231,):
-        whole = transformer.keep_mask(keys, shape, 0.3)
-        monkeypatch.setattr(transformer, "MASK_BLOCK", 100)
-        assert torch.equal(transformer.keep_mask(keys, shape, 0.3), whole)
+        whole = dropout.keep_mask(keys, shape, 0.3)
+        monkeypatch.setattr(dropout, "MASK_BLOCK", 100)
+        assert torch.equal(dropout.keep_mask(keys, shape, 0.3), whole)
         monkeypatch.undo()
         torch.compiler.reset()
-        compiled, code = run_and_get_code(torch.compile(transformer.keep_mask, dynamic=False), keys, shape, 0.3)
+        compiled, code = run_and_get_code(torch.compile(dropout.keep_mask, dynamic=False), keys, shape, 0.3)
         assert torch.equal(compiled, whole) and str(0x9E3779B1) in code[0] and f"{0x9E3779B1}L*" not in code[0]
         assert 0.5 < whole.double().mean() < 0.9
 

@@ -24,12 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from justimage import checkpoint, data, distributed, log, run as runs, training
 from justimage.diffusion import Batch, Diffusion
+from justimage.dropout import dropout_layers
 from justimage.evaluation import online
 from justimage.evaluation.scores import gaussian
 from justimage.features import Extractor
 from justimage.normalization import Normalization
 from justimage.recipe import Recipe, with_values
-from justimage.transformer import dropout_layers
 from tests.test_training import digest, small
 
 STEPS = 24

@@ -9,9 +9,8 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -39,8 +38,8 @@ Labels = Literal["balanced", "random"]
 class SampleJob:
     """Everything that determines the bytes of a job's images, on one kind of device; idle settings are normalised."""
 
-    weights: str
-    """hash of the weights, and of the recipe that interprets their output"""
+    weights_hash: str
+    """of the weights, and of the recipe that interprets their output"""
     ema: float
     """the average that these are; 0 for the weights themselves"""
     sampling: Sampling = Sampling()
@@ -59,8 +58,8 @@ class SampleJob:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be 1 or more")
-        if self.sampling.guidance == 1:  # then an interval changes nothing
-            object.__setattr__(self, "sampling", replace(self.sampling, interval=(0.0, 1.0)))
+        if self.sampling.guidance == 1:  # then these change nothing
+            object.__setattr__(self, "sampling", replace(self.sampling, interval=(0.0, 1.0), guidance_every=1))
 
     def label(self, index: int) -> int:
         """The class of an image."""
@@ -91,16 +90,22 @@ class ImageGenerator:
     def __init__(self, source: str | Path, device: torch.device) -> None:
         self.checkpoint, self.device = checkpoint.resolve(source), device
         self.recipe = checkpoint.read_recipe(self.checkpoint)
-        self.models: dict[float, Denoiser] = {}
+        self.denoisers: dict[float, Denoiser] = {}
+        self.hashes: dict[float, str] = {}
         self.loading = Lock()
-        self.weights: Callable[[float], str] = lru_cache(maxsize=None)(lambda ema: checkpoint.fingerprint(self.checkpoint, ema))
 
     def denoiser(self, ema: float) -> Denoiser:
         """The denoiser with one of the averages; whichever thread asks first loads it."""
         with self.loading:
-            if ema not in self.models:
-                self.models[ema] = checkpoint.load(self.checkpoint, ema, self.device)
-        return self.models[ema]
+            if ema not in self.denoisers:
+                self.denoisers[ema] = checkpoint.load(self.checkpoint, ema, self.device)
+        return self.denoisers[ema]
+
+    def weights_hash(self, ema: float) -> str:
+        """The hash of one of the averages, computed once."""
+        if ema not in self.hashes:
+            self.hashes[ema] = checkpoint.fingerprint(self.checkpoint, ema)
+        return self.hashes[ema]
 
     @property
     def device_name(self) -> str:
@@ -132,7 +137,7 @@ class ImageGenerator:
         if ema is None:
             ema = self.emas[0] if self.checkpoint.is_file() else self.recipe.training.sample_ema
         job = SampleJob(
-            self.weights(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
+            self.weights_hash(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
             labels, batch, precision, self.device_name,
         )  # fmt: skip
         check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, job.sampling.guidance)

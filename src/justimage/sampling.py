@@ -70,12 +70,14 @@ class Sampling:
         return self.guidance != 1 and (low < t < high or t == low == 0)
 
     @property
+    def evaluations(self) -> int:
+        """Evaluations of the velocity, each of which is one call of the network."""
+        return count_cost(self).evaluations
+
+    @property
     def passes(self) -> int:
         """Passes of the network that an image costs: two an evaluation with guidance, else one."""
-        velocity = CountingVelocity(self)
-        for _ in SOLVERS[self.solver](velocity, torch.zeros(()), self.grid):
-            pass
-        return velocity.passes
+        return count_cost(self).passes
 
 
 def with_passes(sampling: Sampling, passes: int, solver: str = "unipc", times: str = "logsnr") -> Sampling:
@@ -152,6 +154,14 @@ class CountingVelocity:
 
     def noise(self, number: int) -> Tensor:
         return torch.zeros(())
+
+
+def count_cost(sampling: Sampling) -> CountingVelocity:
+    """What a trajectory costs: counted, on a velocity of 0."""
+    velocity = CountingVelocity(sampling)
+    for _ in SOLVERS[sampling.solver](velocity, torch.zeros(()), sampling.grid):
+        pass
+    return velocity
 
 
 class GuidedVelocity:

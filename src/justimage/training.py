@@ -23,10 +23,11 @@ from justimage.conditions import Condition, map_tensors, null_like
 from justimage.data import Source
 from justimage.diffusion import Batch, Diffusion, Net
 from justimage.distributed import RemoteError, World, to_local
+from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.ema import EMA
 from justimage.recipe import Recipe, Training
 from justimage.sampling import Denoiser
-from justimage.transformer import JiT, dropout_layers, set_dropout_keys
+from justimage.transformer import JiT
 
 Loss = Callable[[Diffusion, Net, Batch], Tensor]
 """loss(diffusion, net, batch) -> one number an image, (b,); `Diffusion.loss` is one."""
@@ -176,7 +177,7 @@ class TrainStep:
 
     def __init__(self, recipe: Recipe, source: Source, state: TrainState, loss: Loss) -> None:
         r, world = recipe.training, state.world
-        self.recipe, self.source, self.state, self.loss_of = recipe, source, state, loss
+        self.recipe, self.source, self.state, self.loss_function = recipe, source, state, loss
         self.accumulate = recipe.parallelism.grad_accumulation or 1
         self.size = r.batch // (self.accumulate * world.size)
         """images of a microbatch"""
@@ -222,7 +223,7 @@ class TrainStep:
         set_dropout_keys(self.net, torch.from_numpy(keys.astype(np.int64)).to(device, non_blocking=True))
         with distributed.no_sync_until(self.state.forward, last=last):
             with self.autocast:
-                each = self.loss_of(denoiser.diffusion, self.state.forward, Batch(x, condition, t, eps, dropped))
+                each = self.loss_function(denoiser.diffusion, self.state.forward, Batch(x, condition, t, eps, dropped))
                 loss = each.mean() / self.accumulate
             loss.backward()
         self.loss += loss.detach()
@@ -239,6 +240,7 @@ class TrainStep:
         world, shards, failure = self.state.world, self.shards, self.failure
         norm = torch.nn.utils.get_total_norm(self.gradients())
         flags = (torch.full((), float(flag), device=world.device) for flag in (stop_requested, failure is not None))
+        # sharded: squared norms of rows add up, and size / shards processes hold each row; else all have the whole norm
         share = [self.loss / world.size, norm**2 * shards / world.size if shards > 1 else norm / world.size, *flags]
         loss, total, stops, failures = world.all_reduce(torch.stack(share)).tolist()  # the one wait for the device in a step
         total = math.sqrt(total) if shards > 1 else total

@@ -16,8 +16,9 @@ import torch
 
 from justimage import cost
 from justimage.distributed import World
+from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, Block, dropout_layers, set_dropout_keys
+from justimage.transformer import Architecture, Block
 
 SIMPLER_TOLERANCE = 1.05
 """A simpler way to compute is preferred while it takes at most this times as long as the fastest."""

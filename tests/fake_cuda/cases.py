@@ -20,6 +20,7 @@ from justimage.checkpoint import Saver
 from justimage.checkpoint.saver import SaveResult, sharded_state_dict
 from justimage.diffusion import INTERPOLANTS, Batch, Diffusion, Prediction
 from justimage.distributed import World
+from justimage.dropout import Dropout
 from justimage.evaluation import online
 from justimage.evaluation.scores import Gaussian
 from justimage.features import Extractor, classifier, inception, open_features
@@ -29,7 +30,7 @@ from justimage.recipe import Recipe, with_values
 from justimage.sampling import Denoiser, Sampling
 from justimage.solvers import SOLVERS
 from justimage.training import Loss
-from justimage.transformer import Dropout, JiT
+from justimage.transformer import JiT
 from tests.fake_cuda.watch import CUDA, aten, fake_cuda
 from tests.test_training import small
 

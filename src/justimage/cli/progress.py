@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Protocol
 
-import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,8 +18,7 @@ from rich.progress import (
 from torch import nn
 
 from justimage.progress import Progress
-from justimage.sampling import CountingVelocity, Sampling
-from justimage.solvers import SOLVERS
+from justimage.sampling import Sampling
 
 Show = Callable[[Progress], None]
 """Shows progress; a total of 0 means that nobody knows how far it is."""
@@ -115,7 +113,7 @@ def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, sho
     Yields what to show whole batches of `batch` images with; between these the networks' forward passes are counted, in any
     thread: a batch takes as many as the solver makes.
     """
-    lock, each = RLock(), forward_passes(sampling)
+    lock, each = RLock(), sampling.evaluations
     what, total, first, most, passes = "", 0.0, 0.0, 0.0, 0
 
     def show_batches(p: Progress) -> None:
@@ -140,11 +138,3 @@ def track_batches(nets: Iterable[nn.Module], sampling: Sampling, batch: int, sho
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def forward_passes(sampling: Sampling) -> int:
-    """How often sampling evaluates a velocity."""
-    velocity = CountingVelocity(sampling)
-    for _ in SOLVERS[sampling.solver](velocity, torch.zeros(()), sampling.grid):
-        pass
-    return velocity.evaluations

@@ -98,8 +98,8 @@ def main(words: Sequence[str]) -> int:
     again = ["--guidance", f"{best.guidance:g}", "--ema", ema.ema_name(best.setting.ema), "--interval"]
     again += [f"{t:g}" for t in best.setting.interval]
     if ways:
-        passes.write_report(ways, out, command)
-        for line in passes.summarize(ways):
+        passes.write_passes(ways, out, command)
+        for line in passes.summarize_passes(ways):
             print(line)
         few = passes.recommend(ways)[1].sampling
         again += ["--solver", few.solver, "--times", str(few.times), "--steps", str(few.steps), "--t-clip", "0"]
@@ -113,7 +113,7 @@ def compare_passes(o: SearchOptions, search: Search, best: searching.Trial, show
     """Solvers and grids with the best guidance and average."""
     sampling = replace(search.job.sampling, guidance=best.guidance, interval=best.setting.interval)
     generator, s = search.sampler.generator, best.setting
-    job = replace(search.job, weights=generator.weights(s.ema), ema=s.ema, sampling=sampling)
+    job = replace(search.job, weights_hash=generator.weights_hash(s.ema), ema=s.ema, sampling=sampling)
     with stages(shown) as show:
         return finish(passes.compare(search.sampler, job, o.passes_values, o.count), show)
 

@@ -92,7 +92,8 @@ def spellings() -> dict[str, str]:
     short = {n: f"sampling.{n}" for n in names["sampling"]}
     flat = {f"{s}.{no}{n}": no + n for s in names if s not in PREFIXED for n in names[s] for no in ("", "no-")}
     prefixed = {f"{s}-{n}": f"{s}.{n}" for s in PREFIXED for n in names[s]}
-    return short | {n: n for n in flat.values()} | flat | prefixed
+    unprefixed = {n: n for n in flat.values()}
+    return short | unprefixed | flat | prefixed  # later ones win: --t-clip is the diffusion's, --sampling-t-clip sampling's
 
 
 def in_tyros_spelling(word: str, known: Mapping[str, str]) -> str:
@@ -156,15 +157,15 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     is_main = rank_and_size()[0] == 0
     say = partial(print, flush=True) if is_main else lambda *words, **options: None
     run = open_shown(recipe, out, device, fresh, say)
-    images, seen = run.recipe.training.total_images, run.state.images_seen
+    total, seen = run.recipe.training.total_images, run.state.images_seen
     say(describe_run(run))
     sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), '--out', 'grid.png'])}"
-    if seen >= images or run.ended_early:
+    if seen >= total or run.ended_early:
         run.log_event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images" + (f"; {sample}" if hint else ""))
         return 0
     if run.resumed:
-        say(f"resuming from {seen:,} of {images:,} images")
+        say(f"resuming from {seen:,} of {total:,} images")
     estimate = Estimate(run)
     for line in estimate.before():
         say(line)
@@ -181,7 +182,7 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     ):
         for step in runs.steps(run):
             on_step(step)
-    stopped = run.state.images_seen < images and not run.ended_early
+    stopped = run.state.images_seen < total and not run.ended_early
     early = f", as {run.recipe.checkpoint.monitor} no longer improved" if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
     if stopped or hint:
@@ -234,23 +235,23 @@ def track_microbatches(
 
     on_forward: called as a microbatch begins, with the images done before it.
     """
-    images, seen, note = run.recipe.training.total_images, run.state.images_seen, ""
+    total, seen, note = run.recipe.training.total_images, run.state.images_seen, ""
     size, count = run.recipe.training.batch / run.tuning.grad_accumulation, 0
 
     def on_step(step: Step) -> None:
         nonlocal seen, count, note
         seen, count, note = step.images_seen, 0, f"loss {step.loss:.4f}"
-        advance(min(seen, images), images, lambda: note)
+        advance(min(seen, total), total, lambda: note)
 
     def forward(net: Any, *_: Any) -> None:
         nonlocal count
         if net.training:
             on_forward(seen + count * size)
-            advance(min(seen + count * size, images), images, lambda: note or "first step")
+            advance(min(seen + count * size, total), total, lambda: note or "first step")
             count += 1
 
     hook = run.state.denoiser.net.register_forward_pre_hook(forward)
-    run.on_progress = lambda what, done, total: advance(min(seen, images), images, lambda: f"{what} {done} of {total}")
+    run.on_progress = lambda what, done, of: advance(min(seen, total), total, lambda: f"{what} {done} of {of}")
     try:
         yield on_step
     finally:

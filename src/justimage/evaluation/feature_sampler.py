@@ -54,7 +54,7 @@ class FeatureSampler:
 
         chunks.begin(folder, self.key(job))
         for i, done in enumerate(chunks.compute_missing(folder, total, make, chunks.concurrency(self.generator.device))):
-            if i or done < total:
+            if i or done < total:  # nothing to show where all were there
                 yield Progress(title, min(done * job.batch, count), count)
 
     def load(self, job: SampleJob, count: int) -> tuple[dict[str, Tensor], list[str]]:

@@ -76,7 +76,7 @@ def recommend(found: Sequence[Candidate]) -> tuple[Candidate, Candidate]:
     return best, best
 
 
-def summarize(found: Sequence[Candidate]) -> list[str]:
+def summarize_passes(found: Sequence[Candidate]) -> list[str]:
     best, fewest = recommend(found)
     gap = difference(fewest, best)
     return [
@@ -85,10 +85,10 @@ def summarize(found: Sequence[Candidate]) -> list[str]:
     ]
 
 
-def write_report(found: Sequence[Candidate], out: Path, command: str) -> None:
+def write_passes(found: Sequence[Candidate], out: Path, command: str) -> None:
     """Write passes.md, passes.json and, with matplotlib, passes.png."""
     best, front = recommend(found)[0], pareto_front(found)
-    lines = ["# Score against passes", "", *(f"- {line}" for line in summarize(found)), f"- command: `{command}`", ""]
+    lines = ["# Score against passes", "", *(f"- {line}" for line in summarize_passes(found)), f"- command: `{command}`", ""]
     lines += ["| passes | solver | grid | steps | FID | above the best | no cheaper one is better |", "|---" * 7 + "|"]
     for c in found:
         s, gap = c.sampling, difference(c, best)

@@ -110,7 +110,9 @@ class Search:
         if key not in self.trials:
             guidance = self.guidance(setting.guidance_index)
             sampling = replace(self.job.sampling, guidance=guidance, interval=setting.interval)
-            job = replace(self.job, weights=self.sampler.generator.weights(setting.ema), ema=setting.ema, sampling=sampling)
+            job = replace(
+                self.job, weights_hash=self.sampler.generator.weights_hash(setting.ema), ema=setting.ema, sampling=sampling
+            )
             samples = yield from self.sampler.features(job, key[1], f"ema {setting.ema:g}, guidance {guidance:g}")
             with single_threaded():
                 fid, influence = scores.fid(samples["features"].split(scores.CHUNK), self.sampler.reference.statistics)

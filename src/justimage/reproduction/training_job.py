@@ -106,7 +106,7 @@ class TrainAndScore:
             search = Search(sampler, job, s.search_count, emas, [job.sampling.interval], LOW, HIGH, s.step)
             best = yield from best_setting(search, s.coarse_to_fine, self.full_grid)
             sampling = replace(job.sampling, guidance=best.guidance)
-            job = replace(job, weights=generator.weights(best.setting.ema), ema=best.setting.ema, sampling=sampling)
+            job = replace(job, weights_hash=generator.weights_hash(best.setting.ema), ema=best.setting.ema, sampling=sampling)
             curve = guidance_curve(search)
         samples = yield from sampler.features(job, s.count, "scoring")
         with single_threaded():

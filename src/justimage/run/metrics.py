@@ -27,9 +27,6 @@ class EarlyStop:
     def observe(self, line: dict[str, Any]) -> None:
         self.values += log.monitored_value(line, self.section.monitor, self.section.monitor_mode)
 
-    def forget_after(self, images_seen: int) -> None:
-        self.values = [(seen, value) for seen, value in self.values if seen <= images_seen]
-
     @property
     def out_of_patience(self) -> bool:
         patience = self.section.patience

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from justimage import checkpoint, disk, figures, log
+from justimage import checkpoint, disk, figures
 from justimage.data import Source
 from justimage.diffusion import Diffusion
 from justimage.distributed import World
@@ -147,11 +147,11 @@ class Run:
         if policy == "rollback":
             self.roll_back(error, hint)
         s.skipped_steps.append(position)
-        batch, run = self.recipe.training.batch, 0
-        while position - run * batch in s.skipped_steps:
-            run += 1
-        if run >= MAX_SKIPS:
-            raise NonFiniteError(f"{error}, as in the {run - 1} steps before; {hint}")
+        batch, in_a_row = self.recipe.training.batch, 0
+        while position - in_a_row * batch in s.skipped_steps:
+            in_a_row += 1
+        if in_a_row >= MAX_SKIPS:
+            raise NonFiniteError(f"{error}, as in the {in_a_row - 1} steps before; {hint}")
 
     def roll_back(self, error: NonFiniteError, hint: str) -> None:
         """Return to the newest checkpoint; the steps skipped so far stay skipped."""
@@ -160,13 +160,12 @@ class Run:
         if c.saved_at < 0 or c.rollbacks >= MAX_SKIPS:
             raise NonFiniteError(f"{error}, and rolling back did not help {c.rollbacks} times; {hint}")
         folder = next(f for f in checkpoint.list_checkpoints(self.directory) if int(f.name) == c.saved_at)
-        self.world.on_main(lambda: checkpoint.verify(folder) and None)
+        self.world.on_main(lambda: checkpoint.verify(folder) and None)  # a result would have to be JSON
         skipped = s.skipped_steps
         self.restore(folder)
         s.skipped_steps, c.rollbacks = skipped, c.rollbacks + 1
         if self.world.is_main:
-            log.truncate_after(self.metrics.file.file, c.saved_at)
-            self.metrics.early_stop.forget_after(c.saved_at)
+            self.metrics.resume(c.saved_at)
 
     def close(self) -> None:
         self.checkpoints.saver.close()
