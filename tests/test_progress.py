@@ -87,7 +87,7 @@ def test_on_a_terminal_the_bar_moves_within_the_only_batch(run: Path, tmp_path: 
     import pty
 
     controller, terminal = pty.openpty()
-    words = [sys.executable, "-m", "justimage", "sample", "--from", run, "--count", "16", "--steps", "200"]
+    words = [sys.executable, "-m", "justimage", "sample", "--from", run, "--count", "16", "--steps", "1000"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(words, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
