@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from justimage.inference import CompiledNetwork
 from justimage.transformer import JiT
 
 
@@ -65,20 +66,18 @@ def main() -> None:
     parser.add_argument("--network", default="B/16")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks")
+    parser.add_argument("--compile", action="store_true", help="compile the network for sampling")
     parser.add_argument("--rounds", type=int, default=15)
     o = parser.parse_args()
     dtype = torch.bfloat16
     net = JiT(o.network).to(o.device, dtype).eval()
-    if o.compile:
-        for block in net.blocks:
-            block.compile()
+    network = CompiledNetwork(net, dtype) if o.compile else net
     z = torch.randn(o.batch, *net.shape, device=o.device)
     t, y = torch.rand(o.batch, device=o.device), torch.randint(0, net.classes, (o.batch,), device=o.device)
     plain = products(net, o.batch, o.device, dtype)
 
     def forward() -> None:
-        net(z, t, y)
+        network(z, t, y)
 
     for _ in range(3):
         forward()

@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sample_arguments": {"conditions"},
     "solvers": set(),
     "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},
+    "inference": {"sampling", "transformer"},
     # what a training stands on
     "disk": set(),
     "strict_json": set(),
@@ -46,8 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"checkpoint", "diffusion", "disk", "ema", "recipe", "sampling", "transformer"},
     "chunks": {"disk", "distributed", "stopping"},
     "generate": {
-        "checkpoint", "chunks", "conditions", "disk", "distributed", "figures", "progress", "randomness", "sample_arguments",
-        "sampling", "stopping",
+        "checkpoint", "chunks", "conditions", "disk", "distributed", "figures", "inference", "progress", "randomness",
+        "sample_arguments", "sampling", "stopping",
     },
     "features": {"data", "disk", "normalization", "progress", "randomness", "stopping", "strict_json"},
     "evaluation": {

@@ -23,6 +23,7 @@ from justimage import checkpoint, chunks, disk, figures, randomness, sampling, s
 from justimage.chunks import Chunk
 from justimage.conditions import NULL_CLASS
 from justimage.distributed import rank_and_size
+from justimage.inference import compile_denoiser
 from justimage.progress import Job, Progress
 from justimage.sample_arguments import check_condition
 from justimage.sampling import Denoiser, Sampling
@@ -54,6 +55,8 @@ class SampleJob:
     precision: Precision = "fp32"
     device: str = "cpu"
     """what computes; other devices round otherwise"""
+    compiled: bool = False
+    """by a compiled network, which rounds otherwise, too"""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -87,8 +90,9 @@ def short_hash(values: Any) -> str:
 class ImageGenerator:
     """Samples images from a run's averages, each loaded once."""
 
-    def __init__(self, source: str | Path, device: torch.device) -> None:
-        self.checkpoint, self.device = checkpoint.resolve(source), device
+    def __init__(self, source: str | Path, device: torch.device, compiled: Precision | None = None) -> None:
+        """compiled: the precision for which networks are compiled, None for not."""
+        self.checkpoint, self.device, self.compiled = checkpoint.resolve(source), device, compiled
         self.recipe = checkpoint.read_recipe(self.checkpoint)
         self.denoisers: dict[float, Denoiser] = {}
         self.hashes: dict[float, str] = {}
@@ -98,7 +102,9 @@ class ImageGenerator:
         """The denoiser with one of the averages; whichever thread asks first loads it."""
         with self.loading:
             if ema not in self.denoisers:
-                self.denoisers[ema] = checkpoint.load(self.checkpoint, ema, self.device)
+                loaded = checkpoint.load(self.checkpoint, ema, self.device)
+                dtype = torch.bfloat16 if self.compiled == "bf16" else torch.float32
+                self.denoisers[ema] = compile_denoiser(loaded, dtype) if self.compiled else loaded
         return self.denoisers[ema]
 
     def weights_hash(self, ema: float) -> str:
@@ -138,7 +144,7 @@ class ImageGenerator:
             ema = self.emas[0] if self.checkpoint.is_file() else self.recipe.training.sample_ema
         job = SampleJob(
             self.weights_hash(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
-            labels, batch, precision, self.device_name,
+            labels, batch, precision, self.device_name, self.compiled is not None,
         )  # fmt: skip
         check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, job.sampling.guidance)
         return job

@@ -6,6 +6,7 @@ to its patch of pixels. The network knows nothing of noise schedules, losses or 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -252,6 +253,7 @@ class Attention(nn.Module):
     def __init__(self, a: Architecture, dropout: float) -> None:
         super().__init__()
         self.heads, self.rope = a.heads, a.rope
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = F.scaled_dot_product_attention
         self.qkv = nn.Linear(a.width, 3 * a.width)
         self.q_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
         self.k_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
@@ -263,7 +265,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        x = self.attend(q.to(v.dtype), k.to(v.dtype), v)
         return self.dropout(self.out(x.transpose(1, 2).flatten(2)))
 
 

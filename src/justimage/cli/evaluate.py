@@ -90,7 +90,7 @@ def main(words: Sequence[str]) -> int:
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
     """Open what the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
-    generator = ImageGenerator(o.source, device)
+    generator = ImageGenerator(o.source, device, precision_of(o, device) if o.compile else None)
     recipe = generator.recipe
     if len(o.resize) > 2 or any(side < 1 for side in o.resize):
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")

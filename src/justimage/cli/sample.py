@@ -69,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         if place:
             check_vacant(place, kind)
     device = checked_device(o.device)
-    generator = ImageGenerator(o.source, device)
+    generator = ImageGenerator(o.source, device, precision_of(o, device) if o.compile else None)
     recipe = generator.recipe
     total = recipe.model.classes or 0
     if o.balanced and o.classes:
