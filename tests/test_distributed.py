@@ -11,7 +11,7 @@ import torch
 
 from justimage import checkpoint, distributed, log, run as runs
 from justimage.checkpoint import shards
-from justimage.distributed import Shard
+from justimage.parallelize import Shard
 from tests import world
 from tests.test_training import small
 

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"disk"},
     "ema": set(),
     "distributed": set(),
+    "parallelize": {"distributed"},
     "data": {"checks", "conditions", "disk", "pool", "progress", "randomness", "stopping", "strict_json"},
     "recipe": {
         "checks", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",
@@ -37,9 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": {"transformer"},
     "plan": {"cost", "distributed", "recipe", "transformer"},
     "tuning": {"cost", "distributed", "dropout", "recipe", "strict_json", "transformer"},
-    "checkpoint": {"disk", "distributed", "ema", "recipe", "sampling", "strict_json"},
+    "checkpoint": {"disk", "distributed", "ema", "parallelize", "recipe", "sampling", "strict_json"},
     "training": {
-        "conditions", "data", "diffusion", "distributed", "dropout", "ema", "randomness", "recipe", "sampling", "transformer",
+        "conditions", "data", "diffusion", "distributed", "dropout", "ema", "parallelize", "randomness", "recipe", "sampling",
+        "transformer",
     },
     "figures": set(),
     "preview": {"conditions", "data", "figures", "normalization", "randomness", "recipe", "sampling", "training"},
@@ -140,7 +142,7 @@ def test_a_disk_is_changed_in_one_place_only() -> None:
 
 def test_only_distributed_speaks_to_other_processes() -> None:
     callers = {f.name for f in HOUSE.rglob("*.py") if re.search(r"torch\.distributed|dist\.", f.read_text())}
-    assert callers == {"distributed.py"}
+    assert callers == {"distributed.py", "parallelize.py"}
 
 
 TWICE = {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from justimage import checkpoint, data, distributed, log, run as runs, training
+from justimage import checkpoint, data, distributed, log, parallelize, run as runs, training
 from justimage.diffusion import Batch, Diffusion
 from justimage.dropout import dropout_layers
 from justimage.evaluation import online
@@ -146,7 +146,7 @@ def first_weights(out: Path) -> dict[str, Any]:
         weights = [p.full_tensor() if isinstance(p, DTensor) else p for p in state.denoiser.net.parameters()]
         buffers = [b for _, b in state.denoiser.net.named_buffers()]
         total = sum(w.numel() * w.element_size() for w in weights)
-        kept = [distributed.to_local(p) for p in state.denoiser.net.parameters() if isinstance(p, DTensor)]  # made out of sight
+        kept = [parallelize.to_local(p) for p in state.denoiser.net.parameters() if isinstance(p, DTensor)]  # made out of sight
         most = held.most + sum(q.numel() * q.element_size() for q in kept)
         found[mode] = {"hashes": [sha(w) for w in [*weights, *buffers]], "held": most / total}
     return found

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from justimage import data, distributed, randomness
+from justimage import data, distributed, parallelize, randomness
 from justimage.conditions import Condition, map_tensors, null_like
 from justimage.data import Source
 from justimage.diffusion import Batch, Diffusion, Net
-from justimage.distributed import RemoteError, World, to_local
+from justimage.distributed import RemoteError, World
 from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.ema import EMA
+from justimage.parallelize import to_local
 from justimage.recipe import Recipe, Training
 from justimage.sampling import Denoiser
 from justimage.transformer import JiT
@@ -90,11 +91,11 @@ def init_state(
     if r.optimizer not in OPTIMIZERS and not optimizer:
         raise ValueError(f"no optimizer is called {r.optimizer!r}; allowed: {', '.join(OPTIMIZERS)}")
     if m.deterministic:
-        distributed.use_deterministic(world.device)
+        parallelize.use_deterministic(world.device)
     make = (lambda: JiT(recipe.model)) if net is None else (lambda: net) if isinstance(net, torch.nn.Module) else net
     unused = net is not None or (recipe.model.aux_classifier and not recipe.diffusion.class_loss_weight)
     with seeded(randomness.key(r.seed, "weights")):
-        made, forward = distributed.build_network(
+        made, forward = parallelize.build_network(
             make, world, m.parallel, compile=m.compile, bf16=r.precision == "bf16", unused=unused,
             activation_checkpointing=m.activation_checkpointing,
         )  # fmt: skip
@@ -183,7 +184,7 @@ class TrainStep:
         """images of a microbatch"""
         self.net = state.denoiser.net
         self.parameters = [p for p in self.net.parameters() if p.requires_grad]
-        self.shards, self.layers = distributed.shard_count(self.net), np.arange(len(dropout_layers(self.net)))[:, None]
+        self.shards, self.layers = parallelize.shard_count(self.net), np.arange(len(dropout_layers(self.net)))[:, None]
         self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
         starts = (start for _, starts in schedule(recipe, state) for start in starts)
         stream, pinned = data.Stream(source, r.seed, r.flip), world.device.type == "cuda"
@@ -221,7 +222,7 @@ class TrainStep:
         t, eps, dropped = draw(denoiser.diffusion, seed, position, x)
         keys = randomness.keys(seed, "dropout", self.layers, np.arange(position, position + len(x))) >> np.uint64(32)
         set_dropout_keys(self.net, torch.from_numpy(keys.astype(np.int64)).to(device, non_blocking=True))
-        with distributed.no_sync_until(self.state.forward, last=last):
+        with parallelize.no_sync_until(self.state.forward, last=last):
             with self.autocast:
                 each = self.loss_function(denoiser.diffusion, self.state.forward, Batch(x, condition, t, eps, dropped))
                 loss = each.mean() / self.accumulate

@@ -27,8 +27,9 @@ from justimage.checkpoint.shards import (
     staging_dir,
     write_shard,
 )
-from justimage.distributed import Shard, World, local_shard
+from justimage.distributed import World
 from justimage.ema import EMA
+from justimage.parallelize import Shard, local_shard
 from justimage.recipe import Recipe
 
 HOST_BLOCK = 2**30

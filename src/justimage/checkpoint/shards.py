@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from justimage import disk, recipe as recipes
-from justimage.distributed import Shard
+from justimage.parallelize import Shard
 from justimage.recipe import Recipe
 
 Tensors = dict[str, Tensor]

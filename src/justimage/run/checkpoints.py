@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from justimage import checkpoint, distributed
+from justimage import checkpoint, parallelize
 from justimage.checkpoint import SaveFailed, Saver
 from justimage.recipe import Recipe
 from justimage.training import NonFiniteError, TrainState
@@ -48,7 +48,7 @@ class Checkpoints:
         groups = checkpoint.sharded_state_dict(s.denoiser.net, s.optimizer, s.ema, s.world)
         facts |= {"images_seen": s.images_seen, "skipped_steps": s.skipped_steps}
         facts["optimizer"] = checkpoint.optimizer_numbers(s.denoiser.net, s.optimizer)
-        self.record(self.saver.save(groups, self.recipe, facts, distributed.shard_count(s.denoiser.net)))
+        self.record(self.saver.save(groups, self.recipe, facts, parallelize.shard_count(s.denoiser.net)))
 
     def poll(self, wait: bool = False) -> None:
         """Take note of what became of the save in hand."""
