@@ -1,5 +1,5 @@
 """Files made to do harm: each ends in one line that names it, or is safely passed over; no code runs, nothing is written
-elsewhere, memory and time are bounded. The files, and what watches over them, are in hostile.py."""
+elsewhere, memory and time are bounded. The files are in hostile.py; what opens and watches them, in hostile_process.py."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ LONGEST, SECONDS = 1000, 8
 @pytest.fixture(scope="module")
 def opening() -> Iterator[Open]:
     """A process that opens one case after the other."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.hostile", "-"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.hostile_process", "-"]
     where = {"cwd": Path(__file__).parents[1], "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **where) as process:
         assert process.stdin and process.stdout
