@@ -149,7 +149,7 @@ def dpm3(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Poin
 
 def unipc(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
     """UniPC (Zhao et al. 2023, B2): the steps of dpm2, each corrected by the prediction at its end, which the next one needs
-    anyway: second order, one evaluation a step."""
+    anyway. Its measured order is 3; one evaluation a step."""
     history: list[Prediction] = []
     step = None
     v = x = torch.zeros_like(z)
@@ -160,12 +160,12 @@ def unipc(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Poi
         yield Point(t, z, v, x)
         history = [Prediction(level(velocity, t), x), *history][:2]
         h, a = level(velocity, s) - level(velocity, t), velocity.coefficients(s)[0]
-        step = UniStep(first_order(velocity, z, x, t, s), a, h, history, [] if isinf(h) else differences(history))
+        step = UniPCStep(first_order(velocity, z, x, t, s), a, h, history, [] if isinf(h) else differences(history))
         z = step.predicted()
     yield Point(times[-1], z, v, x)
 
 
-class UniStep(NamedTuple):
+class UniPCStep(NamedTuple):
     """A step of UniPC, from the point of the newest prediction in `history`."""
 
     start: Tensor

@@ -13,6 +13,8 @@ from justimage.chunks import single_threaded
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.scores import Score
+from justimage.evaluation.search import fid_difference
+from justimage.evaluation.search_report import format_score
 from justimage.generate import SampleJob
 from justimage.progress import Job
 from justimage.sampling import Sampling, with_passes
@@ -52,11 +54,6 @@ def compare(sampler: FeatureSampler, job: SampleJob, budgets: Sequence[int], cou
     return sorted(found, key=lambda c: (c.passes, c.fid.value))
 
 
-def difference(a: Candidate, b: Candidate) -> Score:
-    """How much larger a's FID is than b's, with the deviation of that."""
-    return Score(a.fid.value - b.fid.value, scores.standard_error(a.influence - b.influence))
-
-
 def pareto_front(found: Sequence[Candidate]) -> list[Candidate]:
     """Those that no candidate with as many passes, or fewer, is better than."""
     front: list[Candidate] = []
@@ -70,7 +67,7 @@ def recommend(found: Sequence[Candidate]) -> tuple[Candidate, Candidate]:
     """The best candidate, and the one of fewest passes that is within two deviations of it."""
     best = min(found, key=lambda c: c.fid.value)
     for candidate in found:
-        gap = difference(candidate, best)
+        gap = fid_difference(candidate, best)
         if gap.value <= 2 * gap.std:
             return best, candidate
     return best, best
@@ -78,7 +75,7 @@ def recommend(found: Sequence[Candidate]) -> tuple[Candidate, Candidate]:
 
 def summarize_passes(found: Sequence[Candidate]) -> list[str]:
     best, fewest = recommend(found)
-    gap = difference(fewest, best)
+    gap = fid_difference(fewest, best)
     return [
         f"the best: {best}, {best.passes} passes: FID {best.fid.value:.4g} ± {best.fid.std:.2g}",
         f"the fewest passes within two deviations of it: {fewest.passes}, {fewest}, by {gap.value:.3g} ± {gap.std:.2g}",
@@ -91,17 +88,17 @@ def write_passes(found: Sequence[Candidate], out: Path, command: str) -> None:
     lines = ["# Score against passes", "", *(f"- {line}" for line in summarize_passes(found)), f"- command: `{command}`", ""]
     lines += ["| passes | solver | grid | steps | FID | above the best | no cheaper one is better |", "|---" * 7 + "|"]
     for c in found:
-        s, gap = c.sampling, difference(c, best)
+        s, above = c.sampling, fid_difference(c, best)
         lines.append(
-            f"| {c.passes} | {s.solver} | {s.times} | {s.steps} | {c.fid.value:.4f} ± {c.fid.std:.4f} "
-            f"| {gap.value:.4f} ± {gap.std:.4f} | {'yes' if c in front else ''} |"
+            f"| {c.passes} | {s.solver} | {s.times} | {s.steps} | {format_score(c.fid._asdict())} "
+            f"| {format_score(above._asdict())} | {'yes' if c in front else ''} |"
         )
     facts: list[dict[str, Any]] = [
         {
             "passes": c.passes,
             "sampling": asdict(c.sampling),
             "fid": c.fid._asdict(),
-            "above_best": difference(c, best)._asdict(),
+            "above_best": fid_difference(c, best)._asdict(),
         }
         for c in found
     ]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -64,9 +64,19 @@ def check_grid(count: int, low: float, high: float, step: float) -> None:
         raise ValueError(f"count is {count}; it must be {2 * COARSE_FRACTION} or more")
 
 
-def fid_difference(a: Trial, b: Trial) -> Score:
+class Scored(Protocol):
+    """A score with each image's influence on it (count,)."""
+
+    @property
+    def fid(self) -> Score: ...
+
+    @property
+    def influence(self) -> Tensor: ...
+
+
+def fid_difference(a: Scored, b: Scored) -> Score:
     """How much larger a's FID is than b's, on the same noise and classes, with the deviation of that."""
-    n = min(a.count, b.count)
+    n = min(len(a.influence), len(b.influence))
     return Score(a.fid.value - b.fid.value, scores.standard_error(a.influence[:n] - b.influence[:n]))
 
 
