@@ -155,17 +155,17 @@ def real(archive: str, classifier: str) -> None:
 
 def effects(run: str, classifier: str, reference: str, count: str) -> None:
     """What one setting changes, everything else as it is: a run's score under each protocol."""
-    generator, extractor = ImageGenerator(run, torch.device("cpu")), open_features(classifier, torch.device("cpu"))
-    recipe, n = generator.recipe, int(count)
+    cpu, n, base = torch.device("cpu"), int(count), {}
+    fp32, bf16 = ImageGenerator(run, cpu), ImageGenerator(run, cpu, "bf16")
+    extractor, recipe = open_features(classifier, cpu), fp32.recipe
     real, s = finish(open_reference(reference, extractor, recipe.crop)), recipe.sampling
-    sampler, base = FeatureSampler(generator, extractor, real, Path(run) / "evaluations"), {}
     rows: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         "as it is": ({}, {}, n),
         "other noise": ({}, {"seed": 10**6}, n),
         "random classes": ({}, {"labels": "random"}, n),
         "half as many images": ({}, {}, n // 2),
         "a quarter": ({}, {}, n // 4),
-        "bf16": ({}, {"precision": "bf16"}, n),
+        "bf16": ({}, {}, n),
         "Euler": ({"solver": "euler"}, {}, n),
         "twice the steps": ({"steps": 2 * s.steps}, {}, n),
         "half the steps": ({"steps": s.steps // 2}, {}, n),
@@ -176,6 +176,8 @@ def effects(run: str, classifier: str, reference: str, count: str) -> None:
         "unguided": ({"guidance": 1.0}, {}, n),
     }
     for name, (changes, others, size) in rows.items():
+        generator = bf16 if name == "bf16" else fp32
+        sampler = FeatureSampler(generator, extractor, real, Path(run) / "evaluations")
         job = generator.make_job(sampling=replace(s, **changes), **others)
         samples = finish(sampler.features(job, size))["features"]
         score, moved = scores.fid(samples.split(scores.CHUNK), real.statistics)

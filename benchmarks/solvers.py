@@ -20,7 +20,8 @@ from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.features import open_features
-from justimage.generate import ImageGenerator
+from justimage.generate import ImageGenerator, Precision
+from justimage.inference import preferred_dtype
 from justimage.progress import finish
 from justimage.sampling import Sampling
 
@@ -63,14 +64,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of rows [all]")
     o = parser.parse_args()
     device = torch.device(o.device)
-    generator, extractor = ImageGenerator(o.run, device), open_features(o.features, device)
+    precision: Precision = "bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32"
+    generator, extractor = ImageGenerator(o.run, device, precision), open_features(o.features, device)
     real = finish(open_reference(o.reference, extractor, generator.recipe.crop))
     sampler = FeatureSampler(generator, extractor, real, o.run / "evaluations")
 
     def score(sampling: Sampling) -> tuple[scores.Score, torch.Tensor, float]:
         """The distance, its influences, and the seconds that sampling took."""
         began = time.perf_counter()
-        job = generator.make_job(sampling=sampling, batch=o.batch, precision="fp32" if device.type == "cpu" else "bf16")
+        job = generator.make_job(sampling=sampling, batch=o.batch)
         samples = finish(sampler.features(job, o.count))["features"]
         taken = time.perf_counter() - began
         return *scores.fid(samples.split(scores.CHUNK), real.statistics), taken

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +217,8 @@ def test_random_labels_are_a_function_of_the_number() -> None:
 
 def test_a_job_says_all_that_decides_its_images(run: Path) -> None:
     stated = json.loads((run.parent / "alone" / "job.json").read_text()) if (run.parent / "alone").exists() else None
-    generator = ImageGenerator(run, torch.device("cpu"))
-    job = generator.make_job(300.0, sampling=Sampling(steps=2, guidance=1.5, interval=(0.1, 1.0)))
+    generator = ImageGenerator(run, torch.device("cpu"), stated["job"]["precision"] if stated else "fp32")
+    job = generator.make_job(300.0, sampling=replace(generator.recipe.sampling, steps=2))
     assert len(job.weights_hash) == 64 and job.weights_hash != generator.weights_hash(100.0)
     assert stated is None or stated["job"] == job.describe()
 
@@ -225,10 +226,10 @@ def test_a_job_says_all_that_decides_its_images(run: Path) -> None:
 def test_many_threads_load_an_average_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, load = [], generate.checkpoint.load
 
-    def slowly(*words: Any) -> Any:
+    def slowly(*words: Any, **options: Any) -> Any:
         loaded.append(words)
         time.sleep(0.2)
-        return load(*words)
+        return load(*words, **options)
 
     monkeypatch.setattr(generate.checkpoint, "load", slowly)
     generator = ImageGenerator(run, torch.device("cpu"))

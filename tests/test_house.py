@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sample_arguments": {"conditions"},
     "solvers": set(),
     "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},
-    "inference": {"sampling", "transformer"},
+    "inference": {"conditions", "diffusion", "sampling", "transformer"},
     # what a training stands on
     "disk": set(),
     "strict_json": set(),
@@ -38,7 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": {"transformer"},
     "plan": {"cost", "distributed", "recipe", "transformer"},
     "tuning": {"cost", "distributed", "dropout", "recipe", "strict_json", "transformer"},
-    "checkpoint": {"disk", "distributed", "ema", "parallelize", "recipe", "sampling", "strict_json"},
+    "checkpoint": {
+        "disk", "distributed", "ema", "inference", "parallelize", "recipe", "sampling", "strict_json", "transformer",
+    },
     "training": {
         "conditions", "data", "diffusion", "distributed", "dropout", "ema", "parallelize", "randomness", "recipe", "sampling",
         "transformer",

@@ -90,9 +90,12 @@ def short_hash(values: Any) -> str:
 class ImageGenerator:
     """Samples images from a run's averages, each loaded once."""
 
-    def __init__(self, source: str | Path, device: torch.device, compiled: Precision | None = None) -> None:
-        """compiled: the precision for which networks are compiled, None for not."""
-        self.checkpoint, self.device, self.compiled = checkpoint.resolve(source), device, compiled
+    def __init__(self, source: str | Path, device: torch.device, precision: Precision = "fp32", compiled: bool = False) -> None:
+        """precision: what networks compute in. compiled: whether they are."""
+        self.checkpoint, self.device = checkpoint.resolve(source), device
+        self.precision: Precision = precision
+        self.compiled = compiled
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.recipe = checkpoint.read_recipe(self.checkpoint)
         self.denoisers: dict[float, Denoiser] = {}
         self.hashes: dict[float, str] = {}
@@ -102,9 +105,8 @@ class ImageGenerator:
         """The denoiser with one of the averages; whichever thread asks first loads it."""
         with self.loading:
             if ema not in self.denoisers:
-                loaded = checkpoint.load(self.checkpoint, ema, self.device)
-                dtype = torch.bfloat16 if self.compiled == "bf16" else torch.float32
-                self.denoisers[ema] = compile_denoiser(loaded, dtype) if self.compiled else loaded
+                loaded = checkpoint.load(self.checkpoint, ema, self.device, dtype=self.dtype)
+                self.denoisers[ema] = compile_denoiser(loaded, self.dtype) if self.compiled else loaded
         return self.denoisers[ema]
 
     def weights_hash(self, ema: float) -> str:
@@ -133,7 +135,6 @@ class ImageGenerator:
         seed: int = 0,
         labels: Labels = "balanced",
         batch: int = BATCH,
-        precision: Precision = "fp32",
     ) -> SampleJob:
         """A job for this run, checked; by default of all its classes, with the average and the sampling of its recipe.
 
@@ -144,7 +145,7 @@ class ImageGenerator:
             ema = self.emas[0] if self.checkpoint.is_file() else self.recipe.training.sample_ema
         job = SampleJob(
             self.weights_hash(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
-            labels, batch, precision, self.device_name, self.compiled is not None,
+            labels, batch, self.precision, self.device_name, self.compiled,
         )  # fmt: skip
         check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, job.sampling.guidance)
         return job
@@ -155,9 +156,8 @@ class ImageGenerator:
 
     def sample_indices(self, job: SampleJob, indices: Sequence[int]) -> Tensor:
         """Images by their index."""
-        dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
         labels, seeds = [job.label(i) for i in indices], [job.seed + i for i in indices]
-        return sampling.sample(self.denoiser(job.ema), labels, seeds, job.sampling, batch=job.batch, dtype=dtype)
+        return sampling.sample(self.denoiser(job.ema), labels, seeds, job.sampling, batch=job.batch, dtype=self.dtype)
 
 
 def sha256_each(images: Tensor) -> np.ndarray:

@@ -1,60 +1,108 @@
-"""A network compiled for sampling: whole, a copy with its weights in the type it computes in. The network does not know."""
+"""A network made fast for sampling, from outside: weights cast once, or the whole of it compiled. The network does not know."""
 
 import copy
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from justimage.conditions import map_tensors
+from justimage.diffusion import with_extras
 from justimage.sampling import Denoiser
-from justimage.transformer import Attention
+from justimage.transformer import Attention, JiT
+
+ROWS = 1024
+"""Tokens that a CPU's matrix products have enough of: more at a time are no faster (docs/performance.md)."""
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """The type that the device multiplies matrices in fastest: bfloat16 on a GPU, and on a CPU that has instructions for it."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16") else torch.float32
+
+
+def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast, in place, the weights that autocast to `dtype` would cast at every call, those of linear maps.
+
+    Under autocast the network then computes the same to the bit, with half of the memory; without, no more.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            layer.to(dtype)
+    return net
 
 
 class CompiledNetwork(nn.Module):
-    """A copy of a network in `dtype`, compiled for each batch size that it meets.
+    """A network with a copy in `dtype`, compiled for each batch size that it meets. It returns no extras.
 
-    It equals the network to the rounding of dtype. Where no compiler works it warns, once, and computes uncompiled.
+    It equals the network to the rounding of dtype. On a CPU a large batch is cut into equal ones of about `ROWS` tokens. Where
+    no compiler works it warns, once, and computes as the network does.
     """
 
     def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).to(dtype).eval().requires_grad_(False)
-        device = next(self.net.parameters()).device.type
-        if device == "cpu":
-            self.attend_by(plain_attention)
-        options: dict[str, Any] = {"freezing": True} if device == "cpu" else {}  # weights are packed for matrix products
-        self.compiled = torch.compile(self.net, dynamic=False, options=options)
+        self.plain = net
+        fast = copy.deepcopy(net).to(dtype).eval().requires_grad_(False)
+        self.on_cpu = next(fast.parameters()).device.type == "cpu"
+        self.most = ROWS // math.prod(net.architecture.grid) or 1 if self.on_cpu and isinstance(net, JiT) else math.inf
+        """images at a time"""
+        for layer in fast.modules():
+            layer.__dict__.pop("forward", None)  # a training's compiled block computes with the training's weights
+            if self.on_cpu and isinstance(layer, Attention):
+                layer.attend = plain_attention
+        self.compiled = torch.compile(fast, dynamic=False)
         self.works = True
 
-    def attend_by(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        for layer in self.net.modules():
-            if isinstance(layer, Attention):
-                layer.attend = function
-
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, z: Tensor, t: Tensor, condition: Any = None) -> Tensor:
         if self.works:
             try:
-                return self.compiled(*inputs)
+                return self.forward_compiled(z, t, condition)
             except Exception as error:  # of whatever compiler is there, or is not
                 self.works = False
-                self.attend_by(F.scaled_dot_product_attention)
                 reason = str(error).strip().partition("\n")[0][:200]
                 warnings.warn(f"sampling uncompiled, as the compiler failed: {reason or type(error).__name__}", stacklevel=2)
-        return self.net(*inputs)
+        return with_extras(self.plain(z, t, condition))[0]
+
+    def forward_compiled(self, z: Tensor, t: Tensor, condition: Any) -> Tensor:
+        n = len(z)
+        size = math.ceil(n / math.ceil(n / self.most))
+        outputs = []
+        with frozen_weights(self.on_cpu), torch.autocast(z.device.type, enabled=False):
+            for start in range(0, n, size):
+                index = torch.arange(start, start + size, device=z.device).clamp(max=n - 1)  # the last batch is filled up
+                some = map_tensors(lambda tensor, index=index: tensor[index], condition)
+                outputs.append(with_extras(self.compiled(z[index], t[index], some))[0])
+        return torch.cat(outputs)[:n]
+
+
+@contextmanager
+def frozen_weights(packed: bool) -> Iterator[None]:
+    """Within the block what is compiled takes weights for constants: a CPU packs them for its matrix products."""
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    with torch.no_grad(), inductor.patch(freezing=packed), dynamo.patch(recompile_limit=64):
+        yield
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as two products and a softmax: eager it is slower than PyTorch's kernel for CPUs, compiled faster."""
-    return torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, dim=-1).to(v.dtype) @ v
+    """Attention as two products and a softmax: eager it is slower than PyTorch's kernel for CPUs, compiled faster. A softmax
+    spelled out, as `torch.softmax` between two products is taken for PyTorch's kernel and compiled with its checks."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    weights = (scores.float() - scores.amax(-1, keepdim=True).float()).exp()
+    return (weights / weights.sum(-1, keepdim=True)).to(v.dtype) @ v
 
 
 def compile_denoiser(denoiser: Denoiser, dtype: torch.dtype = torch.bfloat16) -> Denoiser:
     """The same denoiser, faster: for many images, as compiling takes half a minute for each batch size (guidance has its own).
 
-    It holds a copy of the weights in dtype.
+    It holds a copy of the weights in dtype, and on a CPU another for each batch size, packed.
     """
     return replace(denoiser, net=CompiledNetwork(denoiser.net, dtype), shape=denoiser.shape, classes=denoiser.classes)

@@ -151,13 +151,9 @@ class JiT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """All weights and tables, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for
-        adaLN and the head."""
-        a = self.architecture
-        cos, sin = rotations(*a.grid, a.width // a.heads)
-        self.positions.copy_(sincos_positions(*a.grid, a.width))
-        self.cos.copy_(F.pad(cos, (0, 0, a.context_tokens, 0), value=1.0))
-        self.sin.copy_(F.pad(sin, (0, 0, a.context_tokens, 0), value=0.0))
+        """All weights, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for adaLN and
+        the head; and the tables."""
+        self.init_tables()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -166,18 +162,27 @@ class JiT(nn.Module):
             elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
                 module.reset_parameters()
         embeddings = [self.class_table.weight, self.time.hidden.weight, self.time.out.weight]
-        if a.context_tokens:
+        if self.architecture.context_tokens:
             embeddings.append(self.context_positions)
         for weight in embeddings:
             nn.init.normal_(weight, std=0.02)
         for linear in [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]:
             nn.init.zeros_(linear.weight)  # pyright: ignore[reportArgumentType]
 
+    @torch.no_grad()
+    def init_tables(self) -> None:
+        """The tables that are computed, not learned: positions, and the angles of rotation."""
+        a = self.architecture
+        cos, sin = rotations(*a.grid, a.width // a.heads)
+        self.positions.copy_(sincos_positions(*a.grid, a.width))
+        self.cos.copy_(F.pad(cos, (0, 0, a.context_tokens, 0), value=1.0))
+        self.sin.copy_(F.pad(sin, (0, 0, a.context_tokens, 0), value=0.0))
+
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         a = self.architecture
         if y is None:
             y = torch.full(z.shape[:1], NULL_CLASS, device=z.device)
-        dtype = self.embed.expand.weight.dtype
+        dtype = self.class_table.weight.dtype
         label = self.class_table(torch.where(y < 0, self.classes, y))
         time = self.time(t, dtype)
         both = F.silu(time + label)

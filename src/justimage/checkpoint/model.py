@@ -12,8 +12,10 @@ from justimage.checkpoint.history import newest
 from justimage.checkpoint.shards import GROUP_NAME, MANIFEST, Reader, open_safetensors, read_state, read_tensor, verify
 from justimage.distributed import find_device
 from justimage.ema import ema_name
+from justimage.inference import cast_weights
 from justimage.recipe import Recipe
 from justimage.sampling import Denoiser
+from justimage.transformer import JiT
 
 Shapes = Mapping[str, Sequence[int]]
 MAX_METADATA_BYTES = 2**24
@@ -120,12 +122,14 @@ def load(
     ema: float | None = None,
     device: str | torch.device | None = None,
     net: torch.nn.Module | Callable[[], torch.nn.Module] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
     """Load the denoiser of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
 
     ema: the average (0.9999, or a half-life in images), 0 for the weights themselves; by default the one that the recipe
     samples with, or the one in the file. device: by default the GPU where there is one. net: the network, or a function that
-    makes it, of a run that was trained with a custom one. Raises ValueError or OSError, in one line, for what is missing,
+    makes it, of a run that was trained with a custom one. dtype: torch.bfloat16 where it will only sample, in bfloat16: its
+    linear maps are kept in that (`inference.cast_weights`). Raises ValueError or OSError, in one line, for what is missing,
     damaged or does not fit.
     """
     place = resolve(path)
@@ -155,14 +159,19 @@ def load(
             network = custom.removeprefix("net ")
             raise ValueError(f"{path} was trained with a custom network, {network}; give it: load(path, net=...)")
         with torch.device("meta"):
-            check_shapes({n: tensor.shape for n, tensor in named_weights(recipe.build().net).items()}, shapes, where)
-    with torch.random.fork_rng(devices=[]):
-        network = recipe.build().net if net is None else net if isinstance(net, torch.nn.Module) else net()
+            network = JiT(recipe.model)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            network = net if isinstance(net, torch.nn.Module) else net()
+    cast_weights(network, dtype)
+    check_shapes({n: tensor.shape for n, tensor in named_weights(network).items()}, shapes, where)
+    device = find_device(device)
+    if net is None and isinstance(network, JiT):
+        network.to_empty(device=device).init_tables()
     weights = named_weights(network)
-    check_shapes({n: tensor.shape for n, tensor in weights.items()}, shapes, where)
     for n, tensor in weights.items():
         values = read(n)
         if values.dtype != tensor.dtype and not (values.is_floating_point() and tensor.is_floating_point()):
             raise ValueError(f"{where}: {n} is {values.dtype}, not {tensor.dtype}")
         tensor.detach().copy_(values)
-    return recipe.denoiser(network.to(find_device(device)).eval())
+    return recipe.denoiser(network.to(device).eval())

@@ -90,7 +90,7 @@ def main(words: Sequence[str]) -> int:
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
     """Open what the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
-    generator = ImageGenerator(o.source, device, precision_of(o, device) if o.compile else None)
+    generator = ImageGenerator(o.source, device, precision_of(o, device), o.compile)
     recipe = generator.recipe
     if len(o.resize) > 2 or any(side < 1 for side in o.resize):
         raise ValueError(f"resize is {' '.join(map(str, o.resize))}; allowed: one or two numbers above 0")
@@ -100,7 +100,7 @@ def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureS
     show(Progress("reading the model"))
     job = generator.make_job(
         o.ema, parse_classes(o.classes, recipe), sampling_of(o, recipe),
-        seed=o.seed, labels=o.labels, batch=o.batch, precision=precision_of(o, device),
+        seed=o.seed, labels=o.labels, batch=o.batch,
     )  # fmt: skip
     if not (o.reference or recipe.data):
         raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")

@@ -69,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         if place:
             check_vacant(place, kind)
     device = checked_device(o.device)
-    generator = ImageGenerator(o.source, device, precision_of(o, device) if o.compile else None)
+    generator = ImageGenerator(o.source, device, precision_of(o, device), o.compile)
     recipe = generator.recipe
     total = recipe.model.classes or 0
     if o.balanced and o.classes:
@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> int:
     with stages(is_main) as show, requests("this batch, kept"):
         show(Progress("reading the model"))
         job = generator.make_job(
-            o.ema, classes, sampling_of(o, recipe), seed=o.seed, batch=min(o.batch, count), precision=precision_of(o, device),
+            o.ema, classes, sampling_of(o, recipe), seed=o.seed, batch=min(o.batch, count),
         )  # fmt: skip
         with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
             if o.folder or o.npz:

@@ -17,7 +17,7 @@ from justimage.chunks import single_threaded
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.search import HIGH, LOW, Search, Setting, Trial
-from justimage.generate import ImageGenerator, SampleJob
+from justimage.generate import ImageGenerator, Precision, SampleJob
 from justimage.progress import Progress
 from justimage.recipe import Checkpointing, Recipe, with_values
 from justimage.reproduction import Job, Lab, Result, hash_of, map_progress, scoring
@@ -125,7 +125,9 @@ class TrainAndScore:
     def feature_sampler(self, lab: Lab) -> progress.Job[FeatureSampler]:
         """Open the trained network and the reference to score it against."""
         run, side = lab.run_dir(self), self.reference_size
-        generator = ImageGenerator(checkpoint_to_score(run, self.recipe.checkpoint), torch.device(lab.device))
+        device = torch.device(lab.device)
+        precision: Precision = "fp32" if device.type == "cpu" or self.recipe.training.precision == "fp32" else "bf16"
+        generator = ImageGenerator(checkpoint_to_score(run, self.recipe.checkpoint), device, precision)
         extractor = scoring.extractor(lab, side, self.feature_size(lab.scale))
         reference = yield from scoring.reference(lab, extractor, side, self.recipe.model.channels)
         resize = (side, side) if (side, side) != self.recipe.model.size else None
@@ -138,8 +140,7 @@ class TrainAndScore:
             sampling = replace(sampling, t_clip=self.sampling_t_clip)
         if not recipe.model.classes:
             sampling = replace(sampling, guidance=1.0)
-        fp32 = generator.device.type == "cpu" or self.recipe.training.precision == "fp32"
-        return generator.make_job(recipe.training.sample_ema, sampling=sampling, precision="fp32" if fp32 else "bf16")
+        return generator.make_job(recipe.training.sample_ema, sampling=sampling)
 
     def save_samples(self, lab: Lab, generator: ImageGenerator, job: SampleJob) -> None:
         """Store the images that figures show, uint8, with their classes."""
