@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
+from justimage.distributed import preferred_dtype
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.features import open_features
 from justimage.generate import ImageGenerator, Precision
-from justimage.inference import preferred_dtype
 from justimage.progress import finish
 from justimage.sampling import Sampling
 

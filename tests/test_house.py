@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"disk"},
     "ema": set(),
     "distributed": set(),
-    "parallelize": {"distributed"},
+    "parallelize": {"distributed", "transformer"},
     "data": {"checks", "conditions", "disk", "pool", "progress", "randomness", "stopping", "strict_json"},
     "recipe": {
         "checks", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",

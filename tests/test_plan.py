@@ -296,7 +296,7 @@ MISTAKES = {
     "--gpu-memory 0": "memory is 0 GB",
     "--batch 0": "batch is 0",
     "--preset jit-g16": "perhaps",
-    "--preset digits": "precision is fp32",
+    "--preset digits --precision fp32": "precision is fp32",
     "--from nowhere": "nowhere does not exist",
     "--preset digits --from nowhere": "give one of them",
     "--parallel pipeline": "parallel",

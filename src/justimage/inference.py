@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from justimage.conditions import map_tensors
 from justimage.diffusion import with_extras
 from justimage.sampling import Denoiser
-from justimage.transformer import Attention, JiT
+from justimage.transformer import JiT, use_plain_attention
 
 ROWS = 1024
 """Tokens that a CPU's matrix products have enough of: more at a time are no faster (docs/performance.md)."""
-
-
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """The type that the device multiplies matrices in fastest: bfloat16 on a GPU, and on a CPU that has instructions for it."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16") else torch.float32
 
 
 def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -55,8 +47,8 @@ class CompiledNetwork(nn.Module):
         """images at a time"""
         for layer in fast.modules():
             layer.__dict__.pop("forward", None)  # a training's compiled block computes with the training's weights
-            if self.on_cpu and isinstance(layer, Attention):
-                layer.attend = plain_attention
+        if self.on_cpu:
+            use_plain_attention(fast)
         self.compiled = torch.compile(fast, dynamic=False)
         self.works = True
 
@@ -90,14 +82,6 @@ def frozen_weights(packed: bool) -> Iterator[None]:
 
     with torch.no_grad(), inductor.patch(freezing=packed), dynamo.patch(recompile_limit=64):
         yield
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as two products and a softmax: eager it is slower than PyTorch's kernel for CPUs, compiled faster. A softmax
-    spelled out, as `torch.softmax` between two products is taken for PyTorch's kernel and compiled with its checks."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = (scores.float() - scores.amax(-1, keepdim=True).float()).exp()
-    return (weights / weights.sum(-1, keepdim=True)).to(v.dtype) @ v
 
 
 def compile_denoiser(denoiser: Denoiser, dtype: torch.dtype = torch.bfloat16) -> Denoiser:

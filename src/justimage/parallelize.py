@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from justimage.distributed import Parallel, World
+from justimage.transformer import use_plain_attention
 
 
 def build_network(
@@ -84,6 +85,8 @@ def parallelize(
     blocks = list(getattr(net, "blocks", []))
     if compile:
         prepare_compiler()
+        if world.device.type == "cpu":
+            use_plain_attention(net)
     for block in blocks:
         if compile:  # one graph for each of the two sequence lengths, and no dynamic third one
             block.forward = torch.compile(block.forward, dynamic=False)

@@ -274,6 +274,21 @@ class Attention(nn.Module):
         return self.dropout(self.out(x.transpose(1, 2).flatten(2)))
 
 
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as two products and a softmax: eager it is slower than PyTorch's kernel for CPUs, compiled faster. A softmax
+    spelled out, as `torch.softmax` between two products is taken for PyTorch's kernel and compiled with its checks."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    weights = (scores.float() - scores.amax(-1, keepdim=True).float()).exp()
+    return (weights / weights.sum(-1, keepdim=True)).to(v.dtype) @ v
+
+
+def use_plain_attention(net: nn.Module) -> None:
+    """Let all attention layers of the network attend by `plain_attention`."""
+    for layer in net.modules():
+        if isinstance(layer, Attention):
+            layer.attend = plain_attention
+
+
 class SwiGLU(nn.Module):
     """Gated MLP of hidden width floor(4 width * 2/3)."""
 

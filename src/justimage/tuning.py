@@ -1,7 +1,7 @@
 """Tuning to a device: precision, compiled blocks or not, and microbatches, chosen before the first step of a run.
 
 On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
-several times slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
+slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
 fewest equal parts of which one fits into the device's memory. The choice is kept with the run, so that a run resumed on
 such a device computes the same to the bit.
 """
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from justimage import cost
-from justimage.distributed import World
+from justimage.distributed import World, preferred_dtype
 from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, Block
+from justimage.transformer import Architecture, Block, use_plain_attention
 
 SIMPLER_TOLERANCE = 1.05
 """A simpler way to compute is preferred while it takes at most this times as long as the fastest."""
-MIN_SECONDS_TO_COMPILE = 600
-"""Seconds of training below which a CPU's compiler, which takes half a minute, is not tried."""
+MIN_SECONDS_TO_COMPILE = 60
+"""Seconds of training below which a CPU's compiler, which takes some 20 seconds and halves a step, is not tried."""
 PROBE_FLOPS = 3e10
 """Floating-point operations of one timed pass through a block: a fraction of a second."""
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
@@ -118,16 +118,18 @@ def variant_name(precision: str, compiled: bool) -> str:
 
 
 def measure(recipe: Recipe, world: World, tell: Callable[[str], object]) -> dict[str, float]:
-    """Images/s of each way to compute, as one block's time tells. Where training takes long enough, the faster precision is
-    tried with compiled blocks, too."""
+    """Images/s of each way to compute, as one block's time tells. Where training takes long enough, compiled blocks are tried,
+    too, in the precision that the device has instructions for."""
     a, found = recipe.model, {}
     blocks = sum(cost.sequence_length(a, i) for i in range(a.depth)) / cost.sequence_length(a, a.depth - 1)
     for precision, compiled in variants(recipe):
         if compiled:
             fastest = max(found, key=lambda way: found[way])
-            if precision != fastest or recipe.training.total_images / found[fastest] < MIN_SECONDS_TO_COMPILE:
+            preferred = "bf16" if preferred_dtype(world.device) == torch.bfloat16 else "fp32"
+            worth = recipe.training.total_images / found[fastest] >= MIN_SECONDS_TO_COMPILE
+            if not worth or (recipe.training.precision == "auto" and precision != preferred):
                 continue
-            tell(f"{variant_name(precision, False)} makes {found[fastest]:.3g} images/s; now compiled, for some seconds")
+            tell(f"{fastest} makes {found[fastest]:.3g} images/s; now {precision} compiled, for some seconds")
         else:
             tell(precision)
         if seconds := time_block(a, precision == "bf16", compiled, world.device):
@@ -145,6 +147,8 @@ def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device
         x = torch.randn(images, tokens, a.width, device=device, requires_grad=True)
     set_dropout_keys(block, torch.zeros(len(dropout_layers(block)), images, dtype=torch.int64, device=device))
     condition, angles = torch.ones(images, a.width, device=device), torch.ones(tokens, a.width // a.heads, device=device)
+    if compiled and device.type == "cpu":
+        use_plain_attention(block)  # as parallelize does
     call = torch.compile(block.forward, dynamic=False) if compiled else block.forward
     taken = []
     for _ in range(1 + passes):  # the first one warms up, or compiles

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from justimage.distributed import preferred_dtype
 from justimage.generate import Precision
-from justimage.inference import preferred_dtype
 from justimage.recipe import Recipe
 from justimage.sampling import Sampling, with_passes
 from justimage.solvers import GRIDS

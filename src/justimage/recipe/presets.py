@@ -49,10 +49,10 @@ def digits_recipe() -> Recipe:
         diffusion=Diffusion(mu=-0.4, noise_scale=1.0),
         training=Training(
             total_images=50_000, batch=32, learning_rate=2e-3, lr_schedule="cosine", warmup=2_000, gradient_clip=1.0,
-            ema=(1_000, 2_000, 5_000), ema_ramp=0.1, sample_ema=5_000, flip=False, precision="fp32",
+            ema=(1_000, 2_000, 5_000), ema_ramp=0.1, sample_ema=5_000, flip=False, precision="auto",
         ),
         sampling=FEW_STEPS,
-        parallelism=Parallelism(compile=False, workers=0),
+        parallelism=Parallelism(workers=0),
         logging=Logging(preview_every=10_000, preview_count=20),
         checkpoint=Checkpointing(save_every=10_000),
     )  # fmt: skip
