@@ -20,14 +20,15 @@ from justimage.distributed import preferred_dtype
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
+from justimage.evaluation.time_grid import fit_times
 from justimage.features import open_features
 from justimage.generate import ImageGenerator, Precision
 from justimage.progress import finish
-from justimage.sampling import Sampling
+from justimage.sampling import Sampling, with_passes
 
 
 def rows(s: Sampling) -> Iterator[tuple[str, Sampling]]:
-    """Names of rows and what they sample with; the first two are compared with."""
+    """Names of rows and what they sample with; the first two are compared with. Fitted times follow them."""
     yield "heun, the authors' clip", replace(s, solver="heun", steps=50, times="linear", t_clip=0.05)
     yield "heun", replace(s, solver="heun", steps=50, times="linear", t_clip=0.0)
     for steps in 5, 8, 12, 18, 25:
@@ -43,7 +44,7 @@ def rows(s: Sampling) -> Iterator[tuple[str, Sampling]]:
         ("adams", ("linear", "cosine")),
     ):
         for grid in grids:
-            for steps in 8, 12, 20:
+            for steps in 6, 7, 8, 12, 20:
                 yield solver, replace(s, solver=solver, steps=steps, times=grid, t_clip=0.0)
     for steps in 8, 12, 24, 50:
         yield "sde", replace(s, solver="sde", steps=steps, times="cosine", t_clip=0.0)
@@ -61,11 +62,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--guidance", type=float, nargs="+", help="[the recipe's]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="+", help="names of rows [all]")
+    parser.add_argument("--compile", action="store_true", help="the network, for sampling")
+    parser.add_argument("--fitted", type=int, nargs="*", default=[], help="passes for which times are fitted")
+    parser.add_argument("--only", nargs="+", help='rows: a name, or "unipc shifted 7" [all]')
     o = parser.parse_args()
     device = torch.device(o.device)
     precision: Precision = "bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32"
-    generator, extractor = ImageGenerator(o.run, device, precision), open_features(o.features, device)
+    generator, extractor = ImageGenerator(o.run, device, precision, o.compile), open_features(o.features, device)
     real = finish(open_reference(o.reference, extractor, generator.recipe.crop))
     sampler = FeatureSampler(generator, extractor, real, o.run / "evaluations")
 
@@ -77,6 +80,11 @@ def main() -> None:
         taken = time.perf_counter() - began
         return *scores.fid(samples.split(scores.CHUNK), real.statistics), taken
 
+    def fitted(passes: int) -> Sampling:
+        """UniPC on times fitted to the model."""
+        job = generator.make_job(sampling=with_passes(best, passes), batch=o.batch)
+        return finish(fit_times(generator, job))
+
     recipe = generator.recipe
     settings = [replace(recipe.sampling, guidance=g) for g in o.guidance or [recipe.sampling.guidance]]
     quick = {s: score(replace(s, solver="unipc", steps=12, times="cosine", t_clip=0.0))[0].value for s in settings}
@@ -86,8 +94,8 @@ def main() -> None:
     print("\n| solver | grid | steps | passes | distance | - heun 50 | - heun 50, the authors' clip | s |")
     print("|---|---|---|---|---|---|---|---|")
     found = []
-    for name, s in rows(best):
-        if found[1:] and o.only and name not in o.only:
+    for name, s in (*rows(best), *(("unipc, fitted times", fitted(n)) for n in o.fitted)):
+        if found[1:] and o.only and f"{name} {s.times} {s.steps}" not in o.only and name not in o.only:
             continue
         fid, moved, seconds = score(s)
         found.append((fid, moved))
@@ -96,8 +104,9 @@ def main() -> None:
             error = scores.standard_error(moved - base_moved)
             differences.append(f"{fid.value - base.value:+.3f} ± {error:.3f}")
         name = name if s.guidance_every == 1 else f"{name}, guidance every {s.guidance_every}"
+        grid = s.times if isinstance(s.times, str) else " ".join(f"{t:.3g}" for t in s.times)
         print(
-            f"| {name} | {s.times} | {s.steps} | {s.passes} | {fid.value:.3f} ± {fid.std:.3f} | {' | '.join(differences)} "
+            f"| {name} | {grid} | {s.steps} | {s.passes} | {fid.value:.3f} ± {fid.std:.3f} | {' | '.join(differences)} "
             f"| {seconds:.1f} |",
             flush=True,
         )

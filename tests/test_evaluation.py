@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from justimage import chunks, data
+from justimage import chunks, data, randomness
 from justimage.data import Crop
-from justimage.evaluation import feature_sampler, online, passes, reference, report, scores, search, search_report
+from justimage.evaluation import feature_sampler, online, passes, reference, report, scores, search, search_report, time_grid
 from justimage.evaluation.reference import compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
 from justimage.evaluation.search import Search, Setting
 from justimage.features import Extractor
-from justimage.generate import SampleJob
+from justimage.generate import ImageGenerator, SampleJob
 from justimage.progress import Job, Progress, finish
 from justimage.recipe import with_values
-from justimage.sampling import Sampling
+from justimage.sampling import Sampling, trajectory, with_passes
 from tests.test_cli import TINY_TRAINING, justimage
 from tests.test_generate import environment
 
@@ -315,6 +315,29 @@ def test_candidates_keep_to_their_passes_and_the_cheapest_good_one_is_recommende
     assert passes.recommend(ways[3:]) == (ways[3], ways[3])
 
 
+def test_fitted_times_end_nearer_to_many_steps_for_no_more_passes(run: Path) -> None:
+    """In the mean squared error of their own trajectories, here computed one image at a time by `trajectory`."""
+    generator = ImageGenerator(run, CPU)
+    start = with_passes(Sampling(guidance=1.5, interval=(0.1, 1.0)), 7)
+    job = generator.make_job(sampling=start, batch=16)
+    fitted = finish(time_grid.fit_times(generator, job))
+    assert fitted.passes <= start.passes and fitted.steps == start.steps and fitted.grid != start.grid
+    assert fitted.grid[0] == 0 and fitted.grid[-1] == 1 and fitted.guidance == start.guidance
+
+    def error(sampling: Sampling) -> float:
+        total = 0.0
+        for i in range(time_grid.IMAGES):
+            noise = randomness.image_noise(time_grid.FIRST_SEED + i, (1, 32, 32))[None]
+            ends = [
+                list(trajectory(generator.denoiser(job.ema), noise, torch.tensor([job.label(i)]), s))[-1].z
+                for s in (sampling, replace(start, solver="heun", steps=50, times="linear"))
+            ]
+            total += (ends[0] - ends[1]).square().mean().item()
+        return total
+
+    assert error(fitted) < error(start)
+
+
 @pytest.mark.full
 def test_a_search_compares_solvers_by_passes(run: Path, digits_classifier: Path) -> None:
     words = f"search {run} --reference digits --features {digits_classifier} --steps 1 --count 64 --device cpu".split()
@@ -324,11 +347,11 @@ def test_a_search_compares_solvers_by_passes(run: Path, digits_classifier: Path)
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"the fewest passes within two deviations of it: [2-5], (unipc|dpm2|heun) on", done.stdout)
-    assert re.search(r"now try:  justimage evaluate .* --solver \w+ --times \w+ --steps \d --t-clip 0", done.stdout)
+    assert re.search(r"now try:  justimage evaluate .* --solver \w+ --steps \d --times [\w. ]+ --t-clip 0", done.stdout)
     (place,) = (run.parent / "ways").glob("*-search-64-*")
     facts = json.loads((place / "passes.json").read_text())
     assert (
-        len(facts["candidates"]) == 10
+        len(facts["candidates"]) == 12
         and (place / "passes.png").exists()
         and "| 5 | heun |" in (place / "passes.md").read_text()
     )

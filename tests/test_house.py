@@ -56,8 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "features": {"data", "disk", "normalization", "progress", "randomness", "stopping", "strict_json"},
     "evaluation": {
-        "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress", "recipe",
-        "sampling", "stopping", "training",
+        "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress",
+        "randomness", "recipe", "sampling", "stopping", "training",
     },
     # the paper
     "reproduction": {

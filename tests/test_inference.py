@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from justimage import checkpoint
-from justimage.inference import CompiledNetwork, cast_weights, compile_denoiser
+from justimage.inference import CompiledNetwork, cast_weights, compile_denoiser, suit_cpu
 from justimage.sampling import Sampling, sample, trajectory
+from justimage.transformer import JiT
 from tests.reference import noise, relative_error, tiny
 from tests.test_cli import justimage
 
@@ -29,6 +30,19 @@ def test_compiled_it_samples_the_same_to_rounding(dtype: torch.dtype) -> None:
     rounding = 1e-5 if dtype == torch.float32 else 1.5 * relative_error(end(model, dtype), exact)
     assert 0 < relative_error(found, exact) < rounding
     assert torch.equal(end(model), exact), "the network itself is as it was"
+
+
+@pytest.mark.parametrize("changes", [{}, {"rope": False, "norm": "layer"}, {"mlp": "gelu", "qk_norm": False}])
+def test_layers_rewritten_for_a_cpu_compute_the_same(changes: dict) -> None:
+    """In float64, but for a softmax in float32: only a mistake is larger than that."""
+    net = JiT("T/8", image_size=(32, 24), classes=10, **changes).double()
+    for i, parameter in enumerate(net.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(i))
+    inputs = noise(2, (2, 3, 32, 24)).double(), torch.tensor([0.2, 0.7]), torch.tensor([3, -1])
+    with torch.no_grad():
+        before = net(*inputs)
+        suit_cpu(net)
+        assert relative_error(net(*inputs), before) < 1e-7
 
 
 def test_without_a_compiler_it_warns_once_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

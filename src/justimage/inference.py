@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from justimage.conditions import map_tensors
 from justimage.diffusion import with_extras
 from justimage.sampling import Denoiser
-from justimage.transformer import JiT, use_plain_attention
+from justimage.transformer import Attention, Block, JiT, SwiGLU, use_plain_attention
 
 ROWS = 1024
 """Tokens that a CPU's matrix products have enough of: more at a time are no faster (docs/performance.md)."""
@@ -48,7 +49,7 @@ class CompiledNetwork(nn.Module):
         for layer in fast.modules():
             layer.__dict__.pop("forward", None)  # a training's compiled block computes with the training's weights
         if self.on_cpu:
-            use_plain_attention(fast)
+            suit_cpu(fast)
         self.compiled = torch.compile(fast, dynamic=False)
         self.works = True
 
@@ -82,6 +83,52 @@ def frozen_weights(packed: bool) -> Iterator[None]:
 
     with torch.no_grad(), inductor.patch(freezing=packed), dynamo.patch(recompile_limit=64):
         yield
+
+
+@torch.no_grad()
+def suit_cpu(net: nn.Module) -> None:
+    """Rewrite a network's layers, in place, as a CPU's compiler makes most of them; they compute the same to rounding."""
+    use_plain_attention(net)
+    for layer in net.modules():
+        if isinstance(layer, Block) and isinstance(layer.mlp, SwiGLU):
+            layer.mlp = SplitSwiGLU(layer.mlp)
+        elif isinstance(layer, JiT):
+            separate_pairs(layer)
+
+
+class SplitSwiGLU(nn.Module):
+    """SwiGLU with a product for each half: the gate becomes a part of the products."""
+
+    def __init__(self, mlp: SwiGLU) -> None:
+        super().__init__()
+        both, self.down = mlp.gate_and_up, mlp.down
+        self.gate, self.up = (nn.Linear(both.in_features, both.out_features // 2) for _ in range(2))
+        for half, weight, bias in zip((self.gate, self.up), both.weight.chunk(2), both.bias.chunk(2), strict=True):
+            half.weight, half.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def separate_pairs(net: JiT) -> None:
+    """Reorder the elements of queries and keys so that those of a rotated pair, neighbours before, are half a head apart: they
+    are then rotated without shuffling, and their products are the same."""
+    d = net.architecture.width // net.architecture.heads
+    order = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])
+    net.cos, net.sin = net.cos[:, order], net.sin[:, order]
+    for layer in net.modules():
+        if isinstance(layer, Attention):
+            layer.rotate = rotate_halves
+            for parameter in layer.qkv.parameters():
+                queries_and_keys = parameter.unflatten(0, (3, layer.heads, d))[:2]
+                queries_and_keys.copy_(queries_and_keys[:, :, order])
+            for parameter in (*layer.q_norm.parameters(), *layer.k_norm.parameters()):
+                parameter.copy_(parameter[order])
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate`, where a pair's elements are half a head apart."""
+    return x * cos + torch.cat(x.chunk(2, dim=-1)[::-1], dim=-1) * sin
 
 
 def compile_denoiser(denoiser: Denoiser, dtype: torch.dtype = torch.bfloat16) -> Denoiser:

@@ -259,6 +259,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.rope = a.heads, a.rope
         self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = F.scaled_dot_product_attention
+        self.rotate = rotate
         self.qkv = nn.Linear(a.width, 3 * a.width)
         self.q_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
         self.k_norm = norm(a, a.width // a.heads) if a.qk_norm else nn.Identity()
@@ -269,7 +270,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, d)
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope:
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
         x = self.attend(q.to(v.dtype), k.to(v.dtype), v)
         return self.dropout(self.out(x.transpose(1, 2).flatten(2)))
 

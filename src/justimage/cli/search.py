@@ -101,8 +101,7 @@ def main(words: Sequence[str]) -> int:
         passes.write_passes(ways, out, command)
         for line in passes.summarize_passes(ways):
             print(line)
-        few = passes.recommend(ways)[1].sampling
-        again += ["--solver", few.solver, "--times", str(few.times), "--steps", str(few.steps), "--t-clip", "0"]
+        again += passes.recommend(ways)[1].options
     searched = "--count", "--guidance-range", "--ema-values", "--interval-values", "--full", "--passes-values"
     given = drop_options(words, searched)
     print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")

@@ -15,6 +15,7 @@ from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.scores import Score
 from justimage.evaluation.search import fid_difference
 from justimage.evaluation.search_report import format_score
+from justimage.evaluation.time_grid import fit_times
 from justimage.generate import SampleJob
 from justimage.progress import Job
 from justimage.sampling import Sampling, with_passes
@@ -32,8 +33,20 @@ class Candidate(NamedTuple):
     influence: Tensor
     """each image's influence on the FID (count,)"""
 
+    @property
+    def grid(self) -> str:
+        """The grid's name."""
+        return self.sampling.times if isinstance(self.sampling.times, str) else "fitted"
+
     def __str__(self) -> str:
-        return f"{self.sampling.solver} on {self.sampling.times}, {self.sampling.steps} steps"
+        return f"{self.sampling.solver} on {self.grid}, {self.sampling.steps} steps"
+
+    @property
+    def options(self) -> list[str]:
+        """The command line's words for it."""
+        s = self.sampling
+        times = [s.times] if isinstance(s.times, str) else [f"{t:.4g}" for t in s.times]
+        return ["--solver", s.solver, "--steps", str(s.steps), "--times", *times, "--t-clip", f"{s.t_clip:g}"]
 
 
 def candidates(sampling: Sampling, budgets: Sequence[int]) -> list[Sampling]:
@@ -43,10 +56,13 @@ def candidates(sampling: Sampling, budgets: Sequence[int]) -> list[Sampling]:
 
 
 def compare(sampler: FeatureSampler, job: SampleJob, budgets: Sequence[int], count: int) -> Job[list[Candidate]]:
-    """The scores of all candidates on the same noise and classes, by passes, then by score."""
-    found = []
-    for sampling in candidates(job.sampling, budgets):
-        title = f"{sampling.solver} on {sampling.times}, {sampling.passes} passes"
+    """The scores of all candidates, and of UniPC on times fitted to the model, on the same noise and classes; by passes, then
+    by score."""
+    found, tried = [], candidates(job.sampling, budgets)
+    for n in sorted(budgets):
+        tried.append((yield from fit_times(sampler.generator, replace(job, sampling=with_passes(job.sampling, n)))))
+    for sampling in tried:
+        title = f"{sampling.solver}, {sampling.passes} passes"
         samples = yield from sampler.features(replace(job, sampling=sampling), count, title)
         with single_threaded():
             fid, influence = scores.fid(samples["features"].split(scores.CHUNK), sampler.reference.statistics)
@@ -90,7 +106,7 @@ def write_passes(found: Sequence[Candidate], out: Path, command: str) -> None:
     for c in found:
         s, above = c.sampling, fid_difference(c, best)
         lines.append(
-            f"| {c.passes} | {s.solver} | {s.times} | {s.steps} | {format_score(c.fid._asdict())} "
+            f"| {c.passes} | {s.solver} | {c.grid} | {s.steps} | {format_score(c.fid._asdict())} "
             f"| {format_score(above._asdict())} | {'yes' if c in front else ''} |"
         )
     facts: list[dict[str, Any]] = [
@@ -113,8 +129,8 @@ def plot(found: Sequence[Candidate]) -> bytes | None:
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        for solver, grid in CANDIDATES:
-            line = [c for c in found if (c.sampling.solver, c.sampling.times) == (solver, grid)]
+        for solver, grid in (*CANDIDATES, ("unipc", "fitted")):
+            line = [c for c in found if (c.sampling.solver, c.grid) == (solver, grid)]
             x, y = [c.passes for c in line], [c.fid.value for c in line]
             panel.errorbar(x, y, [c.fid.std for c in line], marker="o", markersize=3, capsize=2, label=f"{solver}, {grid}")
         front = pareto_front(found)
