@@ -94,9 +94,11 @@ def main() -> None:
     print("\n| solver | grid | steps | passes | distance | - heun 50 | - heun 50, the authors' clip | s |")
     print("|---|---|---|---|---|---|---|---|")
     found = []
-    for name, s in (*rows(best), *(("unipc, fitted times", fitted(n)) for n in o.fitted)):
-        if found[1:] and o.only and f"{name} {s.times} {s.steps}" not in o.only and name not in o.only:
-            continue
+    chosen = list(rows(best))
+    if o.only:
+        chosen[2:] = [(name, s) for name, s in chosen[2:] if {name, f"{name} {s.times} {s.steps}"} & set(o.only)]
+    chosen += [("unipc, fitted times", fitted(n)) for n in o.fitted]
+    for name, s in chosen:
         fid, moved, seconds = score(s)
         found.append((fid, moved))
         differences = []

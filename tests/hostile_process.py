@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import torch
 from PIL import Image
 
-from justimage import convert, recipe as recipes, run as runs
+from justimage import convert, distributed, recipe as recipes, run as runs
 from justimage.data import prepare as preparation
 from justimage.run.metrics import Metrics
 from tests import sets
@@ -244,6 +244,7 @@ def workshop() -> Iterator[Path]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    distributed.init("cpu")  # what it does once in a process is not what is watched
     names = sys.argv[1:] or list(CASES)
     with workshop() as place:
         if names == ["-"]:

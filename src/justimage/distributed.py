@@ -194,6 +194,7 @@ def init(name: torch.device | str | None = None) -> World:
     return init_once(device)
 
 
+@lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
     """Let glibc keep what this process frees for what it allocates next: each step frees and allocates all activations, and the
     system's clearing of new pages takes up to a fifth of it. Elsewhere do nothing."""
