@@ -172,7 +172,7 @@ def fake_cuda() -> Iterator[Watch]:
         yield stack.enter_context(watch)
 
 
-def apply(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> nn.Module:
+def apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
     for m in module.modules():
         m._parameters |= {n: nn.Parameter(fn(p.detach()), p.requires_grad) for n, p in m._parameters.items() if p is not None}
         m._buffers |= {n: fn(b) for n, b in m._buffers.items() if b is not None}
