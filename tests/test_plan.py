@@ -285,6 +285,12 @@ def test_the_documents_examples_are_what_the_command_says() -> None:
         assert f"`{name}`" in text and f"{gpu.peak / 1e12:,g}" in text
 
 
+def test_only_bf16_can_be_planned() -> None:
+    recipe = with_values(B, classes=1000, precision="fp32")
+    with pytest.raises(ValueError, match="precision is fp32; only bf16 can be planned"):
+        plan(recipe, 1, "h100")
+
+
 MISTAKES = {
     "--gpu-type h10": "perhaps h100; there are h100, h200",
     "--gpu-type tpu": "there are h100, h200",
@@ -296,7 +302,6 @@ MISTAKES = {
     "--gpu-memory 0": "memory is 0 GB",
     "--batch 0": "batch is 0",
     "--preset jit-g16": "perhaps",
-    "--preset digits --precision fp32": "precision is fp32",
     "--from nowhere": "nowhere does not exist",
     "--preset digits --from nowhere": "give one of them",
     "--parallel pipeline": "parallel",
