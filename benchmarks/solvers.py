@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from justimage.distributed import preferred_dtype
+from justimage.distributed import preferred_precision
 from justimage.evaluation import scores
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.evaluation.time_grid import fit_times
 from justimage.features import open_features
-from justimage.generate import ImageGenerator, Precision
+from justimage.generate import ImageGenerator
 from justimage.progress import finish
 from justimage.sampling import Sampling, with_passes
 
@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help='rows: a name, or "unipc shifted 7" [all]')
     o = parser.parse_args()
     device = torch.device(o.device)
-    precision: Precision = "bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32"
-    generator, extractor = ImageGenerator(o.run, device, precision, o.compile), open_features(o.features, device)
+    generator = ImageGenerator(o.run, device, preferred_precision(device), o.compile)
+    extractor = open_features(o.features, device)
     real = finish(open_reference(o.reference, extractor, generator.recipe.crop))
     sampler = FeatureSampler(generator, extractor, real, o.run / "evaluations")
 

@@ -31,8 +31,8 @@ def tuned(recipe: Recipe, seconds: dict[tuple[str, bool], float | None]) -> tuni
     def time_block(a: Any, bf16: bool, compiled: bool, device: torch.device) -> float | None:
         return seconds["bf16" if bf16 else "fp32", compiled]
 
-    compiled = torch.float32 if ("fp32", True) in seconds else torch.bfloat16
-    with mock.patch.object(tuning, "time_block", time_block), mock.patch.object(tuning, "preferred_dtype", lambda _: compiled):
+    compiled = "fp32" if ("fp32", True) in seconds else "bf16"
+    with mock.patch.multiple(tuning, time_block=time_block, preferred_precision=lambda _: compiled):
         return tuning.choose_tuning(recipe, CPU, lambda what: None)
 
 

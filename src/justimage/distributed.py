@@ -171,12 +171,10 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
     return device
 
 
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """The type that the device multiplies matrices in fastest: bfloat16 on a GPU, and on a CPU that has instructions for it."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("arm_bf16") else torch.float32
+def preferred_precision(device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision in which the device multiplies matrices fastest: bf16 on a GPU, and on a CPU with instructions for it."""
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
+    return "bf16" if device.type != "cpu" or any(able.get(f"{name}_bf16") for name in ("avx512", "amx", "arm")) else "fp32"
 
 
 def rank_and_size() -> tuple[int, int]:

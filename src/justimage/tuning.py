@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from justimage import cost
-from justimage.distributed import World, preferred_dtype
+from justimage.distributed import World, preferred_precision
 from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.recipe import Recipe
 from justimage.transformer import Architecture, Block, use_plain_attention
@@ -125,9 +125,8 @@ def measure(recipe: Recipe, world: World, tell: Callable[[str], object]) -> dict
     for precision, compiled in variants(recipe):
         if compiled:
             fastest = max(found, key=lambda way: found[way])
-            preferred = "bf16" if preferred_dtype(world.device) == torch.bfloat16 else "fp32"
             worth = recipe.training.total_images / found[fastest] >= MIN_SECONDS_TO_COMPILE
-            if not worth or (recipe.training.precision == "auto" and precision != preferred):
+            if not worth or (recipe.training.precision == "auto" and precision != preferred_precision(world.device)):
                 continue
             tell(f"{fastest} makes {found[fastest]:.3g} images/s; now {precision} compiled, for some seconds")
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from justimage.distributed import preferred_dtype
+from justimage.distributed import preferred_precision
 from justimage.generate import Precision
 from justimage.recipe import Recipe
 from justimage.sampling import Sampling, with_passes
@@ -72,7 +72,7 @@ def number(word: str) -> float:
 
 def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
     """The precision asked for, else the one that suits the device."""
-    return o.precision or ("bf16" if preferred_dtype(device) == torch.bfloat16 else "fp32")
+    return o.precision or preferred_precision(device)
 
 
 def parse_classes(words: Sequence[str], recipe: Recipe) -> list[int]:
