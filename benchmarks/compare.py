@@ -40,6 +40,8 @@ PAPER = Sampling(guidance=2.9, interval=(0.1, 1.0))
 
 def authors_denoiser(checkout: Path, network: str, size: int, device: str, eager: bool) -> nn.Module:
     """The authors' Denoiser with the settings of their README."""
+    if not (checkout / "model_jit.py").is_file():
+        raise SystemExit(f"{checkout} is no checkout of the authors' code: it has no model_jit.py")
     copy = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, copy)
     for name in "denoiser.py", "model_jit.py", "util/model_util.py":
