@@ -19,26 +19,10 @@ from justimage import cli
 from justimage.cli.options import parse
 from justimage.recipe import preset, to_json
 
-TINY_TRAINING = [
-    "--width",
-    "16",
-    "--depth",
-    "2",
-    "--heads",
-    "2",
-    "--bottleneck",
-    "4",
-    "--context-start",
-    "1",
-    "--batch",
-    "8",
-    "--warmup",
-    "8",
-    "--steps",
-    "2",
-    "--preview-count",
-    "4",
-]
+TINY_TRAINING = shlex.split(
+    "--width 16 --depth 2 --heads 2 --bottleneck 4 --context-start 1 --batch 8 --warmup 8 --steps 2 --preview-count 4 "
+    "--precision fp32"  # as measured, it could differ between two runs that are compared
+)
 
 
 def justimage(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

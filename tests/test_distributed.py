@@ -228,6 +228,11 @@ def test_rows_that_are_missing_or_twice_are_refused(tmp_path: Path) -> None:
         assert not folder.exists()
 
 
+def test_no_thread_outlives_the_connection(tmp_path: Path) -> None:
+    """One that is still there and releases a tensor while Python ends would abort the process."""
+    assert several(2, tmp_path) == [{}, {}]
+
+
 def test_one_process_is_a_world_of_one() -> None:
     alone = distributed.init("cpu")
     assert (alone.rank, alone.size, alone.is_main, alone.gather(3), alone.on_main(lambda: 4)) == (0, 1, True, [3], 4)

@@ -33,7 +33,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 IMAGES = 1200
 OPTIONS = shlex.split(
     "--image-size 16 --width 16 --depth 4 --heads 2 --bottleneck 4 --context-start 1 --dropout 0.2 --batch 8 --warmup 8 "
-    "--steps 2 --preview-count 4 --save-every 200 --log-every 1"
+    "--steps 2 --preview-count 4 --save-every 200 --log-every 1 --precision fp32"
 )
 LONG = ["--total-images", "1000000"]
 START = 120

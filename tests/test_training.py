@@ -27,8 +27,8 @@ def small(total_images: int = 48 * 8, **changes) -> Recipe:
     """Dropout, dropped labels, three averages, a clipped gradient: everything that has a state or draws a number."""
     base = with_values(
         preset("digits"), width=16, depth=4, heads=2, bottleneck=4, context_start=1, dropout=0.2, compile=False, workers=0,
-        batch=8, warmup=80, ema=(100, 200, 400), sample_ema=100, lr_schedule="constant", flip=True, steps=2, log_every=6,
-        preview_every=10**9, save_every=10**9,
+        batch=8, warmup=80, ema=(100, 200, 400), sample_ema=100, lr_schedule="constant", flip=True, precision="fp32", steps=2,
+        log_every=6, preview_every=10**9, save_every=10**9,
     )  # fmt: skip
     return with_values(base, total_images=total_images, **changes)
 

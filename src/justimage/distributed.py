@@ -6,6 +6,7 @@ parallelize.py divides a network among them.
 
 import atexit
 import ctypes
+import gc
 import json
 import os
 import threading
@@ -241,9 +242,12 @@ def rendezvous_store() -> tuple[PrefixStore, int, int]:
 
 
 def shutdown() -> None:
-    """Disconnect from the other processes."""
+    """Disconnect from the other processes, and let the control groups' threads end: one that releases a tensor while the
+    interpreter ends aborts the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    init_once.cache_clear()
+    gc.collect()
 
 
 def restarts_left() -> int:
