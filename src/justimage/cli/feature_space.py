@@ -89,14 +89,14 @@ def crop_of(o: DataOptions) -> data.Crop:
     if is_store(place):
         channels, height, width = open_store(place).shape
         return data.Crop((height, width), channels)
-    if o.data != "digits" and not o.image_size:
+    if o.data not in data.BUILT_IN and not o.image_size:
         raise ValueError("--image-size is not given; a store knows its size, a folder needs --image-size")
     size = list(o.image_size) or [32]
     if len(size) > 2 or min(size) < 1 or (o.channels is not None and o.channels < 1):
         raise ValueError(
             f"image size is {' '.join(map(str, size))}, channels {o.channels}; allowed: one or two numbers above 0"
         )
-    channels = o.channels or (1 if o.data == "digits" else 3)
+    channels = o.channels or (1 if o.data in data.BUILT_IN else 3)
     return data.Crop((size[0], size[-1]), channels, upscale=True, decode=o.decode)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from justimage.data.arrays import SUFFIXES, ArraySource, digits
+from justimage.data.arrays import SUFFIXES, ArraySource
+from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
 from justimage.data.source import DatasetSource, ImageError, LabeledImages, Source, as_source, conditions_of
@@ -22,9 +23,9 @@ from justimage.data.stream import Stream, batches
 from justimage.progress import Job, Progress
 
 __all__ = [
-    "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Source", "Store", "Stream",
-    "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "open_source",
-    "sample_sizes",
+    "BUILT_IN", "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Source", "Store",
+    "Stream", "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "open_source",
+    "sample_sizes", "textured_digits",
 ]  # fmt: skip
 
 SAMPLED_FILES = 64
@@ -34,14 +35,14 @@ MAX_RAM_BYTES = 2**30
 
 
 def open_source(path: str, crop: Crop) -> Source:
-    """Open the images at `path`: "digits", a store, or image files as in `open_files`.
+    """Open the images at `path`: "digits", "textured-digits", a store, or image files as in `open_files`.
 
     Raises ValueError or OSError, in one line, for a path that is missing, damaged, or of another size than the crop.
     """
-    if path == "digits":
+    if path in BUILT_IN:
         if crop.channels != 1:
-            raise ValueError(f"the digits have 1 channel; the recipe asks for {crop.channels}")
-        return digits(crop.size)
+            raise ValueError(f"the {path} have 1 channel; the recipe asks for {crop.channels}")
+        return BUILT_IN[path](crop.size)
     place = Path(path).expanduser()
     if is_store(place):
         store = open_store(place)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from justimage.data.source import ImageError, LabeledImages
@@ -58,19 +57,6 @@ class ArraySource(LabeledImages):
     def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         chosen = torch.from_numpy(indices)
         return self.images[chosen], self.labels[chosen]
-
-
-def digits(size: tuple[int, int] = (32, 32)) -> ArraySource:
-    """The 1,797 handwritten digits that scikit-learn carries (8 x 8, 16 levels of grey), enlarged (bicubic)."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ValueError("the digits need scikit-learn: pip install 'justimage[demo]'") from error
-    pixels, labels = load_digits(return_X_y=True)
-    small = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(d).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for d in small])
-    fingerprint = hashlib.sha256(small.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
-    return ArraySource(torch.from_numpy(images)[:, None], torch.from_numpy(labels), [str(i) for i in range(10)], fingerprint)
 
 
 @dataclass(frozen=True)

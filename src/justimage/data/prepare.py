@@ -22,7 +22,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from justimage import disk
-from justimage.data.arrays import SUFFIXES, ArrayFile, ArraySource, digits, open_array_file
+from justimage.data.arrays import SUFFIXES, ArrayFile, ArraySource, open_array_file
+from justimage.data.built_in import BUILT_IN, DEFAULT_SIZE
 from justimage.data.files import open_files
 from justimage.data.images import Crop, Decode
 from justimage.data.source import ImageError, Source
@@ -146,8 +147,12 @@ def make_plan(
     place = Path(source).expanduser()
     if is_store(place):
         raise ValueError(f"{source} is a store already")
-    if source == "digits" or place.suffix.lower() in SUFFIXES:
-        opened = digits() if source == "digits" else open_array_file(place)
+    if source in BUILT_IN:
+        if channels not in (None, 1):
+            raise ValueError(f"the {source} have 1 channel, not {channels}")
+        opened = BUILT_IN[source](size or DEFAULT_SIZE)
+    elif place.suffix.lower() in SUFFIXES:
+        opened = open_array_file(place)
         own_channels, *own_size = opened.shape
         if (size and list(size) != own_size) or (channels and channels != own_channels):
             raise ValueError(

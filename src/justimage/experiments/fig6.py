@@ -1,12 +1,14 @@
 """Fig. 6: FID and IS against guidance, with and without the interval."""
 
 from itertools import pairwise
+from statistics import fmean
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table, better
+from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, format_interval
+from justimage.reproduction.intervals import mean_interval
 from justimage.reproduction.plots import lines
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import TrainAndScore
+from justimage.reproduction.training_job import with_seeds
 
 WHOLE, PART = (0.0, 1.0), (0.1, 1.0)
 INTERVALS = {WHOLE: "without interval", PART: "interval 0.1 to 1"}
@@ -15,31 +17,32 @@ PAPER = {(PART, "fid"): 2.36, (PART, "inception_score"): 298.5}  # L/16, 600 epo
 
 
 def cells(s: Scale) -> list[Cell]:
-    jobs = {i: [TrainAndScore(with_values(s.recipe("L/16", 600), interval=i), full_grid=True)] for i in INTERVALS}
+    jobs = {i: with_seeds(with_values(s.recipe("L/16", 600), interval=i), s.seeds, full_grid=True) for i in INTERVALS}
     return [Cell(dict(interval=i), jobs[i], PAPER.get((i, metric)), metric) for i in INTERVALS for metric in METRICS]
 
 
-def curve(table: Table, interval: tuple[float, float]) -> list[dict[str, float]]:
-    """The points of an interval's curve, by guidance, of the average that is best there."""
-    (result,) = table.results_of(table.cell(interval=interval, metric="fid"))
-    return [point for point in result["curve"] if point["ema"] == result["ema"]]
+def curves(table: Table, interval: tuple[float, float], key: str) -> list[list[float]]:
+    """Of each seed, the FID or the IS at every guidance, of the average that is best there."""
+    results = table.results_of(table.cell(interval=interval, metric="fid"))
+    return [[point[key] or 0.0 for point in result["curve"] if point["ema"] == result["ema"]] for result in results]
 
 
 def claims(table: Table) -> list[Claim]:
-    inception_scores = [point["inception_score"] or 0.0 for point in curve(table, WHOLE)]
-    fids = [[point["fid"] for point in curve(table, interval)] for interval in (WHOLE, PART)]
-    rise, rise_part = (fid[-1] - min(fid) for fid in fids)
+    rise, rise_part = ([fid[-1] - min(fid) for fid in curves(table, interval, "fid")] for interval in (WHOLE, PART))
+    less = mean_interval([part - whole for whole, part in zip(rise, rise_part, strict=True)])
+    scores = curves(table, WHOLE, "inception_score")
+    steps = [mean_interval(list(step)) for step in zip(*([b - a for a, b in pairwise(score)] for score in scores), strict=True)]
     best, best_part = (table.cell(interval=interval, metric="fid") for interval in (WHOLE, PART))
     few_steps = "with few steps the interval leaves out two of them"
     return [
         better("the best FID is better with the interval", table, best_part, best, few_steps),
         Claim(
-            "to the strongest guidance FID rises less with the interval", rise_part < rise,
-            f"by {rise_part:.3g}, without interval by {rise:.3g}",
+            "to the strongest guidance FID rises less with the interval", less.below(0),
+            f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {format_interval(less, '')}",
         ),
         Claim(
-            "without the interval IS rises with every step of guidance", all(b > a for a, b in pairwise(inception_scores)),
-            ", ".join(f"{a:.4g}" for a in inception_scores),
+            "without the interval IS rises with every step of guidance", all_of([step.above(0) for step in steps]),
+            ", ".join(f"{fmean(score):.4g}" for score in zip(*scores, strict=True)),
             "IS is at most the number of classes, and so is nearly full with ten",
         ),
     ]  # fmt: skip
@@ -47,8 +50,9 @@ def claims(table: Table) -> list[Claim]:
 
 def figure(table: Table) -> bytes | None:
     def panel(key: str) -> list[tuple[str, list[float], list[float]]]:
-        curves = {words: curve(table, interval) for interval, words in INTERVALS.items()}
-        return [(words, [p["guidance"] for p in points], [p[key] for p in points]) for words, points in curves.items()]
+        guidance = curves(table, WHOLE, "guidance")[0]
+        means = {words: curves(table, interval, key) for interval, words in INTERVALS.items()}
+        return [(words, guidance, [fmean(seeds) for seeds in zip(*found, strict=True)]) for words, found in means.items()]
 
     return lines([("guidance", "FID", panel("fid")), ("guidance", "IS", panel("inception_score"))])
 

@@ -1,7 +1,7 @@
 """Table 10: pre-conditioned predictions (EDM's, and a linear one) against x-prediction, under the three losses."""
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction import Cell, Claim, Experiment, Table, at_least
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale, baseline
 from justimage.reproduction.training_job import TrainAndScore
@@ -22,10 +22,9 @@ def cells(s: Scale) -> list[Cell]:
 def claims(table: Table) -> list[Claim]:
     found = []
     for loss in PAPER:
-        x, edm, linear = (table(loss=loss, prediction=p) for p in PREDICTIONS)
-        evidence = f"x {x:.3g}; EDM-style {edm:.3g}, linear {linear:.3g}"
+        x, *others = (table.cell(loss=loss, prediction=p) for p in PREDICTIONS)
         sentence = f"{loss}-loss: x-prediction is better than both pre-conditioned ones, twice"
-        found.append(Claim(sentence, 2 * x < min(edm, linear), evidence))
+        found.append(at_least(sentence, table, min(others, key=table.number), x, 2))
     return found
 
 

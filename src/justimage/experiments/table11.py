@@ -4,7 +4,7 @@ from justimage.recipe import Recipe, with_values
 from justimage.reproduction import Cell, Claim, Experiment, Table, better
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import TrainAndScore
+from justimage.reproduction.training_job import with_seeds
 
 NETWORKS = "B/16", "L/16"
 LOSSES = {False: "v-loss only", True: "with classification loss"}
@@ -25,7 +25,7 @@ def cells(s: Scale) -> list[Cell]:
         return with_class_loss(s.recipe(name), s.name == "paper") if class_loss else s.recipe(name)
 
     return [
-        Cell(dict(class_loss=class_loss, network=name), [TrainAndScore(recipe(name, class_loss))], paper)
+        Cell(dict(class_loss=class_loss, network=name), with_seeds(recipe(name, class_loss), s.seeds), paper)
         for class_loss, row in PAPER.items()
         for name, paper in zip(NETWORKS, row, strict=True)
     ]

@@ -1,9 +1,10 @@
 """Table 13: FID, IS, precision and recall of the sizes."""
 
-from justimage.reproduction import Cell, Claim, Experiment, Table
+from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, format_interval
+from justimage.reproduction.intervals import Interval
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import TrainAndScore
+from justimage.reproduction.training_job import with_seeds
 
 METRICS = {"fid": "FID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
 PAPER = {  # ImageNet 256, 600 epochs
@@ -16,22 +17,25 @@ PAPER = {  # ImageNet 256, 600 epochs
 
 def cells(s: Scale) -> list[Cell]:
     return [
-        Cell(dict(network=name), [TrainAndScore(s.recipe(name, 600))], paper, metric)
+        Cell(dict(network=name), with_seeds(s.recipe(name, 600), s.seeds), paper, metric)
         for name, row in PAPER.items()
         for metric, paper in zip(METRICS, row, strict=True)
     ]
 
 
 def claims(table: Table) -> list[Claim]:
-    def both(metric: str) -> tuple[float, float, str]:
-        small, large = table(network="B/16", metric=metric), table(network="G/16", metric=metric)
-        return small, large, f"B {small:.3g}, G {large:.3g}"
+    def change(metric: str) -> tuple[Interval, str]:
+        g, b = (table.cell(network=name, metric=metric) for name in ("G/16", "B/16"))
+        found = table.difference(g, b)
+        return found, f"B {table.number(b):.3g}, G {table.number(g):.3g}: {format_interval(found, 'by')}"
 
-    fid, recall, precision = both("fid"), both("recall"), both("precision")
+    (recall, by), (precision, by_there) = change("recall"), change("precision")
+    g, b = (table.cell(network=name, metric="fid") for name in ("G/16", "B/16"))
+    within = precision.above(-0.1), precision.below(0.1)
     return [
-        Claim("FID is better with size", fid[1] < fid[0], fid[2]),
-        Claim("recall is better with size", recall[1] > recall[0], recall[2]),
-        Claim("precision hardly changes (by less than 0.1)", abs(precision[1] - precision[0]) < 0.1, precision[2]),
+        better("FID is better with size", table, g, b),
+        Claim("recall is better with size", recall.above(0), by),
+        Claim("precision hardly changes (by less than 0.1)", all_of(within), by_there),
     ]
 
 

@@ -4,7 +4,7 @@ from justimage.recipe import with_values
 from justimage.reproduction import Cell, Claim, Experiment, Table, better
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import TrainAndScore
+from justimage.reproduction.training_job import with_seeds
 
 STEPS = {  # what each row has; footnote 5, then the table
     "no SwiGLU, no RMSNorm": dict(rope=False, qk_norm=False, context_tokens=0, mlp="gelu", norm="layer"),
@@ -26,7 +26,7 @@ def cells(s: Scale) -> list[Cell]:
     return [
         Cell(
             dict(step=step, network=name, interval=interval),
-            [TrainAndScore(with_values(s.recipe(name), **values, interval=interval))],
+            with_seeds(with_values(s.recipe(name), **values, interval=interval), s.seeds),
             paper,
         )
         for step, values in STEPS.items()

@@ -10,12 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, NamedTuple, Protocol, TypeVar
+from statistics import fmean, mean, stdev
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from justimage import progress
 from justimage.generate import short_hash
 from justimage.progress import Progress
+from justimage.reproduction.intervals import Interval, Residuals, Z, residuals
 from justimage.reproduction.scales import Scale
 
 T = TypeVar("T")
@@ -92,10 +93,14 @@ class Claim(NamedTuple):
 
     sentence: str
     holds: bool | None
-    """None where the difference is within the noise"""
+    """None where the bound is within the noise"""
     evidence: str
     why: str = ""
     """a reason why it may not hold at a small scale"""
+    margin: Interval | None = None
+    """how many times the number that it is about is on its side of the bound: above 1 it holds"""
+    paper_margin: float | None = None
+    """the same of the paper's numbers"""
 
     @property
     def verdict(self) -> str:
@@ -190,24 +195,88 @@ class Table:
         """The number of a cell, the mean over its seeds."""
         return mean(self.numbers(cell))
 
-    def noise(self, cell: Cell) -> float:
-        """The standard deviation of a cell's number: over seeds where there are several, else over other samples."""
+    def deviation(self, cell: Cell) -> float:
+        """The standard deviation of a cell's number over other samples; over seeds where there are several."""
         if len(cell.jobs) > 1:
-            return stdev(self.numbers(cell)) / math.sqrt(len(cell.jobs))
+            return stdev(self.numbers(cell))
         return self.results_of(cell)[0].get("deviations", {}).get(cell.metric) or 0.0
 
+    def residuals(self, metric: str, logarithms: bool) -> Residuals | None:
+        """The noise between seeds of all cells that have this metric and the most seeds; None with fewer than two seeds."""
+        most = max((len(cell.jobs) for cell in self.select(metric=metric)), default=0)
+        rows = [self.numbers(cell) for cell in self.select(metric=metric) if len(cell.jobs) == most]
+        rows = [row for row in rows if all(0 < value < math.inf for value in row)] if logarithms else rows
+        return residuals([list(map(math.log, row)) for row in rows] if logarithms else rows)
 
-def at_least(sentence: str, larger: float, smaller: float, factor: float, why: str = "") -> Claim:
-    """The claim that one number is at least `factor` times another."""
-    ratio = larger / smaller if smaller else math.inf
-    return Claim(sentence, ratio >= factor, f"{larger:.3g} against {smaller:.3g}: {ratio:.3g} times", why)
+    def difference(self, a: Cell, b: Cell) -> Interval:
+        """The number of one cell less another's."""
+        value, noise = self.number(a) - self.number(b), self.residuals(a.metric, logarithms=False)
+        if noise:
+            error = noise.error(len(a.jobs), len(b.jobs))
+        else:
+            error = Z * math.hypot(self.deviation(a), self.deviation(b))
+        return Interval(value - error, value, value + error)
+
+    def ratio(self, a: Cell, b: Cell) -> Interval:
+        """The number of one cell over another's, both positive: the quotient of their geometric means over seeds."""
+        x, y = (math.exp(fmean(map(math.log, n))) if min(n := self.numbers(c)) > 0 else 0.0 for c in (a, b))
+        value = x / y if y else math.inf
+        if not 0 < value < math.inf:
+            return Interval(value, value, value)
+        noise = self.residuals(a.metric, logarithms=True)
+        if noise:
+            error = noise.error(len(a.jobs), len(b.jobs))
+        else:
+            error = Z * math.hypot(self.deviation(a) / x, self.deviation(b) / y)
+        return Interval(value * math.exp(-error), value, value * math.exp(error))
+
+
+def format_interval(interval: Interval, kind: Literal["times", "by", ""] = "times") -> str:
+    """The number, and its bounds where they differ from it."""
+    low, value, high = (f"{number:.3g}" for number in interval)
+    bounds = f" ({low} to {high})" if interval.low < interval.high else ""
+    return {"times": f"{value} times", "by": f"by {value}", "": value}[kind] + bounds
+
+
+def all_of(verdicts: Sequence[bool | None]) -> bool | None:
+    """Whether all hold: not where one does not, and None where that is open."""
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def at_most(sentence: str, table: Table, cell: Cell, other: Cell, factor: float, why: str = "") -> Claim:
+    """The claim that one cell's number is less than `factor` times another's; inconclusive where the interval holds it."""
+    margin, paper = table.ratio(other, cell).times(factor), paper_ratio(other, cell)
+    return Claim(sentence, margin.above(1), numbers_of(table, cell, other), why, margin, paper and paper * factor)
+
+
+def at_least(sentence: str, table: Table, larger: Cell, smaller: Cell, factor: float, why: str = "") -> Claim:
+    """The claim that one cell's number is at least `factor` times another's; inconclusive where the interval holds it."""
+    margin, paper = table.ratio(larger, smaller).times(1 / factor), paper_ratio(larger, smaller)
+    return Claim(sentence, margin.above(1), numbers_of(table, larger, smaller), why, margin, paper and paper / factor)
 
 
 def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -> Claim:
-    """The claim that one cell's number is below another's; inconclusive within two deviations of the difference."""
-    a, b, noise = table.number(less), table.number(more), 2 * math.hypot(table.noise(less), table.noise(more))
-    evidence = f"{a:.3g} against {b:.3g}" + (f", two deviations are {noise:.2g}" if noise else "")
-    return Claim(sentence, None if noise and abs(a - b) < noise else a < b, evidence, why)
+    """The claim that one cell's number is below another's.
+
+    It holds where the whole interval of their ratio is below 1. It does not hold where the interval leaves out half of the
+    paper's effect (in logarithms) and all beyond it; or all below 1, where the paper has no numbers. Else it is inconclusive.
+    """
+    margin, paper = table.ratio(more, less), paper_ratio(more, less)
+    half = math.sqrt(paper) if paper and paper > 1 else 1.0
+    holds = margin.above(1) or (False if margin.high <= half else None)
+    return Claim(sentence, holds, numbers_of(table, less, more), why, margin, paper)
+
+
+def numbers_of(table: Table, a: Cell, b: Cell) -> str:
+    """Two numbers and their ratio, beside the paper's."""
+    paper = paper_ratio(a, b)
+    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {format_interval(table.ratio(a, b))}"
+    return evidence + (f", {paper:.3g} in the paper" if paper else "")
+
+
+def paper_ratio(a: Cell, b: Cell) -> float | None:
+    """The paper's numbers of two cells, divided."""
+    return a.paper / b.paper if a.paper and b.paper else None
 
 
 def hash_of(*facts: Any) -> str:

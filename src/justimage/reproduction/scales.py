@@ -1,6 +1,7 @@
-"""The three scales at which an experiment is run: the paper's names ("B/16") stand for other networks and images at each.
+"""The four scales at which an experiment is run: the paper's names ("B/16") stand for other networks and images at each.
 
 laptop   two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
+overnight   two CPU cores, hours: textured digits of 64 x 64, a hundred classes, three seeds where an effect is small
 gpu      one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
 paper    Table 9 on ImageNet
 """
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from justimage import recipe as recipes
+from justimage.data import BUILT_IN
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.recipe import IMAGENET, Checkpointing, Logging, OnlineEvaluation, Parallelism, Recipe, Training, with_values
 from justimage.sampling import Sampling
 from justimage.transformer import Architecture
 
-ScaleName = Literal["laptop", "gpu", "paper"]
+ScaleName = Literal["laptop", "overnight", "gpu", "paper"]
 Size = dict[str, Any]
 
 
@@ -62,6 +64,8 @@ class Scale:
     parallelism: Parallelism = Parallelism()
     logging: Logging = Logging()
     checkpoint: Checkpointing = Checkpointing()
+    seeds: int = 1
+    """trainings of each row whose effect is small"""
     classifier: dict[str, Any] = field(default_factory=dict)
     """of the classifier: width, features, images to train on, batch"""
 
@@ -123,6 +127,27 @@ LAPTOP = Scale(
     classifier=dict(width=16, features=64, images=20_000, batch=64),
 )  # fmt: skip
 
+OVERNIGHT = replace(
+    LAPTOP,
+    name="overnight",
+    data="textured-digits",
+    scoring=Scoring(search_count=1_000, count=5_000, step=0.5, coarse_to_fine=False, feature_size=64),
+    shapes={4: (16, 4), 16: (64, 16), 32: (128, 32), 64: (256, 64)},
+    noise=64,
+    sizes={
+        "B": dict(width=96, depth=6, heads=4, bottleneck=32, context_tokens=8, context_start=2, dropout=0.0),
+        "L": dict(width=128, depth=8, heads=4, bottleneck=32, context_tokens=8, context_start=2, dropout=0.0),
+        "H": dict(width=160, depth=10, heads=5, bottleneck=64, context_tokens=8, context_start=3, dropout=0.0),
+        "G": dict(width=192, depth=12, heads=6, bottleneck=64, context_tokens=8, context_start=3, dropout=0.0),
+    },
+    images={200: 150_000, 600: 150_000},
+    training=replace(LAPTOP.training, learning_rate=3e-3, precision="bf16"),
+    sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
+    parallelism=Parallelism(compile=True, workers=0),
+    seeds=3,
+    classifier=dict(width=16, features=64, images=60_000, batch=64),
+)  # fmt: skip
+
 GPU = Scale(
     name="gpu",
     data="cifar10.zip",
@@ -160,7 +185,7 @@ PAPER = Scale(
 PATIENCE, FID_EVERY = 60 * IMAGENET, 20 * IMAGENET
 """The paper stops G "when the monitored FID begins to degrade"; these numbers are ours."""
 
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, GPU, PAPER)}
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, OVERNIGHT, GPU, PAPER)}
 
 
 def with_data(scale: Scale, data: str, features: str = "", reference: str = "") -> Scale:
@@ -169,7 +194,7 @@ def with_data(scale: Scale, data: str, features: str = "", reference: str = "") 
     scale = replace(scale, **{k: v for k, v in given.items() if v})
     if not data:
         return scale
-    channels = 1 if data == "digits" else 3
+    channels = 1 if data in BUILT_IN else 3
     for side, _ in scale.shapes.values():
         place = Path(data.replace("{size}", str(side))).expanduser()
         if is_store(place):

@@ -8,6 +8,8 @@ from typing import Any
 
 from justimage import disk
 from justimage.reproduction import Cell, Claim, Table
+from justimage.reproduction.claims_page import write_claims
+from justimage.reproduction.intervals import seeds_needed
 from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
@@ -28,7 +30,7 @@ def format_cell(table: Table, cell: Cell) -> str:
     if len(numbers) > 1:
         spread = f" ({format_number(min(numbers))} to {format_number(max(numbers))})"
     else:
-        spread = f" ± {table.noise(cell):.1g}" if table.noise(cell) else ""
+        spread = f" ± {table.deviation(cell):.1g}" if table.deviation(cell) else ""
     return f"{paper}**{format_number(sum(numbers) / len(numbers))}**{spread}"
 
 
@@ -45,6 +47,26 @@ def claims_list(claims: Sequence[Claim]) -> list[str]:
     """The claims in Markdown, with their verdicts."""
     reasons = [f" Why it might be: {c.why}." if c.why and c.holds is not True else "" for c in claims]
     return [f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}" for c, why in zip(claims, reasons, strict=True)]
+
+
+def power_text(table: Table, claims: Sequence[Claim]) -> str:
+    """What the seeds of a table can tell, and how many the paper's effects take; empty with one seed."""
+    noise = table.residuals("fid", logarithms=True)
+    seeds = max(len(cell.jobs) for cell in table.select(metric="fid")) if noise else 0
+    if noise is None or not seeds:
+        return ""
+    cells = noise.freedom // (seeds - 1) + 1
+    tells = math.expm1(noise.error(seeds, seeds))
+    needed = [
+        f"{c.sentence} ({1 / c.paper_margin:.3g}): {seeds_needed(noise, cells, math.log(c.paper_margin)) or 'over 100'}"
+        for c in claims
+        if c.paper_margin and c.paper_margin > 1 and c.margin
+    ]
+    text = (
+        f"Power: between seeds FID deviates by {noise.deviation:.1%}, {noise.freedom} degrees of freedom, what all cells of a "
+        f"seed have in common left out; so {seeds} seeds tell two cells apart that differ by {tells:.1%}."
+    )
+    return text + (f" Seeds that the paper's effects take: {'; '.join(needed)}." if needed else "")
 
 
 def protocol_text(table: Table) -> str:
@@ -67,17 +89,9 @@ def protocol_text(table: Table) -> str:
         f"averages {join(e for r in recipes for e in r.training.ema)}; "
         f"{search}; {join(r.sampling.steps for r in recipes)} steps of Heun; FID in the space of {space}"
         + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
-        + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most."
+        + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most. In a claim, the 95 % "
+        "interval of a ratio follows it."
     )
-
-
-def write_claims(folder: Path) -> None:
-    """Write claims.md: the claims of all experiments that a folder holds, in one table."""
-    lines = ["# Claims", "", "| | claim | here |", "|---|---|---|"]
-    for path in sorted(folder.glob("*.json")):
-        for c in disk.read_json(path).get("claims", []):
-            lines.append(f"| [{path.stem}]({path.stem}.md) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
-    disk.write(folder / "claims.md", "\n".join([*lines, ""]).encode())
 
 
 def write_results(name: str, table: Table, folder: Path, seconds: float, command: str) -> list[Claim]:
@@ -123,6 +137,7 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         "\n".join(claims_list(claims)),
         f"![{e.title}]({name}.png)" if figure else "",
         e.notes,
+        power_text(table, claims),
         protocol_text(table),
         f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.",
     ]

@@ -67,7 +67,7 @@ class TrainAndScore:
     def key(self, lab: Lab) -> str:
         s, stored = lab.scale, recipes.to_json(self.recipe)
         sampled = [self.reference_size, self.sampling_t_clip, self.emas, self.full_grid, self.classes]
-        sampled += [stored["sampling"], stored["training"]["sample_ema"]]
+        sampled += [stored["sampling"], stored["training"]["sample_ema"], self.first_seed(s)]
         return hash_of(self.group(lab), sampled, self.feature_size(s), vars(s.scoring), s.features, s.reference, s.classifier)
 
     @property
@@ -100,7 +100,7 @@ class TrainAndScore:
     def score(self, lab: Lab) -> progress.Job[Result]:
         """Find the best guidance and average, compute all scores there, and store some samples."""
         s, sampler = lab.scale.scoring, (yield from self.feature_sampler(lab))
-        generator, job, curve = sampler.generator, self.sample_job(sampler.generator), []
+        generator, job, curve = sampler.generator, self.sample_job(sampler.generator, lab), []
         if generator.recipe.model.classes:
             emas = self.emas or generator.emas
             search = Search(sampler, job, s.search_count, emas, [job.sampling.interval], LOW, HIGH, s.step)
@@ -126,21 +126,26 @@ class TrainAndScore:
         """Open the trained network and the reference to score it against."""
         run, side = lab.run_dir(self), self.reference_size
         device = torch.device(lab.device)
-        precision: Precision = "fp32" if device.type == "cpu" or self.recipe.training.precision == "fp32" else "bf16"
-        generator = ImageGenerator(checkpoint_to_score(run, self.recipe.checkpoint), device, precision)
+        precision: Precision = "fp32" if self.recipe.training.precision == "fp32" else "bf16"
+        compiled = device.type == "cpu" and self.recipe.parallelism.compile
+        generator = ImageGenerator(checkpoint_to_score(run, self.recipe.checkpoint), device, precision, compiled)
         extractor = scoring.extractor(lab, side, self.feature_size(lab.scale))
         reference = yield from scoring.reference(lab, extractor, side, self.recipe.model.channels)
         resize = (side, side) if (side, side) != self.recipe.model.size else None
         return FeatureSampler(generator, extractor, reference, run / "evaluations", resize)
 
-    def sample_job(self, generator: ImageGenerator) -> SampleJob:
+    def first_seed(self, scale: Scale) -> int:
+        """The seed of the first sample: networks trained with one seed are sampled from the same noise."""
+        return self.recipe.training.seed * scale.scoring.count
+
+    def sample_job(self, generator: ImageGenerator, lab: Lab) -> SampleJob:
         """The samples to score, before the best guidance and average are known."""
         recipe, sampling = generator.recipe, self.recipe.sampling
         if self.sampling_t_clip is not None:
             sampling = replace(sampling, t_clip=self.sampling_t_clip)
         if not recipe.model.classes:
             sampling = replace(sampling, guidance=1.0)
-        return generator.make_job(recipe.training.sample_ema, sampling=sampling)
+        return generator.make_job(recipe.training.sample_ema, sampling=sampling, seed=self.first_seed(lab.scale))
 
     def save_samples(self, lab: Lab, generator: ImageGenerator, job: SampleJob) -> None:
         """Store the images that figures show, uint8, with their classes."""
@@ -162,9 +167,9 @@ def load_samples(lab: Lab, job: Job) -> tuple[Tensor, list[int]] | None:
         return torch.from_numpy(arrays["images"]), arrays["classes"].tolist()
 
 
-def with_seeds(recipe: Recipe, seeds: int) -> list[TrainAndScore]:
-    """The same training with the seeds 0, 1, ..."""
-    return [TrainAndScore(with_values(recipe, seed=seed)) for seed in range(seeds)]
+def with_seeds(recipe: Recipe, seeds: int, **options: Any) -> list[TrainAndScore]:
+    """The same training with the seeds 0, 1, ...; `options` as of TrainAndScore."""
+    return [TrainAndScore(with_values(recipe, seed=seed), **options) for seed in range(seeds)]
 
 
 def run_training_job(recipe: Recipe, folder: Path, device: str, **given: Any) -> progress.Job[None]:

@@ -1,0 +1,64 @@
+"""The textured digits: the same everywhere, at any size, and no two alike."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from justimage import data
+from justimage.data import built_in as module
+from justimage.data.images import Crop
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "IMAGES", 200)
+    module.textured_digits.cache_clear()
+    yield
+    module.textured_digits.cache_clear()
+
+
+def test_an_image_depends_on_its_number_alone(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = data.textured_digits((32, 32))
+    monkeypatch.setattr(module, "CHUNK", 50)
+    module.textured_digits.cache_clear()
+    again = data.textured_digits((32, 32))
+    assert torch.equal(first.images, again.images) and first.fingerprint == again.fingerprint
+    assert len({hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in first.images}) == 200
+    assert first.labels.tolist() == [i % 100 for i in range(200)]
+    assert first.class_names[37] == "3 on waves" and len(set(first.class_names)) == 100
+
+
+def test_a_larger_one_shows_the_same_with_more_detail(few: None) -> None:
+    small, large = (data.textured_digits((side, side)) for side in (64, 128))
+    assert small.fingerprint != large.fingerprint
+    halved = F.avg_pool2d(large.images.float(), 2)
+    error = (halved - small.images).abs().mean((1, 2, 3))
+    assert error.max() < 12 and error.mean() < 4
+    other = (halved - small.images.roll(100, 0)).abs().mean((1, 2, 3))  # the same classes, other images
+    assert other.min() > error.max()
+    lost = F.interpolate(halved, scale_factor=2, mode="bicubic", antialias=True) - large.images
+    assert lost.abs().mean() > 1.5  # what scaling down has taken
+
+
+def test_each_of_two_digits_is_there_and_the_texture_is_behind(few: None) -> None:
+    """Where a class's texture is plain, what differs from it are two strokes at two places."""
+    source = data.textured_digits((64, 64))
+    plain = source.images[source.labels % 10 == 0].float()[:, 0]
+    edges = (plain.diff(dim=1)[:, :, :-1].abs() + plain.diff(dim=2)[:, :-1].abs()) > 40
+    assert (edges.flatten(1).sum(1) > 30).all()
+    rows = source.images[source.labels % 10 == 1].float()[:, 0]
+    across, along = rows.diff(dim=1).abs().mean(), rows.diff(dim=2).abs().mean()
+    assert across > 1.2 * along
+
+
+def test_it_is_data_like_any_other(few: None) -> None:
+    source = data.open_source("textured-digits", Crop((16, 16), 1))
+    assert source.shape == (1, 16, 16) and len(source) == 200
+    images, labels = source.batch(np.arange(4))
+    assert images.dtype == torch.uint8 and labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="the textured-digits have 1 channel; the recipe asks for 3"):
+        data.open_source("textured-digits", Crop((16, 16), 3))
