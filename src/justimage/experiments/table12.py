@@ -21,7 +21,7 @@ def claims(table: Table) -> list[Claim]:
     small, large = dict.fromkeys(cell.params["scored"] for cell in table.cells)
     expert, scaled = (table.cell(network=name, scored=small) for name in PAPER)
     scaled_up, expert_up = (table.cell(network=name, scored=large) for name in PAPER)
-    bound, flat = "each size has its own training", "digits, 8 x 8 at heart, have no detail to lose; textured-digits have"
+    bound, flat = "each size has its own training", table.on_laptop("digits, 8 x 8 at heart, have no detail to lose")
     return [
         at_most("scaled down, the larger model is within a fifth of the expert", table, scaled, expert, 1.2, bound),
         at_least("scaled up, the smaller model is worse than the expert by a fifth", table, scaled_up, expert_up, 1.2, flat),

@@ -38,14 +38,15 @@ def claims(table: Table) -> list[Claim]:
     first, base, rope, last = (table.cell(step=step, network="B/16", interval=WHOLE) for step in STEPS)
     with_interval = table.cell(step="+ in-context tokens", network="B/16", interval=PART)
     larger = table.cell(step="+ in-context tokens", network="L/16", interval=WHOLE)
-    small = "a sequence of four patches leaves little to positions and to class tokens"
-    few_steps = "with 12 steps the interval leaves out two of them"
+    small = table.on_laptop("a sequence of four patches leaves little to positions and to class tokens")
+    few_steps = "with 12 steps the interval leaves out few of them"
+    learnt = table.on_laptop("both have learnt ten digits")
     return [
         better("SwiGLU and RMSNorm help (footnote 5)", table, base, first, small),
         better("RoPE and qk-norm help", table, rope, base, small),
         better("in-context class tokens help", table, last, rope, small),
         better("the guidance interval helps", table, with_interval, last, few_steps),
-        better("the larger network is better", table, larger, last, "both have learnt ten digits"),
+        better("the larger network is better", table, larger, last, learnt),
     ]
 
 

@@ -26,7 +26,7 @@ def cells(s: Scale) -> list[Cell]:
 
 
 def claims(table: Table) -> list[Claim]:
-    found, why = [], "a small set is learnt by the smallest; the larger ones have no more to gain"
+    found, why = [], table.on_laptop("a small set is learnt by the smallest; the larger ones have no more to gain")
     for patch, epochs in PAPER:
         if column := table.select(patch=patch, epochs=epochs):
             title, (b, large, _, g) = table.column(column[0]), column

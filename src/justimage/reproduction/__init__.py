@@ -195,6 +195,10 @@ class Table:
         """The number of a cell, the mean over its seeds."""
         return mean(self.numbers(cell))
 
+    def on_laptop(self, reason: str) -> str:
+        """A reason why a claim may not hold, where it is one of the laptop's scale; `overnight` has what that lacks."""
+        return f"{reason}; see --scale overnight" if self.lab.scale.name == "laptop" else ""
+
     def deviation(self, cell: Cell) -> float:
         """The standard deviation of a cell's number over other samples; over seeds where there are several."""
         if len(cell.jobs) > 1:
