@@ -32,12 +32,14 @@ examples:
   justimage reproduce fig2                               the toy experiment, in minutes
   justimage reproduce table2 fig7 table10                several; what they share is trained once
   justimage reproduce table2 --data photos/              the same on your own images
+  justimage reproduce table4 table11 --scale overnight   what ten easy classes cannot tell
   justimage reproduce table2 --scale gpu --data cifar10.zip
   justimage reproduce table6 --scale paper --gpus 64 --gpu-type h100     the exact trainings, as commands for a cluster
   justimage reproduce all
   justimage reproduce mine.py                            an experiment of your own (docs/reproduce.md)
 
-laptop: two CPU cores, minutes. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the
+laptop: two CPU cores, minutes. overnight: two CPU cores, hours; textured digits, a hundred classes, three seeds where an effect
+is small. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the
 trainings that are left, as torchrun commands, with their cost; when all are finished, the same command scores them. Every
 training and score is stored in --out: stopped or killed, the same command resumes; several GPUs (or cores) share the rows.
 Writes OUT/NAME.md, OUT/NAME.json and OUT/NAME.png, and the claims of all experiments so far into OUT/claims.md."""
@@ -53,7 +55,7 @@ class ReproduceOptions:
     """size of networks, images and trainings"""
     data: str = ""
     """images with classes, as train takes them; {size} stands for the image size, where there is a store for each
-    [digits; cifar10.zip; stores/imagenet-{size}]"""
+    [digits; textured-digits; cifar10.zip; stores/imagenet-{size}]"""
     out: Path | None = None
     """the folder for everything [reproduced/SCALE]"""
     features: str = ""
@@ -215,8 +217,8 @@ def print_list(scale: Scale, gpus: int, gpu_type: str) -> None:
         if scale.name == "paper" and images:
             days = sum(run.gpu_days for run in remaining(jobs, lab, gpus, gpu_type))
             takes += f"; {days:,.0f} days of one {gpu_type} (planned)"
-        if scale.name == "laptop" and e.minutes:
-            takes += f"; {e.minutes:g} minutes on two cores"
+        if minutes := e.minutes.get(scale.name):
+            takes += f"; {minutes:g} minutes on two cores"
         print(f"{name:{width}} {e.title}\n{'':{width}} {e.expects}\n{'':{width}} takes {takes}\n")
     print("justimage reproduce NAME ... runs it; what several share is trained once")
 

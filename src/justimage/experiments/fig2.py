@@ -91,5 +91,5 @@ EXPERIMENT = Experiment(
     "around the curve with a deviation of 0.03, 0.024 away in the mean. The curve is found where both distances are less than "
     "those of points with a deviation of 0.05: 0.0405 and 0.0137. The picture shows samples projected back by the matrix that "
     "buried the curve, which no network was given.",
-    minutes=8,
+    minutes={"laptop": 8},
 )  # fmt: skip

@@ -40,5 +40,5 @@ EXPERIMENT = Experiment(
     expects="Better with size, at both resolutions.",
     cells=cells, claims=claims, figure=by_row,
     row="{size}", column="/{patch}, {epochs} epochs",
-    minutes=10,
+    minutes={"laptop": 10},
 )  # fmt: skip

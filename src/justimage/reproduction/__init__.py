@@ -126,8 +126,8 @@ class Experiment:
     """how labels spell the values of a parameter, where not as they are: {"t_clip": {0.0: "none"}}"""
     notes: str = ""
     """differences from the paper, and other remarks"""
-    minutes: float = 0.0
-    """on two idle CPU cores, as measured (docs/reproduce.md)"""
+    minutes: dict[str, float] = field(default_factory=dict)
+    """by scale, on two idle CPU cores, as measured (docs/reproduce.md)"""
 
 
 @dataclass(frozen=True)
