@@ -77,7 +77,8 @@ DATA = {
     "arrays": {"source"},
     "files": {"images", "source", "tars", "hf_table"},
     "stream": {"source", "arrays"},
-    "prepare": {"arrays", "files", "images", "source", "store"},
+    "built_in": {"arrays"},
+    "prepare": {"arrays", "built_in", "files", "images", "source", "store"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""
 CORE = {"torch", "numpy", "PIL", "safetensors", "tyro", "rich", "justimage"}

@@ -371,7 +371,7 @@ def test_a_part_of_the_curve_is_near_it_and_does_not_cover_it(part: tuple[float,
     """By the bounds of Fig. 2; and points that cover it while some stray fail the other way."""
     near, covered = blur_distances(BLUR)
     assert near == pytest.approx(BLUR * math.sqrt(2 / math.pi), rel=0.05) and covered < near
-    assert f"a deviation of 0.05: {format_number(near)} and {format_number(covered)}." in experiment("fig2").notes
+    assert f"blurred: {format_number(near)} and {format_number(covered)}." in experiment("fig2").notes
     u = torch.linspace(*part, POINTS)
     to, of = (float(way.mean()) for way in curve_distances(spiral(u), torch.eye(2)))
     assert to < near / 10 and of > 1.5 * covered

@@ -86,13 +86,13 @@ def textured_digits(size: tuple[int, int]) -> ArraySource:
     images = torch.empty(IMAGES, 1, *size, dtype=torch.uint8)
     for start in range(0, IMAGES, CHUNK):
         chunk = slice(start, start + CHUNK)
-        images[chunk, 0] = draw(np.arange(start, start + CHUNK), labels[chunk], small.images, by_digit, size)
+        images[chunk, 0] = draw_textured(np.arange(start, start + CHUNK), labels[chunk], small.images, by_digit, size)
     names = [f"{digit} on {texture}" for digit in range(10) for texture in TEXTURES]
     facts = [small.fingerprint, IMAGES, SEED, COPIES, DISTANCE, SIDE, PERIODS, CONTRAST, SUPERSAMPLING, names, size]
     return ArraySource(images, labels, names, hashlib.sha256(repr(facts).encode()).hexdigest())
 
 
-def draw(indices: np.ndarray, labels: Tensor, ink: Tensor, by_digit: list[Tensor], size: tuple[int, int]) -> Tensor:
+def draw_textured(indices: np.ndarray, labels: Tensor, ink: Tensor, by_digit: list[Tensor], size: tuple[int, int]) -> Tensor:
     """Images (b, height, width), uint8, of b indices and classes."""
 
     def random(what: str, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -4,7 +4,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, format_interval
+from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, with_bounds
 from justimage.reproduction.intervals import mean_interval
 from justimage.reproduction.plots import lines
 from justimage.reproduction.scales import Scale
@@ -39,7 +39,7 @@ def claims(table: Table) -> list[Claim]:
         better("the best FID is better with the interval", table, best_part, best, few_steps),
         Claim(
             "to the strongest guidance FID rises less with the interval", less.below(0),
-            f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {format_interval(less, '')}",
+            f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {with_bounds(less, '')}",
         ),
         Claim(
             "without the interval IS rises with every step of guidance", all_of([step.above(0) for step in steps]),

@@ -1,7 +1,7 @@
 """Beyond the paper: the lower bound of 1 - t in sampling, against the score."""
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, format_interval
+from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, with_bounds
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
 from justimage.reproduction.training_job import with_seeds
@@ -32,7 +32,7 @@ def claims(table: Table) -> list[Claim]:
         found.append(
             Claim(
                 f"{name}: without the clip FID differs from the authors', by 5 % or more",
-                None if unchanged is None else not unchanged, f"{evidence}; {format_interval(none_to_authors)}",
+                None if unchanged is None else not unchanged, f"{evidence}; {with_bounds(none_to_authors)}",
             )
         )  # fmt: skip
     return found

@@ -1,6 +1,6 @@
 """Table 13: FID, IS, precision and recall of the sizes."""
 
-from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, format_interval
+from justimage.reproduction import Cell, Claim, Experiment, Table, all_of, better, with_bounds
 from justimage.reproduction.intervals import Interval
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
@@ -27,7 +27,7 @@ def claims(table: Table) -> list[Claim]:
     def change(metric: str) -> tuple[Interval, str]:
         g, b = (table.cell(network=name, metric=metric) for name in ("G/16", "B/16"))
         found = table.difference(g, b)
-        return found, f"B {table.number(b):.3g}, G {table.number(g):.3g}: {format_interval(found, 'by')}"
+        return found, f"B {table.number(b):.3g}, G {table.number(g):.3g}: {with_bounds(found, 'by')}"
 
     (recall, by), (precision, by_there) = change("recall"), change("precision")
     g, b = (table.cell(network=name, metric="fid") for name in ("G/16", "B/16"))

@@ -1,7 +1,7 @@
 """Table 2: nine combinations of what is predicted and where the error is measured, on large and on small patches."""
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table, at_least, format_interval
+from justimage.reproduction import Cell, Claim, Experiment, Table, at_least, with_bounds
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale, baseline
 from justimage.reproduction.training_job import with_seeds
@@ -42,7 +42,7 @@ def claims(table: Table) -> list[Claim]:
     wide, narrow = table.ratio(most(large), least(large)), table.ratio(most(small), least(small))
     closer = wide.over(narrow)
     better = "on large patches every x-prediction is better than every eps- and v-prediction, 3 times at least"
-    evidence = f"{wide.value:.3g} on large patches, {narrow.value:.3g} on small ones: {format_interval(closer)}"
+    evidence = f"{wide.value:.3g} on large patches, {narrow.value:.3g} on small ones: {with_bounds(closer)}"
     return [
         at_least(better, table, least(eps + v), most(x), 3),
         Claim(

@@ -235,7 +235,7 @@ class Table:
         return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
-def format_interval(interval: Interval, kind: Literal["times", "by", ""] = "times") -> str:
+def with_bounds(interval: Interval, kind: Literal["times", "by", ""] = "times") -> str:
     """The number, and its bounds where they differ from it."""
     low, value, high = (f"{number:.3g}" for number in interval)
     bounds = f" ({low} to {high})" if interval.low < interval.high else ""
@@ -274,7 +274,7 @@ def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -
 def numbers_of(table: Table, a: Cell, b: Cell) -> str:
     """Two numbers and their ratio, beside the paper's."""
     paper = paper_ratio(a, b)
-    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {format_interval(table.ratio(a, b))}"
+    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {with_bounds(table.ratio(a, b))}"
     return evidence + (f", {paper:.3g} in the paper" if paper else "")
 
 

@@ -59,7 +59,7 @@ def mean_interval(numbers: list[float]) -> Interval:
 
 
 class Residuals(NamedTuple):
-    """What is left of the cells' numbers, by seed, without the effects of cell and seed."""
+    """The remainder of the cells' numbers, by seed, without the effects of cell and seed."""
 
     deviation: float
     freedom: int

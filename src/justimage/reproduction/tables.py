@@ -50,7 +50,7 @@ def claims_list(claims: Sequence[Claim]) -> list[str]:
 
 
 def power_text(table: Table, claims: Sequence[Claim]) -> str:
-    """What the seeds of a table can tell, and how many the paper's effects take; empty with one seed."""
+    """Text: effects that the seeds of a table can tell, and seeds that the paper's effects take; empty with one seed."""
     noise = table.residuals("fid", logarithms=True)
     seeds = max(len(cell.jobs) for cell in table.select(metric="fid")) if noise else 0
     if noise is None or not seeds:

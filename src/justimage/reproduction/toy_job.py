@@ -24,9 +24,6 @@ from justimage.transformer import Architecture
 POINTS, CURVE_POINTS = 2000, 4000
 """Samples to draw, and places on the curve that stand for it."""
 INNER, OUTER, TURNS = 0.4, 2.0, 1.5
-THICKNESS = 0.03
-"""Deviation of the data around the curve. Without it the field that a network learns is infinitely sharp as t nears 1, and
-how well each prediction does at D = 2 says how well an MLP learns edges."""
 NEVER = 10**12
 """Images between previews and checkpoints: only those at the end are wanted."""
 
@@ -42,11 +39,10 @@ def spiral(u: Tensor) -> Tensor:
 
 
 class SpiralPoints:
-    """Data for `justimage.train`: `count` points spread evenly along the curve that P (D, 2) buries, and THICKNESS around it,
-    as images (D, 1, 1)."""
+    """Data for `justimage.train`: `count` points spread evenly along the curve that P (D, 2) buries, as images (D, 1, 1)."""
 
     def __init__(self, P: Tensor, count: int) -> None:
-        self.P, self.points = P, around(spiral((torch.arange(count) + 0.5) / count), THICKNESS)
+        self.P, self.points = P, spiral((torch.arange(count) + 0.5) / count)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -55,17 +51,12 @@ class SpiralPoints:
         return (self.P @ self.points[i])[:, None, None], None
 
 
-def around(points: Tensor, deviation: float) -> Tensor:
-    """Points of the plane (n, 2), moved within it by normal noise, always the same."""
-    return points + deviation * torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
-
-
 @dataclass(frozen=True)
 class ToyJob:
     """One panel of Fig. 2: `dimension` is D, and the loss is the v-loss.
 
     The paper gives no other settings. These are such that at D = 2, where capacity is ample, all three predictions converge:
-    more times near 1 than images need, since only there the noise is as fine as the curve is thin.
+    more times near 1 than images need, since only there the noise is as fine as a curve that has no width.
     """
 
     dimension: int
@@ -91,7 +82,7 @@ class ToyJob:
         )  # fmt: skip
 
     def group(self, lab: Lab) -> str:
-        return hash_of("toy", THICKNESS, recipes.to_json(self.recipe))
+        return hash_of("toy", recipes.to_json(self.recipe))
 
     @property
     def title(self) -> str:
@@ -131,7 +122,8 @@ def curve_distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blur_distances(deviation: float) -> tuple[float, float]:
-    """Both mean distances for POINTS of the curve that normal noise has moved within the plane: a bound for samples."""
-    points = spiral(torch.rand(POINTS, generator=torch.Generator().manual_seed(0)))
-    near, covered = curve_distances(around(points, deviation), torch.eye(2))
+    """Both mean distances for POINTS true points that normal noise has moved within the plane: a bound for samples."""
+    random = torch.Generator().manual_seed(0)
+    points = spiral(torch.rand(POINTS, generator=random)) + deviation * torch.randn(POINTS, 2, generator=random)
+    near, covered = curve_distances(points, torch.eye(2))
     return float(near.mean()), float(covered.mean())
