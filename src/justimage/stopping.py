@@ -84,7 +84,7 @@ class StopFile:
 
 def exit_peer_lost() -> None:
     """End the process because a peer is gone, whatever the main thread waits for."""
-    print("justimage: error: another process is gone", file=sys.__stderr__, flush=True)
+    print("justimage: error: another process is gone\n", end="", file=sys.__stderr__, flush=True)
     os._exit(EXIT_HUNG)
 
 

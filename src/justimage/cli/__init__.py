@@ -82,7 +82,7 @@ def run(argv: list[str]) -> None:
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
             traceback.print_exc()
         else:
-            print(f"justimage: error: {one_line(error)}", file=sys.stderr)
+            say_error(one_line(error))
         exit_with(FAILED if code is None else code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -143,6 +143,11 @@ def one_line(error: Exception) -> str:
     return printable(" ".join(str(error).split()), 2000)
 
 
+def say_error(message: str) -> None:
+    """One line on standard error in one write, as several processes write there."""
+    print(f"justimage: error: {message}\n", end="", file=sys.stderr)
+
+
 def fail(message: str) -> NoReturn:
-    print(f"justimage: error: {message}", file=sys.stderr)
+    say_error(message)
     sys.exit(MISTAKE)
