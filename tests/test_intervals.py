@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from justimage.reproduction.intervals import Interval, mean_interval, residuals, seeds_needed, t_quantile
+from justimage.reproduction.intervals import Interval, mean_interval, residuals, t_quantile
 
 
 def test_quantiles_are_students() -> None:
@@ -44,9 +44,9 @@ def test_one_seed_or_one_cell_says_nothing_of_noise() -> None:
 def test_a_smaller_effect_takes_more_seeds() -> None:
     noise = residuals(np.random.default_rng(2).normal(0, 0.05, (4, 3)).tolist())
     assert noise is not None
-    needed = [seeds_needed(noise, 4, effect) for effect in (0.5, 0.2, 0.1, 0.05, 0.02)]
+    needed = [noise.seeds_needed(effect) for effect in (0.5, 0.2, 0.1, 0.05, 0.02)]
     assert needed == sorted(n for n in needed if n) and needed[0] == 2 and needed[-1] and needed[-1] > 10
-    assert seeds_needed(noise, 4, 1e-4) is None and seeds_needed(noise, 4, -0.1) == needed[2]
+    assert noise.seeds_needed(1e-4) is None and noise.seeds_needed(-0.1) == needed[2]
 
 
 def test_a_bound_within_the_interval_decides_nothing() -> None:

@@ -28,7 +28,7 @@ from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.scoring import ensure_classifier, fingerprint_of_data
 from justimage.reproduction.tables import format_number, write_results
 from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, ToyJob, blur_distances, curve_distances, spiral
-from justimage.reproduction.training_job import TrainAndScore
+from justimage.reproduction.training_job import TrainAndScore, with_seeds
 from justimage.stopping import CURRENT, Requests, Stopped
 
 pytestmark = pytest.mark.full
@@ -241,6 +241,21 @@ def test_a_difference_within_the_noise_is_no_verdict() -> None:
     assert verdict([1.0, 2.0, 0.5], [1.2, 2.4, 0.6]) == "holds"  # each a sixth better
     assert verdict([1.0, 2.0, 0.5], [1.2, 1.8, 0.6]) == "inconclusive here"
     assert verdict([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == "does not hold here"
+
+
+def test_what_samples_the_same_trainings_is_compared_by_its_own_noise() -> None:
+    """With and without the interval: 5 % better with every seed, where trainings differ by more; and these count once."""
+    lab, base = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
+    recipes = {"interval": base, "none": with_values(base, interval=(0.0, 1.0)), "wide": with_values(base, width=96)}
+    cells = [Cell({"name": name}, with_seeds(recipe, 3)) for name, recipe in recipes.items()]
+    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
+    for cell, fids in zip(cells, ([1.0, 1.5, 0.8], [1.05, 1.575, 0.85], [1.1, 1.0, 1.2]), strict=True):
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    interval, none, wide = cells
+    assert better("the interval helps", table, interval, none).holds
+    apart = better("the wider one is worse", table, interval, wide)
+    between = table.noise_between(interval, wide, logarithms=True)
+    assert apart.holds is None and between is not None and (between.cells, between.seeds) == (2, 3)
 
 
 def test_a_decay_has_all_its_digits_and_a_measure_three() -> None:

@@ -38,10 +38,10 @@ examples:
   justimage reproduce all
   justimage reproduce mine.py                            an experiment of your own (docs/reproduce.md)
 
-laptop: two CPU cores, minutes. overnight: two CPU cores, hours; textured digits, a hundred classes, three seeds where an effect
-is small. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the
-trainings that are left, as torchrun commands, with their cost; when all are finished, the same command scores them. Every
-training and score is stored in --out: stopped or killed, the same command resumes; several GPUs (or cores) share the rows.
+laptop: two CPU cores, minutes. overnight: two CPU cores, hours; textured digits, a hundred classes, three seeds where an
+effect is small. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the trainings that
+are left, as torchrun commands, with their cost; when all are finished, the same command scores them. Every training and score
+is stored in --out: stopped or killed, the same command resumes; several GPUs (or cores) share the rows.
 Writes OUT/NAME.md, OUT/NAME.json and OUT/NAME.png, and the claims of all experiments so far into OUT/claims.md."""
 
 

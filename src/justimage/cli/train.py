@@ -18,6 +18,7 @@ from justimage.cli import STOPPED
 from justimage.cli.estimate import Estimate
 from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
+from justimage.data import BUILT_IN
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.distributed import rank_and_size
@@ -59,7 +60,8 @@ class TrainOptions:
     checkpoint: OmitArgPrefixes[Checkpointing]
     evaluation: OnlineEvaluation
     preset: str | None = None
-    """the recipe to start from; the options below change single values [digits for --data digits, else folder-64]"""
+    """the recipe to start from; the options below change single values [digits for --data digits or textured-digits, else
+    folder-64]"""
     recipe: Path | None = None
     """a recipe.json, or a run, whose recipe to start from instead of a preset"""
     out: Path | None = None
@@ -128,7 +130,7 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     if start.recipe:
         name, recipe = recipe_file(start.recipe)
     else:
-        name = start.preset or ("digits" if start.data == "digits" else "folder-64")
+        name = start.preset or ("digits" if start.data in BUILT_IN else "folder-64")
         recipe = recipes.preset(name)
     if start.image_size is not None:
         recipe = recipes.resized(recipe, start.image_size)

@@ -41,7 +41,7 @@ def open_source(path: str, crop: Crop) -> Source:
     """
     if path in BUILT_IN:
         if crop.channels != 1:
-            raise ValueError(f"the {path} have 1 channel; the recipe asks for {crop.channels}")
+            raise ValueError(f"the {path} have 1 channel; the recipe asks for {crop.channels}: --channels 1")
         return BUILT_IN[path](crop.size)
     place = Path(path).expanduser()
     if is_store(place):

@@ -39,7 +39,7 @@ def claims(table: Table) -> list[Claim]:
         better("the best FID is better with the interval", table, best_part, best, few_steps),
         Claim(
             "to the strongest guidance FID rises less with the interval", less.below(0),
-            f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {with_bounds(less, '')}",
+            f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {with_bounds(less)}",
         ),
         Claim(
             "without the interval IS rises with every step of guidance", all_of([step.above(0) for step in steps]),

@@ -32,7 +32,7 @@ def claims(table: Table) -> list[Claim]:
         found.append(
             Claim(
                 f"{name}: without the clip FID differs from the authors', by 5 % or more",
-                None if unchanged is None else not unchanged, f"{evidence}; {with_bounds(none_to_authors)}",
+                None if unchanged is None else not unchanged, f"{evidence}; {with_bounds(none_to_authors)} times",
             )
         )  # fmt: skip
     return found

@@ -27,7 +27,7 @@ def claims(table: Table) -> list[Claim]:
     def change(metric: str) -> tuple[Interval, str]:
         g, b = (table.cell(network=name, metric=metric) for name in ("G/16", "B/16"))
         found = table.difference(g, b)
-        return found, f"B {table.number(b):.3g}, G {table.number(g):.3g}: {with_bounds(found, 'by')}"
+        return found, f"B {table.number(b):.3g}, G {table.number(g):.3g}: by {with_bounds(found)}"
 
     (recall, by), (precision, by_there) = change("recall"), change("precision")
     g, b = (table.cell(network=name, metric="fid") for name in ("G/16", "B/16"))

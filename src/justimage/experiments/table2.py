@@ -42,7 +42,7 @@ def claims(table: Table) -> list[Claim]:
     wide, narrow = table.ratio(most(large), least(large)), table.ratio(most(small), least(small))
     closer = wide.over(narrow)
     better = "on large patches every x-prediction is better than every eps- and v-prediction, 3 times at least"
-    evidence = f"{wide.value:.3g} on large patches, {narrow.value:.3g} on small ones: {with_bounds(closer)}"
+    evidence = f"{wide.value:.3g} on large patches, {narrow.value:.3g} on small ones: {with_bounds(closer)} times"
     return [
         at_least(better, table, least(eps + v), most(x), 3),
         Claim(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, mean, stdev
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from justimage import progress
 from justimage.generate import short_hash
@@ -101,6 +101,8 @@ class Claim(NamedTuple):
     """how many times the number that it is about is on its side of the bound: above 1 it holds"""
     paper_margin: float | None = None
     """the same of the paper's numbers"""
+    seeds: int | None = None
+    """with which the interval is shorter, to each side, than the paper's effect; None where that is not known, or beyond 100"""
 
     @property
     def verdict(self) -> str:
@@ -199,26 +201,35 @@ class Table:
         """A reason why a claim may not hold, where it is one of the laptop's scale; `overnight` has what that lacks."""
         return f"{reason}; see --scale overnight" if self.lab.scale.name == "laptop" else ""
 
-    def deviation(self, cell: Cell) -> float:
-        """The standard deviation of a cell's number over other samples; over seeds where there are several."""
+    def noise(self, cell: Cell) -> float:
+        """The standard deviation of a cell's number: over seeds where there are several, else over other samples."""
         if len(cell.jobs) > 1:
-            return stdev(self.numbers(cell))
+            return stdev(self.numbers(cell)) / math.sqrt(len(cell.jobs))
         return self.results_of(cell)[0].get("deviations", {}).get(cell.metric) or 0.0
 
-    def residuals(self, metric: str, logarithms: bool) -> Residuals | None:
-        """The noise between seeds of all cells that have this metric and the most seeds; None with fewer than two seeds."""
-        most = max((len(cell.jobs) for cell in self.select(metric=metric)), default=0)
-        rows = [self.numbers(cell) for cell in self.select(metric=metric) if len(cell.jobs) == most]
+    def trainings(self, cell: Cell) -> tuple[str, ...]:
+        return tuple(job.group(self.lab) for job in cell.jobs)
+
+    def seed_noise(self, cells: Sequence[Cell], logarithms: bool) -> Residuals | None:
+        """The noise between seeds of those cells that have the most; None with fewer than two cells or seeds."""
+        most = max((len(cell.jobs) for cell in cells), default=0)
+        rows = [self.numbers(cell) for cell in cells if len(cell.jobs) == most]
         rows = [row for row in rows if all(0 < value < math.inf for value in row)] if logarithms else rows
         return residuals([list(map(math.log, row)) for row in rows] if logarithms else rows)
 
+    def noise_between(self, a: Cell, b: Cell, logarithms: bool) -> Residuals | None:
+        """The noise of a comparison of two cells: their own where both sample the same trainings, which differ less than others
+        do; else that of all trainings with this metric, each once."""
+        if self.trainings(a) == self.trainings(b):
+            return self.seed_noise([a, b], logarithms)
+        once = {self.trainings(cell): cell for cell in reversed(self.select(metric=a.metric))}
+        return self.seed_noise(list(once.values()), logarithms)
+
     def difference(self, a: Cell, b: Cell) -> Interval:
         """The number of one cell less another's."""
-        value, noise = self.number(a) - self.number(b), self.residuals(a.metric, logarithms=False)
-        if noise:
-            error = noise.error(len(a.jobs), len(b.jobs))
-        else:
-            error = Z * math.hypot(self.deviation(a), self.deviation(b))
+        value, between = self.number(a) - self.number(b), self.noise_between(a, b, logarithms=False)
+        own = Z * math.hypot(self.noise(a), self.noise(b))
+        error = between.error(len(a.jobs), len(b.jobs)) if between else own
         return Interval(value - error, value, value + error)
 
     def ratio(self, a: Cell, b: Cell) -> Interval:
@@ -227,19 +238,16 @@ class Table:
         value = x / y if y else math.inf
         if not 0 < value < math.inf:
             return Interval(value, value, value)
-        noise = self.residuals(a.metric, logarithms=True)
-        if noise:
-            error = noise.error(len(a.jobs), len(b.jobs))
-        else:
-            error = Z * math.hypot(self.deviation(a) / x, self.deviation(b) / y)
+        between = self.noise_between(a, b, logarithms=True)
+        own = Z * math.hypot(self.noise(a) / x, self.noise(b) / y)
+        error = between.error(len(a.jobs), len(b.jobs)) if between else own
         return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
-def with_bounds(interval: Interval, kind: Literal["times", "by", ""] = "times") -> str:
+def with_bounds(interval: Interval) -> str:
     """The number, and its bounds where they differ from it."""
     low, value, high = (f"{number:.3g}" for number in interval)
-    bounds = f" ({low} to {high})" if interval.low < interval.high else ""
-    return {"times": f"{value} times", "by": f"by {value}", "": value}[kind] + bounds
+    return value + (f" ({low} to {high})" if interval.low < interval.high else "")
 
 
 def all_of(verdicts: Sequence[bool | None]) -> bool | None:
@@ -268,13 +276,15 @@ def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -
     margin, paper = table.ratio(more, less), paper_ratio(more, less)
     half = math.sqrt(paper) if paper and paper > 1 else 1.0
     holds = margin.above(1) or (False if margin.high <= half else None)
-    return Claim(sentence, holds, numbers_of(table, less, more), why, margin, paper)
+    noise = table.noise_between(more, less, logarithms=True)
+    seeds = noise.seeds_needed(math.log(paper)) if noise and paper and paper > 1 else None
+    return Claim(sentence, holds, numbers_of(table, less, more), why, margin, paper, seeds)
 
 
 def numbers_of(table: Table, a: Cell, b: Cell) -> str:
     """Two numbers and their ratio, beside the paper's."""
     paper = paper_ratio(a, b)
-    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {with_bounds(table.ratio(a, b))}"
+    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {with_bounds(table.ratio(a, b))} times"
     return evidence + (f", {paper:.3g} in the paper" if paper else "")
 
 

@@ -59,14 +59,25 @@ def mean_interval(numbers: list[float]) -> Interval:
 
 
 class Residuals(NamedTuple):
-    """The remainder of the cells' numbers, by seed, without the effects of cell and seed."""
+    """The remainder of the numbers of some cells, by seed, without the effects of cell and seed."""
 
     deviation: float
-    freedom: int
+    cells: int
+    seeds: int
+
+    @property
+    def freedom(self) -> int:
+        return (self.cells - 1) * (self.seeds - 1)
 
     def error(self, *seeds: int) -> float:
         """Half the 95 % interval of the difference between two means over so many seeds each."""
         return t_quantile(self.freedom) * self.deviation * math.sqrt(sum(1 / n for n in seeds))
+
+    def seeds_needed(self, effect: float) -> int | None:
+        """The fewest seeds with which the interval of a difference is shorter, to each side, than an effect; None beyond
+        MAX_SEEDS."""
+        counts = range(2, MAX_SEEDS + 1)
+        return next((n for n in counts if self._replace(seeds=n).error(n, n) < abs(effect)), None)
 
 
 def residuals(rows: list[list[float]]) -> Residuals | None:
@@ -74,15 +85,6 @@ def residuals(rows: list[list[float]]) -> Residuals | None:
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
     columns = [fmean(column) for column in zip(*rows, strict=True)]
-    mean, freedom = fmean(columns), (len(rows) - 1) * (len(columns) - 1)
+    mean, found = fmean(columns), Residuals(0.0, len(rows), len(columns))
     squares = sum((v - fmean(row) - c + mean) ** 2 for row in rows for v, c in zip(row, columns, strict=True))
-    return Residuals(math.sqrt(squares / freedom), freedom)
-
-
-def seeds_needed(noise: Residuals, cells: int, effect: float) -> int | None:
-    """The fewest seeds with which the interval of a difference is shorter, to each side, than an effect; None beyond
-    MAX_SEEDS."""
-    for n in range(2, MAX_SEEDS + 1):
-        if Residuals(noise.deviation, (cells - 1) * (n - 1)).error(n, n) < abs(effect):
-            return n
-    return None
+    return found._replace(deviation=math.sqrt(squares / found.freedom))

@@ -1,9 +1,9 @@
 """The four scales at which an experiment is run: the paper's names ("B/16") stand for other networks and images at each.
 
-laptop   two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
+laptop      two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
 overnight   two CPU cores, hours: textured digits of 64 x 64, a hundred classes, three seeds where an effect is small
-gpu      one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
-paper    Table 9 on ImageNet
+gpu         one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
+paper       Table 9 on ImageNet
 """
 
 from dataclasses import dataclass, field, replace
@@ -102,6 +102,19 @@ def baseline(r: Recipe) -> Recipe:
     return with_values(r, bottleneck=None, rope=False, qk_norm=False, context_tokens=0, interval=(0.0, 1.0))
 
 
+Four = tuple[int, int, int, int]
+
+
+def networks(
+    widths: Four, depths: Four, heads: Four, bottlenecks: Four, context_tokens: int, context_starts: Four
+) -> dict[str, Size]:
+    """The architectures of B, L, H and G."""
+    names = "width", "depth", "heads", "bottleneck", "context_start"
+    columns = zip("BLHG", widths, depths, heads, bottlenecks, context_starts, strict=True)
+    alike = dict(context_tokens=context_tokens, dropout=0.0)
+    return {size: dict(zip(names, numbers, strict=True)) | alike for size, *numbers in columns}
+
+
 LAPTOP = Scale(
     name="laptop",
     data="digits",
@@ -109,12 +122,7 @@ LAPTOP = Scale(
     scoring=Scoring(search_count=256, count=1024, step=0.5, coarse_to_fine=False, feature_size=32),
     shapes={4: (8, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
     noise=32,
-    sizes={
-        "B": dict(width=64, depth=4, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
-        "L": dict(width=96, depth=5, heads=4, bottleneck=32, context_tokens=4, context_start=1, dropout=0.0),
-        "H": dict(width=128, depth=6, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
-        "G": dict(width=160, depth=8, heads=4, bottleneck=64, context_tokens=4, context_start=2, dropout=0.0),
-    },
+    sizes=networks((64, 96, 128, 160), (4, 5, 6, 8), (4, 4, 4, 4), (32, 32, 64, 64), 4, (1, 1, 2, 2)),
     images={200: 60_000, 600: 60_000},
     training=Training(
         batch=64, learning_rate=2e-3, lr_schedule="cosine", warmup=2_000, gradient_clip=1.0,
@@ -134,12 +142,7 @@ OVERNIGHT = replace(
     scoring=Scoring(search_count=1_000, count=5_000, step=0.5, coarse_to_fine=False, feature_size=64),
     shapes={4: (16, 4), 16: (64, 16), 32: (128, 32), 64: (256, 64)},
     noise=64,
-    sizes={
-        "B": dict(width=96, depth=6, heads=4, bottleneck=32, context_tokens=8, context_start=2, dropout=0.0),
-        "L": dict(width=128, depth=8, heads=4, bottleneck=32, context_tokens=8, context_start=2, dropout=0.0),
-        "H": dict(width=160, depth=10, heads=5, bottleneck=64, context_tokens=8, context_start=3, dropout=0.0),
-        "G": dict(width=192, depth=12, heads=6, bottleneck=64, context_tokens=8, context_start=3, dropout=0.0),
-    },
+    sizes=networks((96, 128, 160, 192), (6, 8, 10, 12), (4, 4, 5, 6), (32, 32, 64, 64), 8, (2, 2, 3, 3)),
     images={200: 240_000, 600: 240_000},
     training=replace(LAPTOP.training, batch=32, learning_rate=3e-3, precision="bf16"),
     sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
@@ -154,12 +157,7 @@ GPU = Scale(
     scoring=Scoring(search_count=2_000, count=10_000, step=0.25, coarse_to_fine=False, feature_size=32),
     shapes={4: (32, 4), 16: (32, 16), 32: (64, 32), 64: (128, 64)},
     noise=32,
-    sizes={
-        "B": dict(width=384, depth=12, heads=6, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
-        "L": dict(width=512, depth=12, heads=8, bottleneck=64, context_tokens=8, context_start=4, dropout=0.0),
-        "H": dict(width=576, depth=14, heads=8, bottleneck=128, context_tokens=8, context_start=4, dropout=0.0),
-        "G": dict(width=640, depth=16, heads=8, bottleneck=128, context_tokens=8, context_start=5, dropout=0.0),
-    },
+    sizes=networks((384, 512, 576, 640), (12, 12, 14, 16), (6, 8, 8, 8), (64, 64, 128, 128), 8, (4, 4, 4, 5)),
     images={200: 2_000_000, 600: 2_000_000},
     training=Training(
         batch=512, learning_rate=1e-3, lr_schedule="cosine", warmup=50_000, gradient_clip=1.0,

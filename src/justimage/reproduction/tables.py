@@ -9,7 +9,6 @@ from typing import Any
 from justimage import disk
 from justimage.reproduction import Cell, Claim, Table
 from justimage.reproduction.claims_page import write_claims
-from justimage.reproduction.intervals import seeds_needed
 from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
@@ -30,7 +29,7 @@ def format_cell(table: Table, cell: Cell) -> str:
     if len(numbers) > 1:
         spread = f" ({format_number(min(numbers))} to {format_number(max(numbers))})"
     else:
-        spread = f" ± {table.deviation(cell):.1g}" if table.deviation(cell) else ""
+        spread = f" ± {table.noise(cell):.1g}" if table.noise(cell) else ""
     return f"{paper}**{format_number(sum(numbers) / len(numbers))}**{spread}"
 
 
@@ -50,21 +49,17 @@ def claims_list(claims: Sequence[Claim]) -> list[str]:
 
 
 def power_text(table: Table, claims: Sequence[Claim]) -> str:
-    """Text: effects that the seeds of a table can tell, and seeds that the paper's effects take; empty with one seed."""
-    noise = table.residuals("fid", logarithms=True)
-    seeds = max(len(cell.jobs) for cell in table.select(metric="fid")) if noise else 0
-    if noise is None or not seeds:
+    """The size of effects that the seeds of a table can tell, and seeds that the paper's effects take; empty with one seed."""
+    once = {table.trainings(cell): cell for cell in table.select(metric="fid")}
+    noise = table.seed_noise(list(once.values()), logarithms=True)
+    asked = [c for c in claims if c.paper_margin and c.paper_margin > 1 and c.margin and c.margin.low < c.margin.high]
+    if noise is None:
         return ""
-    cells = noise.freedom // (seeds - 1) + 1
-    tells = math.expm1(noise.error(seeds, seeds))
-    needed = [
-        f"{c.sentence} ({1 / c.paper_margin:.3g}): {seeds_needed(noise, cells, math.log(c.paper_margin)) or 'over 100'}"
-        for c in claims
-        if c.paper_margin and c.paper_margin > 1 and c.margin
-    ]
+    needed = [f"{c.sentence} ({1 / (c.paper_margin or 1):.3g}): {c.seeds or 'over 100'}" for c in asked]
     text = (
         f"Power: between seeds FID deviates by {noise.deviation:.1%}, {noise.freedom} degrees of freedom, what all cells of a "
-        f"seed have in common left out; so {seeds} seeds tell two cells apart that differ by {tells:.1%}."
+        f"seed have in common left out; so {noise.seeds} seeds tell two trainings apart that differ by "
+        f"{math.expm1(noise.error(noise.seeds, noise.seeds)):.1%}."
     )
     return text + (f" Seeds that the paper's effects take: {'; '.join(needed)}." if needed else "")
 
@@ -83,11 +78,12 @@ def protocol_text(table: Table) -> str:
     space = scale.features or "a classifier trained on the same images"
     search = f"the best guidance of 1 to 4 by {s.step:g} is found with {s.search_count:,} images, a score is of {s.count:,}"
     scaled = sorted({job.feature_size(scale) for job in jobs if job.feature_size(scale) != job.reference_size})
+    solvers = ", ".join(sorted({r.sampling.solver for r in recipes}))
     images, batches = join(r.training.total_images for r in recipes), join(r.training.batch for r in recipes)
     return (
         f"Scale {scale.name}, data {scale.data}: trained on {images} images in batches of {batches}, "
         f"averages {join(e for r in recipes for e in r.training.ema)}; "
-        f"{search}; {join(r.sampling.steps for r in recipes)} steps of Heun; FID in the space of {space}"
+        f"{search}; {join(r.sampling.steps for r in recipes)} steps of {solvers}; FID in the space of {space}"
         + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
         + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most. In a claim, the 95 % "
         "interval of a ratio follows it."
