@@ -8,7 +8,7 @@ alike.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -77,9 +77,13 @@ class Step(NamedTuple):
 
 
 def init_state(
-    recipe: Recipe, world: World | None = None, net: MakeNet | None = None, optimizer: MakeOptimizer | None = None
+    recipe: Recipe,
+    world: World | None = None,
+    net: MakeNet | None = None,
+    optimizer: MakeOptimizer | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> TrainState:
-    """The state before the first step: weights from the recipe's seed, averages equal to them."""
+    """The state before the first step: weights from the recipe's seed, or those of `initial`, and averages equal to them."""
     world = world or distributed.init()
     r, m = recipe.training, recipe.parallelism
     parts = m.grad_accumulation or 1
@@ -99,6 +103,9 @@ def init_state(
             make, world, m.parallel, compile=m.compile, bf16=r.precision == "bf16", unused=unused,
             activation_checkpointing=m.activation_checkpointing,
         )  # fmt: skip
+    for name, weight in (initial or {}).items():
+        mine = parallelize.local_shard(made.get_parameter(name), world)
+        mine.tensor.copy_(weight[mine.start :][: mine.tensor.shape[0]])
     parameters: list[Tensor] = [p for p in made.parameters() if p.requires_grad]
     optim = optimizer(parameters) if optimizer else OPTIMIZERS[r.optimizer](parameters, r)
     ema = EMA([to_local(p) for p in made.parameters()], r.ema, r.ema_ramp)

@@ -125,7 +125,7 @@ def measure(recipe: Recipe, world: World, tell: Callable[[str], object]) -> dict
     for precision, compiled in variants(recipe):
         if compiled:
             fastest = max(found, key=lambda way: found[way])
-            worth = recipe.training.total_images / found[fastest] >= MIN_SECONDS_TO_COMPILE
+            worth = (recipe.training.budget or recipe.training.total_images / found[fastest]) >= MIN_SECONDS_TO_COMPILE
             if not worth or (recipe.training.precision == "auto" and precision != preferred_precision(world.device)):
                 continue
             tell(f"{fastest} makes {found[fastest]:.3g} images/s; now {precision} compiled, for some seconds")

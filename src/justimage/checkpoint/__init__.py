@@ -10,7 +10,7 @@ one which holds whole tensors can be used alone. Weights without a training, as 
 form without the optimizer's state.
 
 shards.py writes and reads such folders, history.py manages those of a run, saver.py writes them during training and restores
-it, and model.py loads a network to sample with.
+it, model.py loads a network to sample with, and initial.py makes a trained network's weights fit another one.
 """
 
 from justimage.checkpoint.history import (
@@ -20,6 +20,7 @@ from justimage.checkpoint.history import (
     prune as prune,
     set_aside as set_aside,
 )
+from justimage.checkpoint.initial import Initial as Initial, read_initial as read_initial
 from justimage.checkpoint.model import (
     ema_of as ema_of,
     fingerprint as fingerprint,

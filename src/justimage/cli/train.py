@@ -166,6 +166,8 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
         run.log_event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images" + (f"; {sample}" if hint else ""))
         return 0
+    if run.initial:
+        say(f"starts from {'; '.join([run.initial.origin, *run.initial.notes])}")
     if run.resumed:
         say(f"resuming from {seen:,} of {total:,} images")
     estimate = Estimate(run)

@@ -23,6 +23,8 @@ class Training:
 
     total_images: int = 600 * IMAGENET
     """images to train on, repetitions counted"""
+    budget: float | None = None
+    """seconds that the training may take, from which total_images follows when it begins; None for total_images as given"""
     batch: int = 1024
     """images per step"""
     learning_rate: float = 2e-4
@@ -54,10 +56,12 @@ class Training:
     """type that the network computes in; weights stay fp32. auto: bf16 on a GPU, on a CPU whichever is measured to be faster"""
     seed: int = 0
     """seed of all randomness in training"""
+    init: str = ""
+    """trained weights to start from: a run, a converted checkpoint, a file of weights; empty for new ones"""
 
     def __post_init__(self) -> None:
         check_finite(self)
-        check_range(self, total_images=(1, inf), batch=(1, inf), warmup=(0, inf), ema_ramp=(0, inf))
+        check_range(self, total_images=(1, inf), budget=(1, inf), batch=(1, inf), warmup=(0, inf), ema_ramp=(0, inf))
         if self.learning_rate <= 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
             raise ValueError("learning_rate and gradient_clip must be above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -180,6 +184,8 @@ class Recipe:
     """the data's statistics, where it is floats; filled in when the data is read"""
     custom: tuple[str, ...] = ()
     """names of the network, optimizer and loss that were given to `justimage.train`, as "net MyNet"; filled in there"""
+    origin: str = ""
+    """what the first weights are from, where they are not new; filled in when the run begins"""
 
     def __post_init__(self) -> None:
         check_size(self.model)

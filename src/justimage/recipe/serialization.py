@@ -10,6 +10,8 @@ from justimage.strict_json import parse as parse
 
 VERSION = 2
 """Of a recipe's JSON."""
+LATER = {"origin"}
+"""Entries that this version had not from its beginning."""
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -24,14 +26,26 @@ def from_json(values: Any) -> Recipe:
             written = f"the recipe is of version {reprlib.repr(version)}; this justimage reads version {VERSION}"
             raise ValueError(f"{written}: train again with it, or use the justimage that wrote it")
         values = {name: value for name, value in values.items() if name != "version"}
-        if missing := {f.name for f in fields(Recipe)} - values.keys():
+        if missing := {f.name for f in fields(Recipe)} - values.keys() - LATER:
             raise ValueError(f"recipe lacks {', '.join(sorted(missing))}")
     return parse(values, Recipe, "recipe")
 
 
 def incompatibilities(new: Recipe, old: Recipe) -> list[str]:
     """How a recipe differs from the one that a run was begun with, where that would change the training so far."""
-    free = {"data", "sampling", "parallelism", "logging", "checkpoint", "evaluation", "class_names", "training.sample_ema"}
+    free = {
+        "data",
+        "sampling",
+        "parallelism",
+        "logging",
+        "checkpoint",
+        "evaluation",
+        "class_names",
+        "training.sample_ema",
+        "origin",
+    }
+    if new.training.budget and old.training.budget:  # which may be raised; the length follows
+        free |= {"training.budget", "training.total_images"}
     if new.training.lr_schedule == "constant":
         free.add("training.total_images")
     if new.training.precision == "auto":

@@ -16,6 +16,7 @@ from justimage.distributed import World
 from justimage.evaluation.online import open_online_fid
 from justimage.progress import finish
 from justimage.recipe import Recipe
+from justimage.run.budget import fit_length
 from justimage.run.run import Run
 from justimage.stopping import StopFile, Stopped
 from justimage.training import Loss, MakeNet, MakeOptimizer
@@ -62,17 +63,26 @@ def open_run(
     with world.all_or_none():
         source = finish(datasets.cache_in_ram(source), show)
         online_fid = finish(open_online_fid(recipe, source, world.device), show) if recipe.evaluation.every else None
-    if newest and recipe.training.precision == "auto":
-        begun = checkpoint.read_recipe(Path(newest)).training.precision
-        recipe = recipes.with_values(recipe, precision=begun)
+    begun = checkpoint.read_recipe(Path(newest)) if newest else None
+    if begun and recipe.training.precision == "auto":
+        recipe = recipes.with_values(recipe, precision=begun.training.precision)
     kept = world.on_main(lambda: None if fresh else log.last_value(directory, "tuning"))
     recipe, tuning = tune(recipe, world, kept, lambda way: on_progress(f"measuring how fast this device is: {way}", 0, 0))
 
+    if recipe.training.budget:
+        on_progress("measuring how fast it trains, for some seconds", 0, 0)
+        earlier = world.on_main(lambda: None if fresh else read_recipe_json(directory))
+        recipe = fit_length(
+            recipe, source, world, recipes.from_json(earlier) if earlier else None, net=net, optimizer=optimizer
+        )
+
     # the run, and its first changes on disk
     with world.all_or_none():
-        state = training.init_state(recipe, world, net, optimizer)
+        initial = None if newest or not recipe.training.init else checkpoint.read_initial(recipe.training.init, recipe)
+        recipe = replace(recipe, origin=initial.origin if initial else begun.origin if begun else "")
+        state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
-        run = Run(directory, recipe, source, state, tuning, loss, online_fid)
+        run = Run(directory, recipe, source, state, tuning, loss, online_fid, initial)
         if newest:
             run.restore(Path(newest))
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
@@ -144,6 +154,12 @@ def check_compatible(directory: Path, recipe: Recipe, fresh: bool) -> bool:
     return False
 
 
+def read_recipe_json(directory: Path) -> dict[str, Any] | None:
+    """The recipe of the run in a directory; None where there is none."""
+    stored = directory / "recipe.json"
+    return disk.read_json(stored) if stored.exists() else None
+
+
 def reject_symlinks(directory: Path) -> None:
     """ValueError where something that a run writes is not its own: what is written there would change other places."""
     for name in "recipe.json", "events.jsonl", "metrics.jsonl", ".lock", "samples", "checkpoints", "tensorboard":
@@ -187,7 +203,9 @@ def lock_and_begin(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool
     for folder, error in damage:
         checkpoint.set_aside(Path(folder))
         run.log_event("damaged", what=error)
-    facts = dict(processes=run.world.size, device=str(run.world.device), tuning=asdict(run.tuning))
+    facts: dict[str, Any] = dict(processes=run.world.size, device=str(run.world.device), tuning=asdict(run.tuning))
+    if run.initial:
+        facts |= {"origin": run.initial.origin, "adapted": run.initial.notes}
     run.log_event("resumed" if run.resumed else "begun", **facts)
     run.metrics.resume(seen)
     return run.metrics.early_stop.out_of_patience

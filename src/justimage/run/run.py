@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from justimage import checkpoint, disk, figures
+from justimage.checkpoint import Initial
 from justimage.data import Source
 from justimage.diffusion import Diffusion
 from justimage.distributed import World
@@ -40,6 +41,8 @@ class Run:
     loss: Loss = Diffusion.loss
     online_fid: OnlineFID | None = None
     """scores a few samples during training"""
+    initial: Initial | None = None
+    """the trained weights that it begins from"""
     warnings: list[str] = field(default_factory=list)
     """what a person should know before it begins"""
     resumed: bool = False
