@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from justimage import checkpoint, demo
+from justimage import checkpoint
 from justimage.cli import demo as command
+from justimage.demo import digits as demo
 from justimage.recipe import preset
 
 

@@ -8,7 +8,7 @@ alike.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -160,7 +160,7 @@ def train(
     state: TrainState,
     stop_requested: Callable[[], bool] = lambda: False,
     loss: Loss = Diffusion.loss,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Train from state.images_seen up to the recipe's total_images, a whole batch a step; `state` is up to date at each yield.
 
     stop_requested: whether this process was asked to stop; a step says whether any was. Raises NonFiniteError, and ValueError

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from justimage import checkpoint, data, demo, figures, preview, sampling, training
+from justimage import checkpoint, data, figures, preview, sampling, training
 from justimage.checkpoint import Saver
 from justimage.checkpoint.saver import SaveResult, sharded_state_dict
+from justimage.demo import digits as demo
 from justimage.diffusion import INTERPOLANTS, Batch, Diffusion, Prediction
 from justimage.distributed import World
 from justimage.dropout import Dropout

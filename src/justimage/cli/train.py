@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from tyro.conf import OmitArgPrefixes
 
-from justimage import disk, recipe as recipes, run as runs
+from justimage import checkpoint, disk, recipe as recipes, run as runs
 from justimage.cli import STOPPED
 from justimage.cli.estimate import Estimate
 from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
-from justimage.data import BUILT_IN
+from justimage.data import BUILT_IN, look
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.distributed import rank_and_size
@@ -31,7 +31,10 @@ from justimage.transformer import Architecture
 DESCRIPTION = f"""Train a model in a directory, or resume there: the same command resumes, exactly.
 
 examples:
-  justimage train --preset folder-64 --data photos/            one sub-folder per class, or a flat folder
+  justimage train --data photos/                 one sub-folder per class, or a flat folder; in 15 minutes on a CPU
+  justimage train --data photos/ --budget 1h     in an hour; of the same run, goes on
+  justimage train --data rooms/ --init runs/photos             from its weights; other classes, sizes and channels are adapted
+  justimage train --preset folder-64 --data photos/            for a GPU
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
   justimage train --recipe runs/photos --learning-rate 1e-4 --out runs/slower     another run's recipe, one value changed
@@ -60,8 +63,8 @@ class TrainOptions:
     checkpoint: OmitArgPrefixes[Checkpointing]
     evaluation: OnlineEvaluation
     preset: str | None = None
-    """the recipe to start from; the options below change single values [digits for --data digits or textured-digits, else
-    folder-64]"""
+    """the recipe to start from; the options below change single values [digits for --data digits or textured-digits; else
+    folder-64 on a GPU, and on a CPU laptop, which fits itself to the images and to --budget]"""
     recipe: Path | None = None
     """a recipe.json, or a run, whose recipe to start from instead of a preset"""
     out: Path | None = None
@@ -79,10 +82,13 @@ class Start:
     preset: str | None = None
     recipe: Path | None = None
     data: str | None = None
+    init: str = ""
+    device: str | None = None
     image_size: int | tuple[int, int] | None = None
 
 
 SECTIONS = ("model", "diffusion", "training", "sampling", "parallelism", "logging", "checkpoint", "evaluation")
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 PREFIXED = ("sampling", "evaluation")
 """Sections whose options carry their name, as --sampling.steps."""
 
@@ -110,11 +116,32 @@ def in_tyros_spelling(word: str, known: Mapping[str, str]) -> str:
     return f"--{known.get(name, name)}{sign}{value}"
 
 
+def in_seconds(words: Sequence[str]) -> list[str]:
+    """The arguments with a budget such as 15m, 1h or overnight in seconds."""
+    joined = [*words]
+    for i, word in enumerate(words):
+        name, sign, value = word.partition("=")
+        if name == "--budget" and (sign or i + 1 < len(words)):
+            joined[i if sign else i + 1] = f"{name}={seconds(value)}" if sign else seconds(words[i + 1])
+    return joined
+
+
+def seconds(text: str) -> str:
+    """A time such as 900, 90s, 15m, 1.5h or overnight as a number of seconds; anything else as it is."""
+    number, unit = ("8", "h") if text == "overnight" else (text[:-1], text[-1:])
+    try:
+        return f"{float(number) * SECONDS[unit]:g}"
+    except (ValueError, KeyError):
+        return text
+
+
 def main(argv: Sequence[str]) -> int:
     known = spellings()
-    words = [in_tyros_spelling(word, known) for word in argv]
+    words = in_seconds([in_tyros_spelling(word, known) for word in argv])
     start = parse_known(Start, words)
     name, recipe = starting_recipe(start)
+    if "--total-images" in (word.partition("=")[0] for word in words):
+        recipe = recipes.with_values(recipe, budget=None)
     default = TrainOptions(recipe.data, *(getattr(recipe, section) for section in SECTIONS))
     o = parse(TrainOptions, words, "train", DESCRIPTION, default=default)
     recipe = replace(recipe, data=o.data, **{section: getattr(o, section) for section in SECTIONS})
@@ -130,14 +157,23 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     if start.recipe:
         name, recipe = recipe_file(start.recipe)
     else:
-        name = start.preset or ("digits" if start.data in BUILT_IN else "folder-64")
-        recipe = recipes.preset(name)
+        on_cpu = checked_device(start.device).type == "cpu"
+        name = start.preset or ("digits" if start.data in BUILT_IN else "laptop" if on_cpu else "folder-64")
+        recipe = recipe_for(start.data or "", name)
+        if start.init:
+            recipe = recipes.fine_tuned(recipe, checkpoint.read_recipe(checkpoint.resolve(start.init)))
     if start.image_size is not None:
         recipe = recipes.resized(recipe, start.image_size)
     data = recipe.data if start.data is None else start.data
     if data and is_store(place := Path(data).expanduser()):
         recipe = recipes.for_store(recipe, open_store(place))
     return name, recipe
+
+
+def recipe_for(data: str, name: str) -> Recipe:
+    """A preset; the one for a laptop is fitted to the images."""
+    recipe = recipes.preset(name)
+    return recipes.for_images(recipe, look(data)) if name == "laptop" and data else recipe
 
 
 def recipe_file(path: Path) -> tuple[str, Recipe]:

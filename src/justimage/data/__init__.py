@@ -17,15 +17,16 @@ from justimage.data.arrays import SUFFIXES, ArraySource
 from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
+from justimage.data.look import Look, look
 from justimage.data.source import DatasetSource, ImageError, LabeledImages, Source, as_source, conditions_of
 from justimage.data.store import Store, is_store, open_store
 from justimage.data.stream import Stream, batches
 from justimage.progress import Job, Progress
 
 __all__ = [
-    "BUILT_IN", "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Source", "Store",
-    "Stream", "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "open_source",
-    "sample_sizes", "textured_digits",
+    "BUILT_IN", "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Look", "Source",
+    "Store", "Stream", "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "look",
+    "open_source", "sample_sizes", "textured_digits",
 ]  # fmt: skip
 
 SAMPLED_FILES = 64

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from justimage.data import Store
+from justimage.data import Look, Store
 from justimage.diffusion import Diffusion
 from justimage.recipe.sections import IMAGENET, Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.sampling import Sampling
@@ -13,6 +13,8 @@ from justimage.transformer import architecture
 
 FEW_STEPS = Sampling("unipc", steps=8, times="logsnr", guidance=1.5, interval=(0.1, 1.0), t_clip=0.0)
 """13 passes of the network, as good as 50 steps of Heun, which are 187 (docs/sampling.md)."""
+SQUARE = 1.15
+"""Images whose sides differ by less are trained on as squares."""
 
 
 def paper_recipe(name: str, epochs: int = 600) -> Recipe:
@@ -58,8 +60,25 @@ def digits_recipe() -> Recipe:
     )  # fmt: skip
 
 
+def laptop_recipe() -> Recipe:
+    """Ours: somebody's own images on a CPU, in a quarter of an hour; `for_images` fits it to them (docs/your-images.md)."""
+    return Recipe(
+        model=architecture("T/6", image_size=48, width=192, classes=None),
+        diffusion=Diffusion(mu=-0.8, noise_scale=0.5),
+        training=Training(
+            budget=900, batch=32, learning_rate=2e-3, lr_schedule="cosine", warmup=2_000, gradient_clip=1.0,
+            ema=(2_000, 5_000, 20_000), ema_ramp=0.1, sample_ema=5_000, precision="auto",
+        ),
+        sampling=FEW_STEPS,
+        parallelism=Parallelism(workers=0),
+        logging=Logging(preview_every=10_000, preview_count=20),
+        checkpoint=Checkpointing(save_every=10_000),
+    )  # fmt: skip
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "digits": digits_recipe,
+    "laptop": laptop_recipe,
     "folder-32": lambda: folder_recipe("S", 32, batch=256, images=20_000_000),
     "folder-64": lambda: folder_recipe("S", 64, batch=256, images=20_000_000),
     "folder-128": lambda: folder_recipe("B", 128, batch=256, images=20_000_000),
@@ -99,6 +118,31 @@ def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
         model=replace(recipe.model, image_size=image_size, patch_size=patch),
         diffusion=replace(recipe.diffusion, noise_scale=recipe.diffusion.noise_scale * factor),
     )
+
+
+def for_images(recipe: Recipe, look: Look) -> Recipe:
+    """The recipe for somebody's images: of their shape where they agree on one, else square; no larger than they are; grey
+    where they are, and mirrored only in colour, as writing is mostly grey and has a left and a right."""
+    area = recipe.model.size[0] * recipe.model.size[1]
+    aspect = look.size[1] / look.size[0] if look.same_shape else 1.0
+    aspect = 1.0 if 1 / SQUARE < aspect < SQUARE else aspect
+    height = min(math.sqrt(area / aspect), look.size[0], look.size[1] / aspect)
+    patch = max(1, round(recipe.model.patch_size * height * math.sqrt(aspect) / math.sqrt(area)))
+    size = max(1, round(height / patch)) * patch, max(1, round(height * aspect / patch)) * patch
+    noise = recipe.diffusion.noise_scale * math.sqrt(size[0] * size[1] / area)
+    side = size[0] if size[0] == size[1] else size
+    return replace(
+        recipe,
+        model=replace(recipe.model, image_size=side, patch_size=patch, channels=look.channels),
+        diffusion=replace(recipe.diffusion, noise_scale=noise),
+        training=replace(recipe.training, flip=look.channels > 1),
+    )
+
+
+def fine_tuned(recipe: Recipe, trained: Recipe) -> Recipe:
+    """The recipe for going on from a trained network: its architecture, formulation and sampling, but no class of its own."""
+    model = replace(trained.model, classes=None)
+    return replace(recipe, model=model, diffusion=trained.diffusion, sampling=trained.sampling)
 
 
 def for_store(recipe: Recipe, store: Store) -> Recipe:

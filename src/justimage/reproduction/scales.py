@@ -1,7 +1,7 @@
 """The four scales at which an experiment is run: the paper's names ("B/16") stand for other networks and images at each.
 
 laptop      two CPU cores, minutes: the paper's images over eight, its patches as they are, four small sizes
-overnight   two CPU cores, hours: textured digits of 64 x 64, a hundred classes, three seeds where an effect is small
+overnight   two CPU cores, hours: digits on patterns, 64 x 64, a hundred classes, three seeds where an effect is small
 gpu         one large GPU, at most an hour: images of 32 x 32 (CIFAR-10), networks of ten to sixty million parameters
 paper       Table 9 on ImageNet
 """

@@ -1,4 +1,4 @@
-"""The demo: what a model trained on handwritten digits draws, judged by a classifier that has seen only real ones."""
+"""The demo of handwritten digits: what a model trained on them draws, judged by a classifier that has seen only real ones."""
 
 import json
 from dataclasses import asdict
@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from justimage import checkpoint, data, disk, figures, randomness, sampling
-from justimage.normalization import to_uint8
+from justimage import checkpoint, data, disk, figures, sampling
+from justimage.demo.pictures import write_pictures
 from justimage.progress import Job, Progress
 from justimage.recipe import Recipe
 from justimage.sampling import Denoiser
 
 COUNT = 1000
 BATCH = 100
-DENOISING_COLUMNS = 9
+DENOISED = 2, 3, 5, 8
+"""Digits that are shown on their way from noise."""
 
 
 def check_installed() -> None:
@@ -65,10 +65,7 @@ def report(out: Path, recipe: Recipe, model: Denoiser) -> Job[dict[str, Any]]:
     accuracy = (torch.from_numpy(classifier.predict(features(images))) == torch.tensor(labels)).double().mean().item()
     names = [str(i) for i in range(10)]
     disk.write(out / "samples.png", figures.encode_png(figures.image_grid(images[:100], 10, top=names)))
-    disk.write(out / "denoising.png", figures.encode_png(denoising_figure(model)))
-    metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    if course := figures.loss_curve(metrics, pick_previews(out / "run" / "samples")):
-        disk.write(out / "training.png", course)
+    metrics = write_pictures(out, model, DENOISED)
     facts = {
         "samples": COUNT,
         "accuracy_on_samples": accuracy,
@@ -80,26 +77,6 @@ def report(out: Path, recipe: Recipe, model: Denoiser) -> Job[dict[str, Any]]:
     }
     disk.write(out / "report.json", json.dumps(facts, indent=1).encode())
     return facts
-
-
-def denoising_figure(model: Denoiser) -> Image.Image:
-    """Four digits on their way from noise: the sample above, and below it the clean image predicted from it."""
-    digits = [2, 3, 5, 8]
-    noise = torch.stack([randomness.image_noise(1000 + d, model.shape) for d in digits]) * model.diffusion.noise_scale
-    points = list(sampling.trajectory(model, noise, torch.tensor(digits)))
-    shown = [points[round(i * (len(points) - 1) / (DENOISING_COLUMNS - 1))] for i in range(DENOISING_COLUMNS)]
-    rows = [row for i in range(len(digits)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]
-    images = to_uint8(torch.stack([image for row in rows for image in row]))
-    return figures.image_grid(
-        images, DENOISING_COLUMNS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(digits)
-    )
-
-
-def pick_previews(folder: Path) -> list[tuple[str, Image.Image]]:
-    """Up to four of a run's previews, evenly spaced."""
-    files = sorted(folder.glob("*-grid.png"))
-    chosen = files if len(files) <= 4 else [files[round(i * (len(files) - 1) / 3)] for i in range(4)]
-    return [(f"after {int(f.name.split('-')[0]):,} images", Image.open(f)) for f in chosen]
 
 
 def summary(facts: dict[str, Any]) -> str:
