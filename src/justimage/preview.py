@@ -22,8 +22,9 @@ PREVIEW_TIME = 0.3
 
 def preview(
     recipe: Recipe, source: Source, state: TrainState, progress: Callable[[int], object] = lambda done: None
-) -> tuple[Any, Any]:
-    """A grid of samples, a class a column where there are few, and real images denoised in one step at PREVIEW_TIME.
+) -> tuple[Any, Any, Tensor]:
+    """A grid of samples, a class a column where there are few; real images denoised in one step at PREVIEW_TIME; and the
+    samples themselves, uint8.
 
     `progress` receives the number of samples so far.
     """
@@ -48,7 +49,7 @@ def preview(
     images, clean = to_show(torch.cat(batches)), to_show(clean)
     names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
     denoised = figures.denoising_grid(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, recipe.diffusion.prediction)
-    return figures.image_grid(images, columns, top=names), denoised
+    return figures.image_grid(images, columns, top=names), denoised, images
 
 
 @torch.no_grad()

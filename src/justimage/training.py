@@ -194,7 +194,8 @@ class TrainStep:
         self.shards, self.layers = parallelize.shard_count(self.net), np.arange(len(dropout_layers(self.net)))[:, None]
         self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=r.precision == "bf16")
         starts = (start for _, starts in schedule(recipe, state) for start in starts)
-        stream, pinned = data.Stream(source, r.seed, r.flip), world.device.type == "cuda"
+        indices = data.balanced(source) if r.balance_classes else None
+        stream, pinned = data.Stream(source, r.seed, r.flip, indices), world.device.type == "cuda"
         self.batches = data.batches(stream, starts, self.size, recipe.parallelism.workers, pinned)
         self.ignores_classes = source.has_class_numbers and not recipe.model.classes
         self.begin()

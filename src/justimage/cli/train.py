@@ -223,7 +223,8 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
         for step in runs.steps(run):
             on_step(step)
     stopped = run.state.images_seen < total and not run.ended_early
-    early = f", as {run.recipe.checkpoint.monitor} no longer improved" if run.ended_early else ""
+    monitor = run.recipe.checkpoint.monitor
+    early = (f", as {monitor} no longer improved" if monitor else ", as it copies its images") if run.ended_early else ""
     say(f"{'stopped and saved' if stopped else 'done'} at {run.state.images_seen:,} images{early}, in {out}")
     if stopped or hint:
         say(f"resume with:  {again}" if stopped else sample)
@@ -291,6 +292,7 @@ def track_microbatches(
             count += 1
 
     hook = run.state.denoiser.net.register_forward_pre_hook(forward)
+    run.on_warning = lambda what: print(f"warning: {what}", file=sys.stderr, flush=True)
     run.on_progress = lambda what, done, of: advance(min(seen, total), total, lambda: f"{what} {done} of {of}")
     try:
         yield on_step

@@ -20,13 +20,13 @@ from justimage.data.images import Crop, Decode, decode
 from justimage.data.look import Look, look
 from justimage.data.source import DatasetSource, ImageError, LabeledImages, Source, as_source, conditions_of
 from justimage.data.store import Store, is_store, open_store
-from justimage.data.stream import Stream, batches
+from justimage.data.stream import Stream, balanced, batches
 from justimage.progress import Job, Progress
 
 __all__ = [
     "BUILT_IN", "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Look", "Source",
-    "Store", "Stream", "as_source", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode", "digits", "look",
-    "open_source", "sample_sizes", "textured_digits",
+    "Store", "Stream", "as_source", "balanced", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode",
+    "digits", "look", "open_source", "sample_sizes", "textured_digits",
 ]  # fmt: skip
 
 SAMPLED_FILES = 64

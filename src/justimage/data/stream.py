@@ -31,21 +31,37 @@ class Stream:
     source: Source
     seed: int
     flip: bool
+    indices: NDArray[np.int64] | None = None
+    """the images of an epoch, some more than once; None: each once"""
 
     def batch(self, start: int, size: int) -> tuple[Tensor, Any]:
         """The images (size, channels, height, width) and conditions of the positions start, start + 1, ..."""
-        count = len(self.source)
+        count = len(self.source if self.indices is None else self.indices)
         epochs = range(start // count, (start + size - 1) // count + 1)
         orders = [
             randomness.order(self.seed, epoch, count)[max(start - epoch * count, 0) : start + size - epoch * count]
             for epoch in epochs
         ]
-        images, condition = self.source.batch(np.concatenate(orders))
+        order = np.concatenate(orders)
+        images, condition = self.source.batch(order if self.indices is None else self.indices[order])
         if self.flip:
             flipped = np.flatnonzero(randomness.uniform(self.seed, "flip", np.arange(start, start + size)) < 0.5)
             mirror(images, flipped)
             map_tensors(lambda tensor: mirror(tensor, flipped) if tensor.ndim == 4 else tensor, condition)
         return images, condition
+
+
+def balanced(source: Source) -> NDArray[np.int64]:
+    """The images of an epoch with all classes equally often: as often as the largest is there, the others' images in turn.
+
+    ValueError for a source without classes.
+    """
+    labels = np.asarray(getattr(source, "labels", ()), dtype=np.int64)
+    if len(source.class_names) < 2 or not len(labels):
+        raise ValueError("balance_classes needs a folder, an archive or a store with two classes or more")
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    most = max(map(len, members))
+    return np.concatenate([np.resize(each, most) for each in members])
 
 
 def mirror(images: Tensor, chosen: NDArray[np.intp]) -> Tensor:

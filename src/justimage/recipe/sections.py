@@ -47,6 +47,8 @@ class Training:
     """name of the optimizer: adam"""
     flip: bool = True
     """mirror half of the images"""
+    balance_classes: bool = False
+    """show every class equally often, images of small ones repeatedly"""
     upscale: bool = True
     """scale up images smaller than the model's; without it they are an error"""
     decode: Decode = "photo"
@@ -140,7 +142,12 @@ class Checkpointing:
     patience: int | None = None
     """images without a better monitored number after which the run ends (App. A, "early stop"); None for never"""
 
+    stop_at_copies: float | None = None
+    """share of a preview's samples that copy a training image at which the run ends: the set is being memorised; None for
+    never"""
+
     def __post_init__(self) -> None:
+        check_range(self, stop_at_copies=(0, 1))
         check_choice(self, on_nonfinite=("stop", "skip", "rollback"), monitor_mode=("min", "max"))
         check_range(self, save_every=(1, inf), keep_checkpoints=(1, inf), patience=(1, inf))
         if self.patience is not None and not self.monitor:

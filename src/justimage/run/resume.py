@@ -13,6 +13,7 @@ from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
 from justimage.data import Source
 from justimage.diffusion import Diffusion
 from justimage.distributed import World
+from justimage.evaluation.copies import watch_copies
 from justimage.evaluation.online import open_online_fid
 from justimage.progress import finish
 from justimage.recipe import Recipe
@@ -51,6 +52,8 @@ def open_run(
     with world.all_or_none():
         recipe = replace(recipe, custom=names_of(net=net, optimizer=optimizer, loss=None if loss is Diffusion.loss else loss))
         recipe = recipe.resolve(source)
+        if recipe.training.balance_classes:
+            datasets.balanced(source)  # refused now
     world.assert_same("the data", source.fingerprint)
     world.assert_same("the recipe", recipes.to_json(recipe))
 
@@ -83,6 +86,7 @@ def open_run(
         state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid, initial)
+        run.copies = watch_copies(source, recipe.training.flip)
         if newest:
             run.restore(Path(newest))
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
@@ -208,7 +212,9 @@ def lock_and_begin(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool
         facts |= {"origin": run.initial.origin, "adapted": run.initial.notes}
     run.log_event("resumed" if run.resumed else "begun", **facts)
     run.metrics.resume(seen)
-    return run.metrics.early_stop.out_of_patience
+    limit = run.recipe.checkpoint.stop_at_copies
+    copied = limit is not None and any(-share >= limit for _, share in log.monitored_values(directory, "copies", "max"))
+    return copied or run.metrics.early_stop.out_of_patience
 
 
 def backup_path(directory: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from justimage import checkpoint, disk, figures
 from justimage.checkpoint import Initial
@@ -14,6 +15,7 @@ from justimage.data import Source
 from justimage.diffusion import Diffusion
 from justimage.distributed import World
 from justimage.evaluation import online
+from justimage.evaluation.copies import CopyWatch
 from justimage.evaluation.online import OnlineFID
 from justimage.log import Log
 from justimage.preview import preview
@@ -24,6 +26,8 @@ from justimage.stopping import StopFile, requested
 from justimage.training import Loss, NonFiniteError, Step, TrainState
 from justimage.tuning import Tuning
 
+MANY_COPIES = 0.2
+"""Share of a preview's samples from which on they are said to copy the training set; of new images it is about 0.01."""
 MAX_SKIPS = 10
 """Steps that are not finite, one after the other or since one checkpoint, before a run ends."""
 
@@ -52,6 +56,10 @@ class Run:
     lock: Any = None
     heartbeat: Callable[[], object] = lambda: None
     """tells the watchdog that work continues, in what takes longer than a step"""
+    copies: CopyWatch | None = None
+    """tells whether samples copy images of a small set"""
+    on_warning: Callable[[str], object] = lambda what: None
+    """receives what a person should know while it runs"""
     on_progress: Callable[[str, int, int], object] = lambda what, done, total: None
     """receives what takes longer than a step, how much of it is done, and of how much"""
 
@@ -106,14 +114,14 @@ class Run:
 
     def log_metrics(self) -> None:
         self.metrics.log_steps()
-        self.ended_early = self.metrics.early_stop.out_of_patience
+        self.ended_early |= self.metrics.early_stop.out_of_patience
 
     def evaluate(self, online_fid: OnlineFID) -> None:
         """A line of metrics with the scores of a few samples."""
         with self.metrics.paused():
             found = online.online_scores(self.recipe, self.source, self.state, online_fid, self.heartbeat)
             self.metrics.write({"images_seen": self.state.images_seen} | {name: round(v, 6) for name, v in found.items()})
-        self.ended_early = self.metrics.early_stop.out_of_patience
+        self.ended_early |= self.metrics.early_stop.out_of_patience
 
     def preview(self) -> None:
         """Samples from the same seeds, and the same images denoised, with the average that the recipe samples with."""
@@ -124,7 +132,8 @@ class Run:
             self.on_progress("preview", done, self.recipe.logging.preview_count)
 
         with self.metrics.paused():
-            samples, denoised = preview(self.recipe, self.source, self.state, sampled)
+            samples, denoised, images = preview(self.recipe, self.source, self.state, sampled)
+            self.watch_copies(images)
             if self.world.is_main:
                 folder = self.directory / "samples"
                 try:
@@ -134,6 +143,20 @@ class Run:
                     self.log_event("no preview", error=str(error))
             self.metrics.add_image("samples", np.asarray(samples), seen)
             self.metrics.add_image("denoised", np.asarray(denoised), seen)
+
+    def watch_copies(self, images: Tensor) -> None:
+        """A line of metrics with the share of samples that copy a training image; a word, or the end, where they are many."""
+        if self.copies is None:
+            return
+        share, limit = self.copies.share(images), self.recipe.checkpoint.stop_at_copies
+        self.metrics.write({"images_seen": self.state.images_seen, "copies": round(share, 4)})
+        if share >= MANY_COPIES:
+            self.log_event("copies", share=share)
+            self.on_warning(
+                f"{share:.0%} of the samples copy a training image: the set is being memorised; train for shorter, with more "
+                "images, with --dropout 0.1, or end by it: --stop-at-copies 0.2"
+            )
+        self.ended_early |= limit is not None and share >= limit
 
     def should_stop(self) -> bool:
         """Whether this process wants to end: asked to, by a STOP file, out of patience, or unable to save."""
