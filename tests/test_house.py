@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transformer": {"checks", "conditions", "dropout"},
     "mlp": set(),
     "randomness": set(),
+    "augmentation": {"randomness"},
     "sample_arguments": {"conditions"},
     "solvers": set(),
     "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},
@@ -42,8 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "disk", "distributed", "ema", "inference", "parallelize", "recipe", "sampling", "strict_json", "transformer",
     },
     "training": {
-        "conditions", "data", "diffusion", "distributed", "dropout", "ema", "parallelize", "randomness", "recipe", "sampling",
-        "transformer",
+        "augmentation", "conditions", "data", "diffusion", "distributed", "dropout", "ema", "parallelize", "randomness",
+        "recipe", "sampling", "transformer",
     },
     "figures": set(),
     "preview": {"conditions", "data", "figures", "normalization", "randomness", "recipe", "sampling", "training"},
@@ -78,6 +79,7 @@ DATA = {
     "files": {"images", "source", "tars", "hf_table"},
     "stream": {"source", "arrays"},
     "built_in": {"arrays"},
+    "look": {"built_in", "files", "images", "store"},
     "prepare": {"arrays", "built_in", "files", "images", "source", "store"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""

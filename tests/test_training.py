@@ -248,7 +248,7 @@ def test_previews_repeat_their_seeds_and_do_not_disturb(tmp_path: Path) -> None:
         == 6
         == len(list((tmp_path / "b" / "samples").glob("*-denoised.png")))
     )
-    again, _ = preview_of(b.recipe, b.source, b.state)
+    again, *_ = preview_of(b.recipe, b.source, b.state)
     assert again.tobytes() == preview_of(b.recipe, b.source, b.state)[0].tobytes()
 
 

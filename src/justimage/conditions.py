@@ -14,6 +14,10 @@ from torch import Tensor
 Condition = Tensor | dict[str, Tensor] | None
 NULL_CLASS = -1
 """The class number, or token, that stands for none."""
+AUGMENTATION = "augmentation"
+"""The entry that says what was done to an image, rather than what is asked for: it is never dropped."""
+AUGMENTATION_NUMBERS = 6
+"""How many numbers it has (augmentation.py)."""
 
 
 def map_tensors(function: Callable[..., Tensor], condition: Any, *others: Any) -> Any:
@@ -41,7 +45,15 @@ def drop(condition: Condition, dropped: Tensor) -> Condition:
     def choose(tensor: Tensor, null: Tensor) -> Tensor:
         return torch.where(dropped.view(-1, *[1] * (tensor.ndim - 1)), null, tensor)
 
-    return map_tensors(choose, condition, null_like(condition))
+    kept = {AUGMENTATION: condition[AUGMENTATION]} if isinstance(condition, dict) and AUGMENTATION in condition else {}
+    chosen = map_tensors(choose, condition, null_like(condition))
+    return chosen | kept if isinstance(chosen, dict) else chosen
+
+
+def with_augmentation(condition: Condition, told: Tensor) -> dict[str, Tensor]:
+    """A condition of classes, or a dict, with what was done to its images."""
+    known = condition if isinstance(condition, dict) else {} if condition is None else {"classes": condition}
+    return known | {AUGMENTATION: told}
 
 
 def join(first: Condition, second: Condition) -> Condition:

@@ -215,7 +215,7 @@ def export_official(source: Path, target: Path) -> Path:
         raise ValueError(f"{source} is one set of weights; an official checkpoint is made from a run or a converted folder")
     recipe = checkpoint.read_recipe(place)
     a, p = recipe.model, recipe.diffusion
-    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False)
+    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False, augmented=False)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
     if p != replace(p, prediction="x", interpolant="linear"):

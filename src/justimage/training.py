@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from justimage import data, distributed, parallelize, randomness
-from justimage.conditions import Condition, map_tensors, null_like
+from justimage import augmentation, data, distributed, parallelize, randomness
+from justimage.conditions import Condition, map_tensors, null_like, with_augmentation
 from justimage.data import Source
 from justimage.diffusion import Batch, Diffusion, Net
 from justimage.distributed import RemoteError, World
@@ -227,6 +227,9 @@ class TrainStep:
         """Add the gradient of a microbatch: the mean loss of its images (Algorithm 1)."""
         denoiser, seed, device = self.state.denoiser, self.recipe.training.seed, self.state.world.device
         x = denoiser.normalization.normalize(images)
+        if augment := self.recipe.training.augment:
+            x, told = augmentation.augment(x, seed, position, augment)
+            condition = with_augmentation(condition, told)
         t, eps, dropped = draw(denoiser.diffusion, seed, position, x)
         keys = randomness.keys(seed, "dropout", self.layers, np.arange(position, position + len(x))) >> np.uint64(32)
         set_dropout_keys(self.net, torch.from_numpy(keys.astype(np.int64)).to(device, non_blocking=True))

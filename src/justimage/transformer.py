@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from justimage.checks import check_range
-from justimage.conditions import NULL_CLASS
+from justimage.conditions import AUGMENTATION_NUMBERS, NULL_CLASS, Condition
 from justimage.dropout import Dropout
 
 
@@ -58,6 +58,8 @@ class Architecture:
     """the norm everywhere (footnote 5)"""
     aux_classifier: bool = False
     """a classification head where the class tokens would enter, no class known before it (App. B.3)"""
+    augmented: bool = False
+    """told how an image was augmented: a condition may be {"classes": (b,), "augmentation": (b, 6)}; set by training"""
 
     def __post_init__(self) -> None:
         check_range(self, **dict.fromkeys(("patch_size", "channels", "width", "depth", "heads"), (1, math.inf)))
@@ -133,6 +135,8 @@ class JiT(nn.Module):
         self.embed = PatchEmbedding(a.patch_dimension, a.bottleneck, a.width)
         self.time = TimeEmbedding(a.width)
         self.class_table = nn.Embedding(a.classes + 1, a.width)  # the last row is "no class"
+        if a.augmented:
+            self.augmentation = nn.Linear(AUGMENTATION_NUMBERS, a.width, bias=False)
         self.blocks = nn.ModuleList(Block(a, i) for i in range(a.depth))
         self.head = Head(a)
         if a.context_tokens:
@@ -166,7 +170,10 @@ class JiT(nn.Module):
             embeddings.append(self.context_positions)
         for weight in embeddings:
             nn.init.normal_(weight, std=0.02)
-        for linear in [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]:
+        zero = [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]
+        if self.architecture.augmented:
+            zero.append(self.augmentation)
+        for linear in zero:
             nn.init.zeros_(linear.weight)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
@@ -178,13 +185,16 @@ class JiT(nn.Module):
         self.cos.copy_(F.pad(cos, (0, 0, a.context_tokens, 0), value=1.0))
         self.sin.copy_(F.pad(sin, (0, 0, a.context_tokens, 0), value=0.0))
 
-    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, z: Tensor, t: Tensor, y: Condition = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         a = self.architecture
+        y, told = (y["classes"], y.get("augmentation")) if isinstance(y, dict) else (y, None)
         if y is None:
             y = torch.full(z.shape[:1], NULL_CLASS, device=z.device)
         dtype = self.class_table.weight.dtype
         label = self.class_table(torch.where(y < 0, self.classes, y))
         time = self.time(t, dtype)
+        if told is not None:
+            time = time + self.augmentation(told.to(dtype))
         both = F.silu(time + label)
         c = F.silu(time) if a.aux_classifier else both  # what modulates the blocks; a classifier must not see the class
         extras = {}

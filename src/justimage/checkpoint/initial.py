@@ -47,10 +47,14 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
     notes: list[str] = []
     notes += adapt_patches(weights, old.model, recipe.model)
     notes += adapt_classes(weights, old, recipe)
-    if recipe.model.aux_classifier and not old.model.aux_classifier:
-        notes.append("the classifier is new")
-    elif old.model.aux_classifier and not recipe.model.aux_classifier:
-        weights = {name: w for name, w in weights.items() if not name.startswith("classifier.")}
+    for part, here, there in (
+        ("classifier", recipe.model.aux_classifier, old.model.aux_classifier),
+        ("augmentation", recipe.model.augmented, old.model.augmented),
+    ):
+        if here and not there:
+            notes.append(f"the {part} is new")
+        elif there and not here:
+            weights = {name: w for name, w in weights.items() if not name.startswith(f"{part}.")}
     ema = old.training.sample_ema if place.is_dir() else ema_of(place)
     seen = f" after {int(place.name):,} images" if place.is_dir() and place.name.isdigit() else ""
     average = f"average {ema_name(ema)}" if ema else "no average"

@@ -52,10 +52,10 @@ def main(words: Sequence[str]) -> int:
     if code := run_training(recipes.with_values(recipe, budget=o.budget), out / "run", device, again, hint=False):
         return code
     with stages() as show:
-        facts = finish(images.report(out, device), show)
-    print(images.summary(facts))
+        facts = finish(images.judged(out, device), show)
+    print(images.describe_report(facts))
     words = ["justimage", "sample", "--from", str(out / "run"), "--guidance", f"{facts['guidance']:g}", "--out", "grid.png"]
-    finished(out, started, words)
+    say_finished(out, started, words)
     longer = ["justimage", "demo", "--data", o.data, "--budget", f"{max(round(4 * o.budget / 60), 1)}m", "--out", str(out)]
     print(f"or longer: {shlex.join(longer)}")
     return 0
@@ -73,11 +73,11 @@ def show_digits(out: Path, again: str, started: float) -> int:
         with track_batches([model.net], recipe.sampling, digits.BATCH, show) as show_batches:
             report = finish(digits.report(out, recipe, model), show_batches)
     print(digits.summary(report))
-    finished(out, started, ["justimage", "sample", "--from", str(out / "run"), "--out", "grid.png"])
+    say_finished(out, started, ["justimage", "sample", "--from", str(out / "run"), "--out", "grid.png"])
     return 0
 
 
-def finished(out: Path, started: float, words: Sequence[str]) -> None:
+def say_finished(out: Path, started: float, words: Sequence[str]) -> None:
     """Say where everything is, and what to try with the model."""
     print(f"{time.perf_counter() - started:.0f} s in all; pictures and report.json are in {out}")
     print(f"now try:  {shlex.join(words)}")

@@ -22,7 +22,7 @@ GREY_TOLERANCE = 4
 
 @dataclass(frozen=True)
 class Look:
-    """What decides how to train on images."""
+    """The facts about images that decide how to train on them."""
 
     images: int
     class_names: tuple[str, ...]

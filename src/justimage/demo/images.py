@@ -38,7 +38,7 @@ COPIES_OF_REAL = 0.01
 """Share of real images that count as copies of others: the distance that makes a copy is chosen so."""
 
 
-def report(out: Path, device: torch.device) -> Job[dict[str, Any]]:
+def judged(out: Path, device: torch.device) -> Job[dict[str, Any]]:
     """Judge the run in out/run, and write pictures and report.json into `out`; returns the report."""
     run = out / "run"
     generator = ImageGenerator(run, device)
@@ -106,8 +106,8 @@ def best_guidance(sampler: FeatureSampler, job: SampleJob) -> Job[SampleJob]:
     return replace(job, sampling=replace(job.sampling, guidance=best.guidance))
 
 
-def summary(facts: dict[str, Any]) -> str:
-    """What the report says, for people."""
+def describe_report(facts: dict[str, Any]) -> str:
+    """A report in sentences."""
     lines, of = [], f"of {facts['samples']:,} samples"
     if facts["class_accuracy"] is not None:
         lines.append(

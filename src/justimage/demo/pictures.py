@@ -1,4 +1,4 @@
-"""What every demo shows of a run: the way from noise to images, and the course of the training."""
+"""Pictures that every demo shows of a run: the way from noise to images, and the course of the training."""
 
 import json
 from collections.abc import Sequence

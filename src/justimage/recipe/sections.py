@@ -47,6 +47,9 @@ class Training:
     """name of the optimizer: adam"""
     flip: bool = True
     """mirror half of the images"""
+    augment: float = 0.0
+    """probability of each of four changes of an image, of which the network is told, so that it does not draw them: scaled,
+    turned, stretched, moved (for sets of some hundreds or thousands; 0.12 in EDM)"""
     balance_classes: bool = False
     """show every class equally often, images of small ones repeatedly"""
     upscale: bool = True
@@ -64,6 +67,7 @@ class Training:
     def __post_init__(self) -> None:
         check_finite(self)
         check_range(self, total_images=(1, inf), budget=(1, inf), batch=(1, inf), warmup=(0, inf), ema_ramp=(0, inf))
+        check_range(self, augment=(0, 1))
         if self.learning_rate <= 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
             raise ValueError("learning_rate and gradient_clip must be above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -225,7 +229,7 @@ class Recipe:
             raise ValueError(f"classes is {classes}, but the data has {found}; leave it out, or 0 to ignore them")
         return replace(
             self,
-            model=replace(self.model, classes=classes),
+            model=replace(self.model, classes=classes, augmented=self.training.augment > 0),
             sampling=self.sampling if classes or not source.has_class_numbers else replace(self.sampling, guidance=1.0),
             class_names=tuple(source.class_names) if classes else (),
             normalization=normalization_of(source),
