@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 from justimage import cli
 from justimage.cli.options import parse
-from justimage.recipe import preset, to_json
+from tests.sets import colours, png
 
 TINY_TRAINING = shlex.split(
     "--width 16 --depth 2 --heads 2 --bottleneck 4 --context-start 1 --batch 8 --warmup 8 --steps 2 --preview-count 4 "
@@ -76,7 +77,7 @@ DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("where", ["", *cli.COMMANDS, *(d.name for d in DOCUMENTS)])
-def test_every_example_is_understood(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_is_understood(where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option of it exists, takes what it is given, and none is missing; whether the images are there is another matter."""
     if where.endswith(".md"):
         text = next(d for d in DOCUMENTS if d.name == where).read_text()
@@ -85,8 +86,10 @@ def test_every_example_is_understood(where: str, tmp_path: Path, monkeypatch: py
         module: Any = import_module(f"justimage.cli.{where.replace('-', '_')}") if where else cli
         text = getattr(module, "DESCRIPTION", "") or module.HELP
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "photos").mkdir(parents=True)
-    (tmp_path / "runs" / "photos" / "recipe.json").write_text(json.dumps(to_json(preset("folder-64"))))
+    shutil.copytree(run, tmp_path / "runs" / "photos")
+    for folder in "photos", "rooms", "scans":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(png(colours(0)))
 
     def understand(kind: type, words: list[str], *others: Any, **options: Any) -> None:
         parse(kind, words, *others, **options)

@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes
 
 from justimage import checkpoint, disk, recipe as recipes, run as runs
 from justimage.cli import STOPPED
-from justimage.cli.estimate import Estimate
+from justimage.cli.estimate import Estimate, format_time
 from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
 from justimage.data import BUILT_IN, look
@@ -202,6 +202,8 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
         run.log_event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images" + (f"; {sample}" if hint else ""))
         return 0
+    if budget := run.recipe.training.budget:
+        say(f"{total:,} images, as many as it sees in {format_time(budget)}")
     if run.initial:
         say(f"starts from {'; '.join([run.initial.origin, *run.initial.notes])}")
     if run.resumed:

@@ -66,8 +66,8 @@ def laptop_recipe() -> Recipe:
         model=architecture("T/6", image_size=48, width=192, classes=None),
         diffusion=Diffusion(mu=-0.8, noise_scale=0.5),
         training=Training(
-            budget=900, batch=32, learning_rate=2e-3, lr_schedule="cosine", warmup=2_000, gradient_clip=1.0,
-            ema=(2_000, 5_000, 20_000), ema_ramp=0.1, sample_ema=5_000, precision="auto",
+            budget=900, batch=32, learning_rate=2e-3, warmup=2_000, gradient_clip=1.0,
+            ema=(3_000, 1_000_000), ema_ramp=0.1, sample_ema=1_000_000, precision="auto",
         ),
         sampling=FEW_STEPS,
         parallelism=Parallelism(workers=0),

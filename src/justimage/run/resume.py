@@ -212,9 +212,7 @@ def lock_and_begin(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool
         facts |= {"origin": run.initial.origin, "adapted": run.initial.notes}
     run.log_event("resumed" if run.resumed else "begun", **facts)
     run.metrics.resume(seen)
-    limit = run.recipe.checkpoint.stop_at_copies
-    copied = limit is not None and any(-share >= limit for _, share in log.monitored_values(directory, "copies", "max"))
-    return copied or run.metrics.early_stop.out_of_patience
+    return run.memorised_before(seen) or run.metrics.early_stop.out_of_patience
 
 
 def backup_path(directory: Path) -> Path:

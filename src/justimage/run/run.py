@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from justimage import checkpoint, disk, figures
+from justimage import checkpoint, disk, figures, log
 from justimage.checkpoint import Initial
 from justimage.data import Source
 from justimage.diffusion import Diffusion
@@ -145,11 +145,10 @@ class Run:
             self.metrics.add_image("denoised", np.asarray(denoised), seen)
 
     def watch_copies(self, images: Tensor) -> None:
-        """A line of metrics with the share of samples that copy a training image; a word, or the end, where they are many."""
+        """Say so, or end, where many samples copy a training image."""
         if self.copies is None:
             return
         share, limit = self.copies.share(images), self.recipe.checkpoint.stop_at_copies
-        self.metrics.write({"images_seen": self.state.images_seen, "copies": round(share, 4)})
         if share >= MANY_COPIES:
             self.log_event("copies", share=share)
             self.on_warning(
@@ -157,6 +156,12 @@ class Run:
                 "images, with --dropout 0.1, or end by it: --stop-at-copies 0.2"
             )
         self.ended_early |= limit is not None and share >= limit
+
+    def memorised_before(self, images_seen: int) -> bool:
+        """Whether it has ended, at a checkpoint of so many images, because samples copied its images."""
+        limit, events = self.recipe.checkpoint.stop_at_copies, log.records(self.directory / "events.jsonl")
+        found = [line for line in events if line.get("event") == "copies" and line["images_seen"] <= images_seen]
+        return limit is not None and any(line["share"] >= limit for line in found)
 
     def should_stop(self) -> bool:
         """Whether this process wants to end: asked to, by a STOP file, out of patience, or unable to save."""
