@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallelize": {"distributed", "transformer"},
     "data": {"checks", "conditions", "disk", "pool", "progress", "randomness", "stopping", "strict_json"},
     "recipe": {
-        "checks", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",
+        "checks", "cost", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",
     },
     "cost": {"transformer"},
     "plan": {"cost", "distributed", "recipe", "transformer"},

@@ -71,6 +71,19 @@ def test_a_recipe_for_images_of_a_shape(
     assert fitted.diffusion.noise_scale == pytest.approx(0.5 * (a.size[0] * a.size[1]) ** 0.5 / 48)
 
 
+def test_a_longer_budget_or_a_faster_device_affords_a_larger_network() -> None:
+    fitted = preset("laptop")
+
+    def width(seconds: float, device: str, cores: int = 2) -> int:
+        return recipes.for_budget(with_values(fitted, budget=seconds), device, cores).model.width
+
+    assert [width(900, "cpu"), width(8 * 3600, "cpu"), width(8 * 3600, "cpu", 64)] == [192, 384, 768]
+    assert [width(60, "cuda"), width(3600, "cuda")] == [384, 768]
+    larger = recipes.for_budget(with_values(fitted, budget=3600), "cuda", 2)
+    assert larger.training.learning_rate == pytest.approx(fitted.training.learning_rate * 192 / 768)
+    assert (larger.model.size, larger.model.patch_size) == (fitted.model.size, fitted.model.patch_size)
+
+
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the speed that a training is found to have."""

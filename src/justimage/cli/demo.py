@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from justimage import recipe as recipes
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stage, stages, track_batches
 from justimage.cli.train import in_seconds, recipe_for, run_training
@@ -48,8 +47,8 @@ def main(words: Sequence[str]) -> int:
     if not o.data or o.data == "digits":
         return show_digits(o.out or Path("demo"), again, started)
     out, device = o.out or Path(f"demo-{Path(o.data).stem}"), checked_device(o.device)
-    recipe = replace(recipe_for(o.data, "laptop"), data=o.data)
-    if code := run_training(recipes.with_values(recipe, budget=o.budget), out / "run", device, again, hint=False):
+    recipe = replace(recipe_for(o.data, "laptop", device, o.budget, out / "run"), data=o.data)
+    if code := run_training(recipe, out / "run", device, again, hint=False):
         return code
     with stages() as show:
         facts = finish(images.judged(out, device), show)

@@ -14,6 +14,7 @@ import torch
 from tyro.conf import OmitArgPrefixes
 
 from justimage import checkpoint, disk, recipe as recipes, run as runs
+from justimage.chunks import cpu_count
 from justimage.cli import STOPPED
 from justimage.cli.estimate import Estimate, format_time
 from justimage.cli.options import checked_device, parse, parse_known
@@ -85,6 +86,9 @@ class Start:
     init: str = ""
     device: str | None = None
     image_size: int | tuple[int, int] | None = None
+    budget: float | None = None
+    out: Path | None = None
+    fresh: bool = False
 
 
 SECTIONS = ("model", "diffusion", "training", "sampling", "parallelism", "logging", "checkpoint", "evaluation")
@@ -145,8 +149,7 @@ def main(argv: Sequence[str]) -> int:
     default = TrainOptions(recipe.data, *(getattr(recipe, section) for section in SECTIONS))
     o = parse(TrainOptions, words, "train", DESCRIPTION, default=default)
     recipe = replace(recipe, data=o.data, **{section: getattr(o, section) for section in SECTIONS})
-    source = Path(recipe.data).stem
-    out = o.out or Path("runs") / (name if source in ("", name) else f"{name}-{source}")
+    out = directory(o.out, name, recipe.data)
     return run_training(recipe, out, checked_device(o.device), shlex.join(["justimage", "train", *argv]), o.fresh)
 
 
@@ -159,7 +162,8 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     else:
         on_cpu = checked_device(start.device).type == "cpu"
         name = start.preset or ("digits" if start.data in BUILT_IN else "laptop" if on_cpu else "folder-64")
-        recipe = recipe_for(start.data or "", name)
+        earlier = None if start.fresh else directory(start.out, name, start.data or "")
+        recipe = recipe_for(start.data or "", name, checked_device(start.device), start.budget, earlier)
         if start.init:
             recipe = recipes.fine_tuned(recipe, checkpoint.read_recipe(checkpoint.resolve(start.init)))
     if start.image_size is not None:
@@ -170,10 +174,25 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
     return name, recipe
 
 
-def recipe_for(data: str, name: str) -> Recipe:
-    """A preset; the one for a laptop is fitted to the images."""
+def directory(out: Path | None, name: str, data: str) -> Path:
+    """Where a run is by default."""
+    source = Path(data).stem
+    return out or Path("runs") / (name if source in ("", name) else f"{name}-{source}")
+
+
+def recipe_for(data: str, name: str, device: torch.device, budget: float | None = None, earlier: Path | None = None) -> Recipe:
+    """A preset. The one for a laptop is fitted to the images, the device and the budget; where a run by it is there already, it
+    is that run's."""
     recipe = recipes.preset(name)
-    return recipes.for_images(recipe, look(data)) if name == "laptop" and data else recipe
+    if name != "laptop" or not data:
+        return recipe
+    if budget:
+        recipe = recipes.with_values(recipe, budget=budget)
+    if earlier and (earlier / "recipe.json").exists():
+        _, known = recipe_file(earlier)
+        if known.training.budget:
+            return recipes.with_values(known, budget=recipe.training.budget)
+    return recipes.for_budget(recipes.for_images(recipe, look(data)), device.type, cpu_count())
 
 
 def recipe_file(path: Path) -> tuple[str, Recipe]:

@@ -5,16 +5,23 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from justimage.cost import training_flops
 from justimage.data import Look, Store
 from justimage.diffusion import Diffusion
 from justimage.recipe.sections import IMAGENET, Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.sampling import Sampling
-from justimage.transformer import architecture
+from justimage.transformer import SIZES, architecture
 
 FEW_STEPS = Sampling("unipc", steps=8, times="logsnr", guidance=1.5, interval=(0.1, 1.0), t_clip=0.0)
 """13 passes of the network, as good as 50 steps of Heun, which are 187 (docs/sampling.md)."""
 SQUARE = 1.15
 """Images whose sides differ by less are trained on as squares."""
+LARGER = "S", "B"
+"""Networks that the preset for a laptop takes instead of its own, where its budget affords them."""
+MIN_IMAGES = 200_000
+"""Images that such a network must be expected to see in the budget."""
+FLOPS = {"cpu": 5e10, "cuda": 1e14, "mps": 1e12}
+"""Floating-point operations a second in training that a core of a CPU, or a GPU, is expected to reach at least."""
 
 
 def paper_recipe(name: str, epochs: int = 600) -> Recipe:
@@ -66,7 +73,7 @@ def laptop_recipe() -> Recipe:
         model=architecture("T/6", image_size=48, width=192, classes=None),
         diffusion=Diffusion(mu=-0.8, noise_scale=0.5),
         training=Training(
-            budget=900, batch=32, learning_rate=2e-3, warmup=2_000, gradient_clip=1.0,
+            budget=900, batch=32, learning_rate=1e-3, warmup=2_000, gradient_clip=1.0,
             ema=(3_000, 1_000_000), ema_ramp=0.1, sample_ema=1_000_000, precision="auto",
         ),
         sampling=FEW_STEPS,
@@ -137,6 +144,19 @@ def for_images(recipe: Recipe, look: Look) -> Recipe:
         diffusion=replace(recipe.diffusion, noise_scale=noise),
         training=replace(recipe.training, flip=look.channels > 1),
     )
+
+
+def for_budget(recipe: Recipe, device: str, cores: int) -> Recipe:
+    """The recipe with the largest network that is expected to see MIN_IMAGES in its budget; rates in inverse proportion to the
+    width."""
+    flops = (recipe.training.budget or 0) * FLOPS[device] * (cores if device == "cpu" else 1)
+    for name in LARGER:
+        larger = replace(recipe.model, **SIZES[name])
+        if flops / training_flops(larger) < MIN_IMAGES:
+            break
+        rate = recipe.training.learning_rate * recipe.model.width / larger.width
+        recipe = replace(recipe, model=larger, training=replace(recipe.training, learning_rate=rate))
+    return recipe
 
 
 def fine_tuned(recipe: Recipe, trained: Recipe) -> Recipe:
