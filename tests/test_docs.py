@@ -1,5 +1,6 @@
 """The documents are true: their Python runs as it stands, and their links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,19 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("notebook", sorted((PROJECT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_as_it_stands(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less time to train in."""
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)
+    known: dict[str, Any] = {"__name__": notebook.stem}
+    for number, cell in enumerate(cells):
+        text = "".join(cell["source"]).replace("BUDGET = 900", "BUDGET = 45")
+        exec(compile(text, f"{notebook.name}, cell {number}", "exec"), known)
+    assert known["step"].images_seen >= 3200 and known["images"].dtype == torch.uint8
+    assert list(tmp_path.glob("*.png"))
