@@ -20,6 +20,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   prepare        decode and crop a set of images once, into a store that trains faster
   train          train a model on your images, or resume a training
   sample         generate images with a trained model
+  edit           vary, fill, enlarge, colour or sharpen a photograph with a trained model
   evaluate       score generated images against real ones: FID, IS, KID, precision, recall
   search         find the best guidance and the best average of the weights
   reproduce      each table and figure of the paper by one command, beside the paper's numbers
@@ -38,7 +39,7 @@ examples:
 A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds the traceback."""
 
 COMMANDS = (
-    "demo", "prepare", "train", "sample", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
+    "demo", "prepare", "train", "sample", "edit", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
 )  # fmt: skip
 UNATTENDED = ("demo", "train", "reproduce", "feature-space")
 """Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""

@@ -1,0 +1,286 @@
+"""justimage edit."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from justimage import disk, editing, figures
+from justimage.cli.options import checked_device, parse
+from justimage.cli.progress import bar
+from justimage.cli.sample import check_vacant
+from justimage.cli.sampling_options import parse_classes
+from justimage.conditions import NULL_CLASS
+from justimage.data import Crop, decode
+from justimage.data.images import MODES
+from justimage.generate import ImageGenerator
+from justimage.normalization import to_uint8
+from justimage.recipe import Recipe
+from justimage.sampling import Denoiser, Sampling
+
+DESCRIPTION = """Edit a photograph with a trained model, without training.
+
+One task: --strength varies it; --mask draws what is white in the mask anew; --upscale, --colourise and --deblur find images
+that look like it when scaled down, grey or blurred; --invert takes it to noise and back; --to-class draws it as another class
+from the same noise; --between goes to another photograph.
+
+examples:
+  justimage edit room.jpg --from runs/rooms --strength 0.6 --class kitchen
+  justimage edit room.jpg --from runs/rooms --mask hole.png --answers 6 --out filled.png
+  justimage edit small.png --from runs/rooms --upscale 4
+  justimage edit old.jpg --from runs/rooms --colourise
+  justimage edit room.jpg --from runs/rooms --class bedroom --to-class kitchen
+  justimage edit room.jpg --from runs/rooms --between other.jpg --answers 9 --out way.gif
+
+Writes one picture: what was given, then the answers. The photograph is cropped to the model's shape and scaled to its size."""
+
+TASKS = "strength", "mask", "upscale", "colourise", "deblur", "invert", "to_class", "between"
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    photo: tyro.conf.Positional[Path]
+    """the photograph"""
+    source: Annotated[Path, tyro.conf.arg(name="from")] = tyro.MISSING
+    """a run, a converted folder, or one .safetensors file"""
+    strength: float | None = None
+    """vary it: the share of the way back to noise, above 0 to 1"""
+    mask: Path | None = None
+    """draw anew what is white in this picture; black stays as it is, to the pixel"""
+    upscale: int | None = None
+    """times larger than the photograph is taken to be; divides the model's size"""
+    colourise: bool = False
+    """find its colours"""
+    deblur: float | None = None
+    """sharpen what a Gaussian of so many of the model's pixels has blurred"""
+    invert: bool = False
+    """take it to noise and back, and say how exactly"""
+    to_class: str | None = None
+    """draw it as this class, from the same noise"""
+    between: Path | None = None
+    """another photograph to go to, through noise"""
+    class_name: Annotated[str, tyro.conf.arg(name="class")] = "-1"
+    """the photograph's class, a number or a name; -1 for none"""
+    answers: int = 4
+    """images to find"""
+    guidance: float | None = None
+    """scale of classifier-free guidance [the recipe's where a class is given]"""
+    steps: int = 24
+    """steps of the solver; of inversion four times as many passes"""
+    repeats: int = 3
+    """of a mask: how often each step is made, so that the new adapts to the known"""
+    seed: int = 0
+    """of the first answer"""
+    ema: float | None = None
+    """the average of the weights [the recipe's]"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps [cuda if there is one]"""
+    out: Path = Path("edit.png")
+    """the picture; a .gif shows the answers one after another"""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A task, and the model that does it."""
+
+    o: EditOptions
+    recipe: Recipe
+    denoiser: Denoiser
+    device: torch.device
+    label: int
+    """the photograph's class"""
+    sampling: Sampling
+
+    @property
+    def condition(self) -> Tensor:
+        """Of the answers."""
+        return torch.full((self.o.answers,), self.label, device=self.device)
+
+    @property
+    def passes(self) -> int:
+        """Of inversion, which has to be exact."""
+        return 4 * self.o.steps
+
+    def repeated(self, images: Tensor) -> Tensor:
+        """One image, or what is known of it, for each answer."""
+        return images.expand(self.o.answers, -1, -1, -1).to(self.device)
+
+    def noise_of(self, x: Tensor) -> Tensor:
+        return editing.invert(self.denoiser, x.to(self.device), self.condition[: len(x)], self.passes)
+
+    def image_of(self, noise: Tensor, label: int | None = None) -> Tensor:
+        classes = torch.full((len(noise),), self.label if label is None else label, device=self.device)
+        return editing.follow(self.denoiser, noise, classes, self.passes)
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(EditOptions, words, "edit", DESCRIPTION)
+    task = check(o)
+    generator = ImageGenerator(o.source, checked_device(o.device))
+    ema = generator.recipe.training.sample_ema if o.ema is None else o.ema
+    denoiser = generator.denoiser(generator.emas[0] if generator.checkpoint.is_file() else ema)
+    if denoiser.normalization.mean:
+        raise ValueError(f"{o.source} draws floats, not pixels; edit its arrays in Python (justimage.editing)")
+    label = (parse_classes([o.class_name], generator.recipe) or [NULL_CLASS])[0]
+    guidance = o.guidance if o.guidance is not None else generator.recipe.sampling.guidance if label >= 0 else 1.0
+    sampling = Sampling("sde", o.steps, "logsnr", guidance, generator.recipe.sampling.interval, t_clip=0.0)
+    e = Edit(o, generator.recipe, denoiser, generator.device, label, sampling)
+    shown, found = {"invert": there_and_back, "to_class": as_class, "between": way}.get(task, answers)(e)
+    write(o, shown, found)
+    return 0
+
+
+def check(o: EditOptions) -> str:
+    """The task; ValueError or OSError for anything that does not fit."""
+    asked = [name for name in TASKS if getattr(o, name) not in (None, False)]
+    if len(asked) != 1:
+        given = " and ".join(f"--{name.replace('_', '-')}" for name in asked) or "no task"
+        raise ValueError(f"{given}: give one of {', '.join('--' + name.replace('_', '-') for name in TASKS)}")
+    if o.out.suffix.lower() not in (*figures.FORMATS, ".gif"):
+        raise ValueError(f"{o.out} has no picture's name; allowed: {', '.join(figures.FORMATS)}, .gif")
+    for name, low, high in (("answers", 1, 64), ("steps", 2, 1000), ("repeats", 1, 100)):
+        if not low <= getattr(o, name) <= high:
+            raise ValueError(f"{name} is {getattr(o, name)}; allowed: {low} to {high}")
+    if o.strength is not None and not 0 < o.strength <= 1:
+        raise ValueError(f"strength is {o.strength:g}; allowed: above 0 to 1")
+    if o.deblur is not None and not 0 < o.deblur <= 100:
+        raise ValueError(f"deblur is {o.deblur:g}; allowed: above 0 to 100")
+    check_vacant(o.out, "file")
+    return asked[0]
+
+
+def read(path: Path, denoiser: Denoiser, factor: int = 1) -> Tensor:
+    """A photograph as the network sees it, (1, channels, height, width), `factor` times smaller."""
+    channels, height, width = denoiser.shape
+    size = height // factor, width // factor
+    with reading(path):
+        content = io.BytesIO(path.read_bytes())
+        with Image.open(content) as image:
+            smallest = min(image.height / size[0], image.width / size[1])
+        if smallest < 0.5:
+            given = f"{path} is {image.width} x {image.height}, far smaller than {size[1]} x {size[0]}"
+            raise ValueError(f"{given}; --upscale {max(2, round(1 / smallest))} enlarges it" if factor == 1 else given)
+        pixels = decode(content, Crop(size, channels, upscale=True))
+    return denoiser.normalization.normalize(torch.from_numpy(pixels)[None])
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within the block, one line for whatever a damaged picture raises."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a readable image") from error
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def measured(o: EditOptions, denoiser: Denoiser) -> tuple[editing.Measurement, Tensor]:
+    """What is known of the image, and its value."""
+    channels, height, width = denoiser.shape
+    if o.upscale is not None:
+        if o.upscale < 2 or height % o.upscale or width % o.upscale:
+            common = math.gcd(height, width)
+            allowed = ", ".join(str(n) for n in range(2, common + 1) if common % n == 0)
+            raise ValueError(f"upscale is {o.upscale}; the model's images are {width} x {height}, allowed: {allowed}")
+        return editing.averages(o.upscale), read(o.photo, denoiser, o.upscale)
+    x = read(o.photo, denoiser)
+    if o.colourise:
+        if channels != 3:
+            raise ValueError(f"{o.source} draws images of {channels} channel; colours need 3")
+        known = editing.grey(channels)
+        return known, known.forward(x)
+    if o.deblur is not None:
+        return editing.blur(o.deblur, (height, width)), x
+    assert o.mask
+    known = editing.known_pixels(1 - read_mask(o.mask, (height, width)))
+    return known, known.forward(x)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
+    """A mask (height, width) of 0 and 1; ValueError for one of more tones than two, or of another shape."""
+    with reading(path):
+        pixels = torch.from_numpy(np.array(Image.open(path).convert(MODES[1])))
+    if not bool(((pixels == 0) | (pixels == 255)).all()):
+        raise ValueError(f"{path} has grey tones; a mask is black where the photograph stays, and white where it is drawn anew")
+    height, width = pixels.shape
+    if abs(math.log(width / height * size[0] / size[1])) > 0.05:
+        raise ValueError(f"{path} is {width} x {height}; it must have the shape of the model's images, {size[1]} x {size[0]}")
+    covered = F.adaptive_max_pool2d if min(height / size[0], width / size[1]) > 1 else F.interpolate
+    return covered(pixels[None, None].float() / 255, size)[0, 0]
+
+
+def answers(e: Edit) -> tuple[Tensor, Tensor]:
+    """Images that fit what is known, or variations."""
+    o, denoiser, seeds = e.o, e.denoiser, range(e.o.seed, e.o.seed + e.o.answers)
+    if o.strength is not None:
+        shown, total = read(o.photo, denoiser), e.sampling.steps
+        steps = editing.vary(denoiser, e.repeated(shown), o.strength, e.condition, seeds, replace(e.sampling, solver="unipc"))
+    else:
+        known, y = measured(o, denoiser)
+        repeats = o.repeats if o.mask else 1
+        shown, total = y if o.deblur else known.inverse(y), e.sampling.steps * repeats
+        steps = editing.complete(denoiser, known, e.repeated(y), e.condition, seeds, e.sampling, repeats=repeats)
+    return shown, last(steps, total)
+
+
+def last(steps: Iterator[Tensor], total: int) -> Tensor:
+    """The last of the steps, with their progress shown."""
+    x = torch.empty(0)
+    with bar("editing") as advance:
+        for number, step in enumerate(steps):
+            x = step
+            advance(min(number, total), total)
+        advance(total, total)
+    return x
+
+
+def there_and_back(e: Edit) -> tuple[Tensor, Tensor]:
+    """The photograph after inversion and back."""
+    x = read(e.o.photo, e.denoiser)
+    noise = e.noise_of(x)
+    back = e.image_of(noise)
+    levels = 127.5 * (back.cpu() - x).square().mean().sqrt().item()
+    print(f"to noise and back, {e.passes} passes each: an error of {levels:.3f} of 255 (rms)")
+    print(f"the noise has a deviation of {noise.std():.2f}, the model's own {e.denoiser.diffusion.noise_scale:.2f}")
+    return x, back
+
+
+def as_class(e: Edit) -> tuple[Tensor, Tensor]:
+    """The photograph as another class, from the same noise."""
+    other = parse_classes([e.o.to_class or ""], e.recipe)[0]
+    x = read(e.o.photo, e.denoiser)
+    return x, e.image_of(e.noise_of(x), other)
+
+
+def way(e: Edit) -> tuple[Tensor, Tensor]:
+    """Images between two photographs, both ends among them."""
+    first, second = (read(path, e.denoiser) for path in (e.o.photo, e.o.between or e.o.photo))
+    return first, e.image_of(editing.between(e.noise_of(first)[0], e.noise_of(second)[0], e.o.answers))
+
+
+def write(o: EditOptions, shown: Tensor, found: Tensor) -> None:
+    """The picture of what was given and the answers."""
+    given, images = to_uint8(shown).cpu(), to_uint8(found).cpu()
+    if o.out.suffix.lower() == ".gif":
+        scale = figures.display_scale(images)
+        frames = [figures.to_pil(image, scale).convert("RGB") for image in images]
+        buffer = io.BytesIO()
+        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=120, loop=0)
+        disk.write(o.out, buffer.getvalue())
+    else:
+        sheet = figures.image_grid(torch.cat([given, images]), 1 + len(images), top=["given", *[""] * len(images)])
+        disk.write(o.out, figures.encode(sheet, o.out.suffix))
+    print(f"{len(images)} in {o.out}")

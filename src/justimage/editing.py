@@ -1,0 +1,185 @@
+"""Editing with any trained model, without training: what is known of an image is a linear measurement y = A x of it.
+
+A network that predicts the clean image can be told: at every step the predicted x is projected onto the images that have this
+measurement, x + A^+ (y - A x), the nearest of them (DDNM, Wang et al. 2023). Whatever the solver, it ends at such an image.
+Going back and forth at every time lets the rest adapt to what is known (RePaint, Lugmayr et al. 2022). With no measurement an
+image is varied: noise is added, and removed (SDEdit, Meng et al. 2022).
+
+The way from noise to an image is an equation in time, which runs backwards, too: `invert` finds the noise of an image, and
+`follow` its image, of the same or another class. Both stay where log(a / b) is at most MAX_LEVEL: at t = 1 the velocity is
+infinite, so that the authors' clip there cannot be undone.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp, pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from justimage import randomness
+from justimage.conditions import Condition
+from justimage.diffusion import convert
+from justimage.sampling import Denoiser, GuidedVelocity, Sampling, eval_mode
+from justimage.solvers import SOLVERS
+
+MIN_LEVEL, MAX_LEVEL = -6.0, 2.0
+"""log(a / b) at which an image is taken for noise alone, and for one without noise."""
+ROUNDS = 50
+"""Alternations between a measurement and the range of pixels at the end."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of images: a linear map of (b, channels, height, width), and its pseudo-inverse."""
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """The nearest images that have the measurement y."""
+        return x + self.inverse(y - self.forward(x))
+
+
+def known_pixels(mask: Tensor) -> Measurement:
+    """The pixels where `mask`, (height, width) or like an image, is 1."""
+    return Measurement(lambda x: x * mask, lambda y: y * mask)
+
+
+def averages(factor: int) -> Measurement:
+    """Each pixel of an image `factor` times smaller: the mean of a square."""
+    return Measurement(
+        lambda x: F.avg_pool2d(x, factor), lambda y: y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    )
+
+
+def grey(channels: int) -> Measurement:
+    """The mean of the channels."""
+    return Measurement(lambda x: x.mean(1, keepdim=True), lambda y: y.expand(-1, channels, -1, -1))
+
+
+def blur(sigma: float, size: tuple[int, int], noise: float = 1e-3) -> Measurement:
+    """A Gaussian blur of `sigma` pixels of images (height, width), across their borders to the other side. Its inverse leaves
+    out frequencies that the blur leaves less than `noise` of."""
+    down, along = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None, :]
+    kept = torch.exp(-2 * (pi * sigma) ** 2 * (down**2 + along**2))
+    inverted = torch.where(kept > noise, 1 / kept, 0)
+
+    def filtered(images: Tensor, factor: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(images) * factor.to(images.device), s=size)
+
+    return Measurement(lambda x: filtered(x, kept), lambda y: filtered(y, inverted))
+
+
+class ProjectedVelocity(GuidedVelocity):
+    """The velocity towards the predicted image that has the measurement y."""
+
+    def __init__(self, measurement: Measurement, y: Tensor, *given: object, **options: object) -> None:
+        super().__init__(*given, **options)  # pyright: ignore[reportArgumentType]
+        self.measurement, self.y = measurement, y
+
+    def __call__(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        x = self.measurement.project(super().__call__(z, t)[1], self.y)
+        return convert(x, "x", "v", z, self.denoiser.diffusion.coefficients(t, z), self.sampling.t_clip), x
+
+
+@torch.no_grad()
+def complete(
+    denoiser: Denoiser,
+    measurement: Measurement,
+    y: Tensor,
+    condition: Condition,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    repeats: int = 1,
+) -> Iterator[Tensor]:
+    """Images x with the measurement y (b, ...), both as the network sees them, one for each of b seeds. repeats: how often each
+    step is made, from noise renewed. Yields what x is predicted to be after each step; the last one is the result.
+    """
+    device = y.device
+    velocity = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds)
+    z = image_noise(denoiser, seeds).to(device)
+    times, number = sampling.grid, 0
+    with eval_mode(denoiser.net):
+        if repeats == 1:
+            for point in SOLVERS[sampling.solver](velocity, z, times):
+                z = point.z
+                yield point.x
+        for t, s in pairwise(times if repeats > 1 else []):
+            for again in range(repeats):
+                *_, end = SOLVERS[sampling.solver](velocity, z, (t, s))
+                yield end.x
+                (a, b), (a_s, b_s) = velocity.coefficients(t), velocity.coefficients(s)
+                if again < repeats - 1 and s < 1:  # back to t: what noise it had more is drawn anew
+                    number += 1
+                    left = a / a_s
+                    z = left * end.z + max(b**2 - (left * b_s) ** 2, 0.0) ** 0.5 * velocity.noise(1000 + number)
+                else:
+                    z = end.z
+                    break
+    for _ in range(ROUNDS):  # pixels end at -1 and 1
+        z = measurement.project(z.clamp(-1, 1), y)
+    yield z
+
+
+@torch.no_grad()
+def vary(
+    denoiser: Denoiser, x: Tensor, strength: float, condition: Condition, seeds: Sequence[int], sampling: Sampling
+) -> Iterator[Tensor]:
+    """Variations of images x (b, channels, height, width): as at t = 1 - strength, noise from b seeds added, and from there on
+    sampled. Yields what x is predicted to be."""
+    start = 1 - strength
+    times = [start, *sampling.grid[bisect_left(sampling.grid, start + 1e-6) :]]
+    velocity = GuidedVelocity(denoiser, condition, sampling, None, seeds)
+    a, b = velocity.coefficients(start)
+    z = a * x + b * image_noise(denoiser, seeds).to(x.device)
+    with eval_mode(denoiser.net):
+        for point in SOLVERS[sampling.solver](velocity, z, times):
+            z = point.z
+            yield point.x
+    yield z
+
+
+def image_noise(denoiser: Denoiser, seeds: Sequence[int]) -> Tensor:
+    """The noise from which images of seeds begin."""
+    return torch.stack([randomness.image_noise(s, denoiser.shape) for s in seeds]) * denoiser.diffusion.noise_scale
+
+
+# there and back ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def invert(denoiser: Denoiser, x: Tensor, condition: Condition, steps: int = 100) -> Tensor:
+    """The noise (b, channels, height, width) from which `follow` comes to the images x, in as many passes as steps."""
+    velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
+    with eval_mode(denoiser.net):
+        *_, end = SOLVERS["dpm2"](velocity, x * velocity.coefficients(times[-1])[0], times[::-1])
+    return end.z
+
+
+@torch.no_grad()
+def follow(denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int = 100) -> Tensor:
+    """The images to which noise leads; of another class than they came from, images of that class with the same noise."""
+    velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
+    with eval_mode(denoiser.net):
+        *_, end = SOLVERS["dpm2"](velocity, noise, times)
+    return end.z / velocity.coefficients(times[-1])[0]
+
+
+def levels(denoiser: Denoiser, steps: int) -> list[float]:
+    """Times from 0 on in equal steps of log(a / b), up to MAX_LEVEL; on the linear path a / b is t / (1 - t)."""
+    if denoiser.diffusion.interpolant != "linear":
+        raise ValueError(f"inversion needs the linear path; this model has the {denoiser.diffusion.interpolant} one")
+    equal = [MIN_LEVEL + (MAX_LEVEL - MIN_LEVEL) * i / (steps - 1) for i in range(steps)]
+    return [0.0, *(1 / (1 + exp(-level)) for level in equal)]
+
+
+def between(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Noise on the great circle from one to another, both ends included, (count, channels, height, width)."""
+    angle = torch.acos(F.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1))
+    shares = torch.linspace(0, 1, count, device=first.device).view(-1, *[1] * first.ndim)
+    return (torch.sin((1 - shares) * angle) * first + torch.sin(shares * angle) * second) / torch.sin(angle)
