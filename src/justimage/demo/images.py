@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from justimage import data, disk, log
 from justimage.data import Source
 from justimage.demo.pictures import write_pictures
+from justimage.distributed import preferred_precision
 from justimage.evaluation import report as reports
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
@@ -41,7 +42,7 @@ COPIES_OF_REAL = 0.01
 def judged(out: Path, device: torch.device) -> Job[dict[str, Any]]:
     """Judge the run in out/run, and write pictures and report.json into `out`; returns the report."""
     run = out / "run"
-    generator = ImageGenerator(run, device)
+    generator = ImageGenerator(run, device, preferred_precision(device))
     recipe = generator.recipe
     source = data.open_source(recipe.data, recipe.crop)
     judge = yield from ensure_judge(source, recipe.training.flip, out / "judge.safetensors", device)
