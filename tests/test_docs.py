@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,9 +36,11 @@ def code_lines(block: str) -> list[str]:
     return [line for line in block.splitlines() if line.strip() and not line.startswith(("import ", "from ", "#"))]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
-def test_the_python_of_a_page_runs_as_it_stands(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/extending.md", "docs/editing.md"])
+def test_the_python_of_a_page_runs_as_it_stands(name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if name == "docs/editing.md":
+        shutil.copytree(run, tmp_path / "runs" / "digits")
     blocks, known = python_blocks(PROJECT / name), {"TINY": TINY, "__name__": "page"}
     smaller = SMALLER.get(name, {})
     assert all(any(long in block for block in blocks) for long in smaller)
@@ -46,7 +49,9 @@ def test_the_python_of_a_page_runs_as_it_stands(name: str, tmp_path: Path, monke
             for long, short in smaller.items():
                 block = block.replace(long, short)
             exec(compile(block, f"{name}, block {number}", "exec"), known)
-    check: dict[str, Any] = {"README.md": check_readme, "docs/extending.md": check_extending}
+    check: dict[str, Any] = {
+        "README.md": check_readme, "docs/extending.md": check_extending, "docs/editing.md": check_editing,
+    }  # fmt: skip
     check[name](known)
 
 
@@ -59,6 +64,11 @@ def check_extending(known: dict[str, Any]) -> None:
     assert known["samples"].shape == (2, 1, 32, 32) and known["last"].images_seen == 128
     features, logits = open_features("pooled.pt2", torch.device("cpu")).extract(known["samples"])
     assert features.shape == (2, 16) and logits is None
+
+
+def check_editing(known: dict[str, Any]) -> None:
+    error = known["known"].forward(known["answer"]) - known["known"].forward(known["digit"])
+    assert known["answer"].shape == (1, 1, 32, 32) and error.abs().max() < 1e-3
 
 
 def test_an_extension_is_at_most_ten_lines() -> None:

@@ -96,6 +96,12 @@ def test_an_answer_is_a_function_of_its_seed() -> None:
     assert torch.allclose(together[1:2], alone, atol=1e-5) and not torch.allclose(together[0], together[1], atol=0.1)
 
 
+def test_every_noise_is_another_one() -> None:
+    velocity = editing.ProjectedVelocity(averages(4), torch.zeros(()), gaussian(), None, SDE, None, [0, 1])
+    first, second = velocity.noise(0), velocity.noise(0)
+    assert (first * second).mean().abs() < 0.01 and 0.45 < first.std() < 0.55
+
+
 def test_a_variation_begins_at_its_image_and_ends_away_from_it() -> None:
     denoiser, x = gaussian(), images(2)
     sampling = Sampling("unipc", 12, "logsnr", t_clip=0.0)

@@ -79,11 +79,16 @@ class ProjectedVelocity(GuidedVelocity):
 
     def __init__(self, measurement: Measurement, y: Tensor, *given: object, **options: object) -> None:
         super().__init__(*given, **options)  # pyright: ignore[reportArgumentType]
-        self.measurement, self.y = measurement, y
+        self.measurement, self.y, self.drawn = measurement, y, 0
 
     def __call__(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
         x = self.measurement.project(super().__call__(z, t)[1], self.y)
         return convert(x, "x", "v", z, self.denoiser.diffusion.coefficients(t, z), self.sampling.t_clip), x
+
+    def noise(self, number: int) -> Tensor:
+        """Another one at every call, as a solver that is called for one step counts from 0 each time."""
+        self.drawn += 1
+        return super().noise(self.drawn)
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def complete(
     device = y.device
     velocity = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds)
     z = image_noise(denoiser, seeds).to(device)
-    times, number = sampling.grid, 0
+    times = sampling.grid
     with eval_mode(denoiser.net):
         if repeats == 1:
             for point in SOLVERS[sampling.solver](velocity, z, times):
@@ -115,9 +120,8 @@ def complete(
                 yield end.x
                 (a, b), (a_s, b_s) = velocity.coefficients(t), velocity.coefficients(s)
                 if again < repeats - 1 and s < 1:  # back to t: what noise it had more is drawn anew
-                    number += 1
                     left = a / a_s
-                    z = left * end.z + max(b**2 - (left * b_s) ** 2, 0.0) ** 0.5 * velocity.noise(1000 + number)
+                    z = left * end.z + max(b**2 - (left * b_s) ** 2, 0.0) ** 0.5 * velocity.noise(0)
                 else:
                     z = end.z
                     break
