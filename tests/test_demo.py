@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from justimage import checkpoint
+from justimage import checkpoint, recipe as recipes
 from justimage.cli import demo as command
-from justimage.demo import digits as demo
-from justimage.recipe import preset
+from justimage.demo import digits as demo, images as own_images
+from justimage.recipe import preset, with_values
+from justimage.run import budget
+from tests.test_own_images import photographs
 
 
 def test_the_reader_of_digits_is_good_on_digits_it_has_not_seen() -> None:
@@ -58,3 +61,60 @@ def test_the_demo_samples_digits_that_are_classified_as_requested(tmp_path: Path
     assert report["accuracy_on_samples"] >= 0.97 and report["samples"] == 1000
     for name in "samples", "denoising", "training":
         assert min(Image.open(tmp_path / "demo" / f"{name}.png").size) > 300
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo of somebody's images in seconds."""
+    small = with_values(
+        preset("laptop"), width=16, depth=2, heads=2, bottleneck=4, context_start=1, batch=4, warmup=8, steps=2, compile=False,
+        precision="fp32", preview_count=4,
+    )  # fmt: skip
+    monkeypatch.setattr(recipes, "preset", lambda name: small)
+    monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: 0.5)  # images/s: 112 steps of 4 in 900 seconds
+    monkeypatch.setattr(own_images, "JUDGE_IMAGES", 64)
+    monkeypatch.setattr(own_images, "SEARCH_COUNT", 16)
+    monkeypatch.setattr(own_images, "COUNT", 20)
+
+
+FORMS = {
+    "flat": (dict(counts={"": 12}, size=(40, 40)), (3, 40, 40)),
+    "grey": (dict(counts={"a": 25, "b": 25}, size=(32, 32), grey=True), (1, 32, 32)),
+    "wide": (dict(counts={"a": 25, "b": 25}, size=(60, 90)), (3, 42, 60)),
+    "small class": (dict(counts={"a": 40, "b": 5}, size=(48, 48)), (3, 48, 48)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_demo_of_images_of_many_forms(
+    form: str, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made, shape = FORMS[form]
+    photographs(tmp_path / "photos", **made)
+    name = "photos"
+    if form == "grey":
+        shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
+        name = "photos.zip"
+    assert command.main(["--data", name]) == 0
+    out, said = tmp_path / "demo-photos", capsys.readouterr().out
+    recipe = checkpoint.read_recipe(checkpoint.resolve(out / "run"))
+    report = json.loads((out / "report.json").read_text())
+    assert recipe.shape == shape and recipe.training.flip == (form != "grey") and report["samples"] == 20
+    judged = form in ("grey", "wide")  # of the others nothing can be learnt
+    assert (report["class_accuracy"] is not None) == judged == ("a classifier trained only on real images" in said)
+    assert 0 <= report["copies"] <= 1 and "copies: " in said and f"--budget 60m --out {out.name}" in said
+    for picture in "grid", "neighbours", "denoising", "training":
+        assert min(Image.open(out / f"{picture}.png").size) > 60
+    sample = shlex.split(next(line for line in said.splitlines() if "now try:" in line).removeprefix("now try:"))
+    assert checkpoint.resolve(sample[3])
+    assert command.main(["--data", name]) == 0 and "this run is complete" in capsys.readouterr().out
+
+
+def test_images_that_no_demo_can_be_made_of_are_one_line(quick: None, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing does not exist; data is a folder"):
+        command.main(["--data", str(tmp_path / "missing"), "--out", str(tmp_path / "demo")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        command.main(["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "demo")])
+    assert not (tmp_path / "demo").exists()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from justimage import data, disk, log
+from justimage import checkpoint, data, disk, log
 from justimage.data import Source
 from justimage.demo.pictures import write_pictures
 from justimage.distributed import preferred_precision
@@ -54,7 +54,7 @@ def judged(out: Path, device: torch.device) -> Job[dict[str, Any]]:
         job = yield from best_guidance(sampler, job)
     found = yield from reports.evaluate(sampler, job, COUNT, out)
     classes = [*dict.fromkeys(job.classes)][:4]
-    write_pictures(out, generator.denoiser(job.ema), (classes * 4)[:4])
+    write_pictures(out, checkpoint.load(run, job.ema, device), (classes * 4)[:4])
     metadata = read_classifier(judge)[0] if judge else None
     scores = next(iter(found["scores"].values()))
     facts = {
