@@ -7,7 +7,7 @@ import torch
 
 from justimage import checkpoint, run as runs
 from justimage.augmentation import MOVE, SCALE, augment
-from justimage.conditions import drop, with_augmentation
+from justimage.conditions import AUGMENTATION, drop, with_entry
 from justimage.transformer import JiT
 from tests.test_training import digest, equal, finish, small
 
@@ -44,11 +44,11 @@ def test_a_new_network_does_not_care_and_what_was_done_is_never_dropped() -> Non
         torch.nn.init.normal_(linear.weight, std=0.1)
     z, t, y = torch.randn(4, 1, 16, 16), torch.rand(4), torch.tensor([0, 1, 2, -1])
     told = torch.randn(4, 6)
-    assert torch.equal(net(z, t, y), net(z, t, with_augmentation(y, told)))
+    assert torch.equal(net(z, t, y), net(z, t, with_entry(y, AUGMENTATION, told)))
     torch.nn.init.normal_(net.augmentation.weight)
-    assert not torch.allclose(net(z, t, y), net(z, t, with_augmentation(y, told)))
-    assert torch.equal(net(z, t, y), net(z, t, with_augmentation(y, 0 * told)))
-    dropped = drop(with_augmentation(y, told), torch.tensor([True, False, True, False]))
+    assert not torch.allclose(net(z, t, y), net(z, t, with_entry(y, AUGMENTATION, told)))
+    assert torch.equal(net(z, t, y), net(z, t, with_entry(y, AUGMENTATION, 0 * told)))
+    dropped = drop(with_entry(y, AUGMENTATION, told), torch.tensor([True, False, True, False]))
     assert isinstance(dropped, dict) and torch.equal(dropped["augmentation"], told)
     assert dropped["classes"].tolist() == [-1, 1, -1, -1]
 

@@ -117,19 +117,19 @@ def test_inversion_leads_to_the_noise_of_the_exact_field() -> None:
     exact = x * a * 0.5 / ((a * 0.4) ** 2 + (b * 0.5) ** 2) ** 0.5
     errors = []
     for steps in (25, 50, 100):
-        noise = editing.invert(denoiser, x, None, steps)
+        noise = editing.to_noise(denoiser, x, None, steps)
         errors.append(((noise - exact).square().mean().sqrt() / exact.std()).item())
-        back = editing.follow(denoiser, noise, None, steps)
+        back = editing.from_noise(denoiser, noise, None, steps)
         assert (back - x).square().mean().sqrt() < 40 * errors[-1] + 1e-3
     assert errors[2] < 5e-3 and errors[0] > errors[1] > errors[2]
 
 
 def test_there_and_back_is_exact_to_a_level_of_255() -> None:
     denoiser, x, y = model(), images(2), torch.tensor([0, 1])
-    error = {n: editing.follow(denoiser, editing.invert(denoiser, x, y, n), y, n) - x for n in (12, 24, 100)}
+    error = {n: editing.from_noise(denoiser, editing.to_noise(denoiser, x, y, n), y, n) - x for n in (12, 24, 100)}
     rms = {n: 127.5 * e.square().mean().sqrt().item() for n, e in error.items()}
     assert rms[100] <= 1 and rms[100] < rms[24] < rms[12]
-    other = editing.follow(denoiser, editing.invert(denoiser, x, y, 24), 1 - y, 24)
+    other = editing.from_noise(denoiser, editing.to_noise(denoiser, x, y, 24), 1 - y, 24)
     assert (other - x).abs().max() > 0.05
 
 

@@ -18,6 +18,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlp": set(),
     "randomness": set(),
     "augmentation": {"randomness"},
+    "measurements": set(),
+    "tasks": {"measurements", "randomness"},
+    "editing": {"conditions", "diffusion", "measurements", "randomness", "sampling", "solvers"},
     "sample_arguments": {"conditions"},
     "solvers": set(),
     "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},
@@ -34,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallelize": {"distributed", "transformer"},
     "data": {"checks", "conditions", "disk", "pool", "progress", "randomness", "stopping", "strict_json"},
     "recipe": {
-        "checks", "cost", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "transformer",
+        "checks", "cost", "data", "diffusion", "distributed", "ema", "normalization", "sampling", "strict_json", "tasks",
+        "transformer",
     },
     "cost": {"transformer"},
     "plan": {"cost", "distributed", "recipe", "transformer"},
@@ -44,10 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": {
         "augmentation", "conditions", "data", "diffusion", "distributed", "dropout", "ema", "parallelize", "randomness",
-        "recipe", "sampling", "transformer",
+        "recipe", "sampling", "tasks", "transformer",
     },
     "figures": set(),
-    "preview": {"conditions", "data", "figures", "normalization", "randomness", "recipe", "sampling", "training"},
+    "preview": {"conditions", "data", "figures", "normalization", "randomness", "recipe", "sampling", "tasks", "training"},
     # generating and scoring
     "convert": {"checkpoint", "diffusion", "disk", "ema", "recipe", "sampling", "transformer"},
     "chunks": {"disk", "distributed", "stopping"},

@@ -50,10 +50,10 @@ def drop(condition: Condition, dropped: Tensor) -> Condition:
     return chosen | kept if isinstance(chosen, dict) else chosen
 
 
-def with_augmentation(condition: Condition, told: Tensor) -> dict[str, Tensor]:
-    """A condition of classes, or a dict, with what was done to its images."""
+def with_entry(condition: Condition, name: str, told: Tensor) -> dict[str, Tensor]:
+    """A condition of classes, or a dict, with another entry."""
     known = condition if isinstance(condition, dict) else {} if condition is None else {"classes": condition}
-    return known | {AUGMENTATION: told}
+    return known | {name: told}
 
 
 def join(first: Condition, second: Condition) -> Condition:

@@ -215,7 +215,8 @@ def export_official(source: Path, target: Path) -> Path:
         raise ValueError(f"{source} is one set of weights; an official checkpoint is made from a run or a converted folder")
     recipe = checkpoint.read_recipe(place)
     a, p = recipe.model, recipe.diffusion
-    plain = replace(a, rope=True, qk_norm=True, mlp="swiglu", norm="rms", aux_classifier=False, augmented=False)
+    theirs: dict[str, Any] = dict(rope=True, qk_norm=True, mlp="swiglu", norm="rms")
+    plain = replace(a, **theirs, aux_classifier=False, augmented=False, image_channels=0)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
     if p != replace(p, prediction="x", interpolant="linear"):

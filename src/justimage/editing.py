@@ -5,16 +5,15 @@ measurement, x + A^+ (y - A x), the nearest of them (DDNM, Wang et al. 2023). Wh
 Going back and forth at every time lets the rest adapt to what is known (RePaint, Lugmayr et al. 2022). With no measurement an
 image is varied: noise is added, and removed (SDEdit, Meng et al. 2022).
 
-The way from noise to an image is an equation in time, which runs backwards, too: `invert` finds the noise of an image, and
-`follow` its image, of the same or another class. Both stay where log(a / b) is at most MAX_LEVEL: at t = 1 the velocity is
+The way from noise to an image is an equation in time, which runs backwards, too: `to_noise` finds the noise of an image, and
+`from_noise` its image, of the same or another class. Both stay where log(a / b) is at most MAX_LEVEL: at t = 1 the velocity is
 infinite, so that the authors' clip there cannot be undone.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import exp, pi
+from math import exp
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from torch import Tensor
 from justimage import randomness
 from justimage.conditions import Condition
 from justimage.diffusion import convert
+from justimage.measurements import Measurement, averages as averages, blur as blur, grey as grey, known_pixels as known_pixels
 from justimage.sampling import Denoiser, GuidedVelocity, Sampling, eval_mode
 from justimage.solvers import SOLVERS
 
@@ -30,48 +30,6 @@ MIN_LEVEL, MAX_LEVEL = -6.0, 2.0
 """log(a / b) at which an image is taken for noise alone, and for one without noise."""
 ROUNDS = 50
 """Alternations between a measurement and the range of pixels at the end."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What is known of images: a linear map of (b, channels, height, width), and its pseudo-inverse."""
-
-    forward: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
-
-    def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """The nearest images that have the measurement y."""
-        return x + self.inverse(y - self.forward(x))
-
-
-def known_pixels(mask: Tensor) -> Measurement:
-    """The pixels where `mask`, (height, width) or like an image, is 1."""
-    return Measurement(lambda x: x * mask, lambda y: y * mask)
-
-
-def averages(factor: int) -> Measurement:
-    """Each pixel of an image `factor` times smaller: the mean of a square."""
-    return Measurement(
-        lambda x: F.avg_pool2d(x, factor), lambda y: y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    )
-
-
-def grey(channels: int) -> Measurement:
-    """The mean of the channels."""
-    return Measurement(lambda x: x.mean(1, keepdim=True), lambda y: y.expand(-1, channels, -1, -1))
-
-
-def blur(sigma: float, size: tuple[int, int], noise: float = 1e-3) -> Measurement:
-    """A Gaussian blur of `sigma` pixels of images (height, width), across their borders to the other side. Its inverse leaves
-    out frequencies that the blur leaves less than `noise` of."""
-    down, along = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None, :]
-    kept = torch.exp(-2 * (pi * sigma) ** 2 * (down**2 + along**2))
-    inverted = torch.where(kept > noise, 1 / kept, 0)
-
-    def filtered(images: Tensor, factor: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(images) * factor.to(images.device), s=size)
-
-    return Measurement(lambda x: filtered(x, kept), lambda y: filtered(y, inverted))
 
 
 class ProjectedVelocity(GuidedVelocity):
@@ -107,7 +65,7 @@ def complete(
     """
     device = y.device
     velocity = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds)
-    z = image_noise(denoiser, seeds).to(device)
+    z = noise_of_seeds(denoiser, seeds).to(device)
     times = sampling.grid
     with eval_mode(denoiser.net):
         if repeats == 1:
@@ -140,7 +98,7 @@ def vary(
     times = [start, *sampling.grid[bisect_left(sampling.grid, start + 1e-6) :]]
     velocity = GuidedVelocity(denoiser, condition, sampling, None, seeds)
     a, b = velocity.coefficients(start)
-    z = a * x + b * image_noise(denoiser, seeds).to(x.device)
+    z = a * x + b * noise_of_seeds(denoiser, seeds).to(x.device)
     with eval_mode(denoiser.net):
         for point in SOLVERS[sampling.solver](velocity, z, times):
             z = point.z
@@ -148,7 +106,7 @@ def vary(
     yield z
 
 
-def image_noise(denoiser: Denoiser, seeds: Sequence[int]) -> Tensor:
+def noise_of_seeds(denoiser: Denoiser, seeds: Sequence[int]) -> Tensor:
     """The noise from which images of seeds begin."""
     return torch.stack([randomness.image_noise(s, denoiser.shape) for s in seeds]) * denoiser.diffusion.noise_scale
 
@@ -157,8 +115,8 @@ def image_noise(denoiser: Denoiser, seeds: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def invert(denoiser: Denoiser, x: Tensor, condition: Condition, steps: int = 100) -> Tensor:
-    """The noise (b, channels, height, width) from which `follow` comes to the images x, in as many passes as steps."""
+def to_noise(denoiser: Denoiser, x: Tensor, condition: Condition, steps: int = 100) -> Tensor:
+    """The noise (b, channels, height, width) from which `from_noise` comes to the images x, in as many passes as steps."""
     velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
     with eval_mode(denoiser.net):
         *_, end = SOLVERS["dpm2"](velocity, x * velocity.coefficients(times[-1])[0], times[::-1])
@@ -166,7 +124,7 @@ def invert(denoiser: Denoiser, x: Tensor, condition: Condition, steps: int = 100
 
 
 @torch.no_grad()
-def follow(denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int = 100) -> Tensor:
+def from_noise(denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int = 100) -> Tensor:
     """The images to which noise leads; of another class than they came from, images of that class with the same noise."""
     velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
     with eval_mode(denoiser.net):

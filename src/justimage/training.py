@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from justimage import augmentation, data, distributed, parallelize, randomness
-from justimage.conditions import Condition, map_tensors, null_like, with_augmentation
+from justimage.conditions import AUGMENTATION, Condition, map_tensors, null_like, with_entry
 from justimage.data import Source
 from justimage.diffusion import Batch, Diffusion, Net
 from justimage.distributed import RemoteError, World
@@ -28,6 +28,7 @@ from justimage.ema import EMA
 from justimage.parallelize import to_local
 from justimage.recipe import Recipe, Training
 from justimage.sampling import Denoiser
+from justimage.tasks import open_task
 from justimage.transformer import JiT
 
 Loss = Callable[[Diffusion, Net, Batch], Tensor]
@@ -197,6 +198,7 @@ class TrainStep:
         indices = data.balanced(source) if r.balance_classes else None
         stream, pinned = data.Stream(source, r.seed, r.flip, indices), world.device.type == "cuda"
         self.batches = data.batches(stream, starts, self.size, recipe.parallelism.workers, pinned)
+        self.task = open_task(r.task, recipe.shape) if r.task else None
         self.ignores_classes = source.has_class_numbers and not recipe.model.classes
         self.begin()
 
@@ -229,7 +231,9 @@ class TrainStep:
         x = denoiser.normalization.normalize(images)
         if augment := self.recipe.training.augment:
             x, told = augmentation.augment(x, seed, position, augment)
-            condition = with_augmentation(condition, told)
+            condition = with_entry(condition, AUGMENTATION, told)
+        if self.task:
+            condition = with_entry(condition, "image", self.task.make(x, seed, range(position, position + len(x))))
         t, eps, dropped = draw(denoiser.diffusion, seed, position, x)
         keys = randomness.keys(seed, "dropout", self.layers, np.arange(position, position + len(x))) >> np.uint64(32)
         set_dropout_keys(self.net, torch.from_numpy(keys.astype(np.int64)).to(device, non_blocking=True))

@@ -58,6 +58,8 @@ class Architecture:
     """the norm everywhere (footnote 5)"""
     aux_classifier: bool = False
     """a classification head where the class tokens would enter, no class known before it (App. B.3)"""
+    image_channels: int = 0
+    """channels of an image of the same size that it is told, condition {"classes": (b,), "image": (b, ...)}; set by training"""
     augmented: bool = False
     """told how an image was augmented: a condition may be {"classes": (b,), "augmentation": (b, 6)}; set by training"""
 
@@ -135,6 +137,8 @@ class JiT(nn.Module):
         self.embed = PatchEmbedding(a.patch_dimension, a.bottleneck, a.width)
         self.time = TimeEmbedding(a.width)
         self.class_table = nn.Embedding(a.classes + 1, a.width)  # the last row is "no class"
+        if a.image_channels:
+            self.embed_image = PatchEmbedding(a.image_channels * a.patch_size**2, a.bottleneck, a.width)
         if a.augmented:
             self.augmentation = nn.Linear(AUGMENTATION_NUMBERS, a.width, bias=False)
         self.blocks = nn.ModuleList(Block(a, i) for i in range(a.depth))
@@ -173,6 +177,8 @@ class JiT(nn.Module):
         zero = [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]
         if self.architecture.augmented:
             zero.append(self.augmentation)
+        if self.architecture.image_channels:
+            zero.append(self.embed_image.expand)
         for linear in zero:
             nn.init.zeros_(linear.weight)  # pyright: ignore[reportArgumentType]
 
@@ -187,7 +193,8 @@ class JiT(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, y: Condition = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         a = self.architecture
-        y, told = (y["classes"], y.get("augmentation")) if isinstance(y, dict) else (y, None)
+        conditions = y if isinstance(y, dict) else {"classes": y}
+        y, told, image = (conditions.get(name) for name in ("classes", "augmentation", "image"))
         if y is None:
             y = torch.full(z.shape[:1], NULL_CLASS, device=z.device)
         dtype = self.class_table.weight.dtype
@@ -201,6 +208,8 @@ class JiT(nn.Module):
 
         x = F.pixel_unshuffle(z.to(dtype), a.patch_size).flatten(2).transpose(1, 2)  # (b, patches, c p q)
         x = self.embed(x) + self.positions.to(dtype)
+        if image is not None:
+            x = x + self.embed_image(F.pixel_unshuffle(image.to(dtype), a.patch_size).flatten(2).transpose(1, 2))
         cos, sin = self.cos[a.context_tokens :].to(dtype), self.sin[a.context_tokens :].to(dtype)
         for i, block in enumerate(self.blocks):
             if i == a.context_start:

@@ -50,6 +50,7 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
     for part, here, there in (
         ("classifier", recipe.model.aux_classifier, old.model.aux_classifier),
         ("augmentation", recipe.model.augmented, old.model.augmented),
+        ("embed_image", recipe.model.image_channels, old.model.image_channels),
     ):
         if here and not there:
             notes.append(f"the {part} is new")

@@ -115,17 +115,32 @@ class Edit:
         """One image, or what is known of it, for each answer."""
         return images.expand(self.o.answers, -1, -1, -1).to(self.device)
 
+    def told(self, known: editing.Measurement, y: Tensor) -> dict[str, Tensor] | None:
+        """The condition of a network that was trained for this task; None for another one."""
+        o = self.o
+        words = {
+            "upscale": f"upscale:{o.upscale}",
+            "colourise": "colour",
+            "mask": "inpaint",
+            "deblur": f"deblur:{o.deblur or 0:g}",
+        }
+        if self.recipe.training.task != next(word for name, word in words.items() if getattr(o, name)):
+            return None
+        mask = [known.forward(torch.ones(1, 1, *self.denoiser.shape[1:]))] if o.mask else []
+        image = torch.cat([known.inverse(y) if o.upscale else y, *mask], 1)
+        return {"classes": self.condition, "image": self.repeated(image)}
+
     def noise_of(self, x: Tensor) -> Tensor:
-        return editing.invert(self.denoiser, x.to(self.device), self.condition[: len(x)], self.passes)
+        return editing.to_noise(self.denoiser, x.to(self.device), self.condition[: len(x)], self.passes)
 
     def image_of(self, noise: Tensor, label: int | None = None) -> Tensor:
         classes = torch.full((len(noise),), self.label if label is None else label, device=self.device)
-        return editing.follow(self.denoiser, noise, classes, self.passes)
+        return editing.from_noise(self.denoiser, noise, classes, self.passes)
 
 
 def main(words: Sequence[str]) -> int:
     o = parse(EditOptions, words, "edit", DESCRIPTION)
-    task = check(o)
+    task = check_options(o)
     generator = ImageGenerator(o.source, checked_device(o.device))
     ema = generator.recipe.training.sample_ema if o.ema is None else o.ema
     denoiser = generator.denoiser(generator.emas[0] if generator.checkpoint.is_file() else ema)
@@ -136,11 +151,11 @@ def main(words: Sequence[str]) -> int:
     sampling = Sampling("sde", o.steps, "logsnr", guidance, generator.recipe.sampling.interval, t_clip=0.0)
     e = Edit(o, generator.recipe, denoiser, generator.device, label, sampling)
     shown, found = {"invert": there_and_back, "to_class": as_class, "between": way}.get(task, answers)(e)
-    write(o, shown, found)
+    write_picture(o, shown, found)
     return 0
 
 
-def check(o: EditOptions) -> str:
+def check_options(o: EditOptions) -> str:
     """The task; ValueError or OSError for anything that does not fit."""
     asked = [name for name in TASKS if getattr(o, name) not in (None, False)]
     if len(asked) != 1:
@@ -188,7 +203,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def measured(o: EditOptions, denoiser: Denoiser) -> tuple[editing.Measurement, Tensor]:
-    """What is known of the image, and its value."""
+    """The measurement that is known of the image, and its value."""
     channels, height, width = denoiser.shape
     if o.upscale is not None:
         if o.upscale < 2 or height % o.upscale or width % o.upscale:
@@ -232,11 +247,12 @@ def answers(e: Edit) -> tuple[Tensor, Tensor]:
         known, y = measured(o, denoiser)
         repeats = o.repeats if o.mask else 1
         shown, total = y if o.deblur else known.inverse(y), e.sampling.steps * repeats
-        steps = editing.complete(denoiser, known, e.repeated(y), e.condition, seeds, e.sampling, repeats=repeats)
-    return shown, last(steps, total)
+        condition = e.told(known, y) or e.condition
+        steps = editing.complete(denoiser, known, e.repeated(y), condition, seeds, e.sampling, repeats=repeats)
+    return shown, last_step(steps, total)
 
 
-def last(steps: Iterator[Tensor], total: int) -> Tensor:
+def last_step(steps: Iterator[Tensor], total: int) -> Tensor:
     """The last of the steps, with their progress shown."""
     x = torch.empty(0)
     with bar("editing") as advance:
@@ -271,7 +287,7 @@ def way(e: Edit) -> tuple[Tensor, Tensor]:
     return first, e.image_of(editing.between(e.noise_of(first)[0], e.noise_of(second)[0], e.o.answers))
 
 
-def write(o: EditOptions, shown: Tensor, found: Tensor) -> None:
+def write_picture(o: EditOptions, shown: Tensor, found: Tensor) -> None:
     """The picture of what was given and the answers."""
     given, images = to_uint8(shown).cpu(), to_uint8(found).cpu()
     if o.out.suffix.lower() == ".gif":

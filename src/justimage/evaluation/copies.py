@@ -27,7 +27,7 @@ class CopyWatch:
 
     def share(self, images: Tensor) -> float:
         """The share of images (b, channels, height, width), uint8, that are as near to a real one."""
-        distance, _ = nearest(averages(images), self.features.split(CHUNK))
+        distance, _ = nearest(averaged(images), self.features.split(CHUNK))
         return float((distance <= self.threshold).double().mean())
 
 
@@ -36,13 +36,13 @@ def watch_copies(source: Source, flip: bool) -> CopyWatch | None:
     images, whose mirror images are then copies, too."""
     if not isinstance(source, ArraySource) or source.floats or not 2 <= len(source) <= MAX_IMAGES:
         return None
-    real = averages(source.images)
+    real = averaged(source.images)
     some = torch.arange(0, len(real), -(-len(real) // SAMPLED))
     apart, _ = nearest(real[some], real.split(CHUNK), some)
-    mirrored = [averages(source.images.flip(-1))] if flip else []
+    mirrored = [averaged(source.images.flip(-1))] if flip else []
     threshold = max(float(apart.quantile(COPY_QUANTILE)), DUPLICATE_TOLERANCE * float(apart.median()))
     return CopyWatch(torch.cat([real, *mirrored]), threshold)
 
 
-def averages(images: Tensor) -> Tensor:
+def averaged(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(part.float(), SIDE).flatten(1) for part in images.split(CHUNK)])

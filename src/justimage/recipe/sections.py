@@ -11,6 +11,7 @@ from justimage.distributed import Parallel
 from justimage.ema import half_life
 from justimage.normalization import Normalization, identity
 from justimage.sampling import Denoiser, Sampling
+from justimage.tasks import open_task
 from justimage.transformer import Architecture, JiT, architecture
 
 IMAGENET = 1_281_167
@@ -47,6 +48,9 @@ class Training:
     """name of the optimizer: adam"""
     flip: bool = True
     """mirror half of the images"""
+    task: str = ""
+    """what a network is told of each image, beside its class: colour (it in grey), upscale:4, deblur:1.5, denoise:0.2, inpaint,
+    edges; empty for nothing"""
     augment: float = 0.0
     """probability of each of four changes of an image, of which the network is told, so that it does not draw them: scaled,
     turned, stretched, moved (for sets of some hundreds or thousands; 0.12 in EDM)"""
@@ -227,9 +231,10 @@ class Recipe:
         classes = found if self.model.classes is None else self.model.classes
         if classes and found and classes != found:
             raise ValueError(f"classes is {classes}, but the data has {found}; leave it out, or 0 to ignore them")
+        told = open_task(self.training.task, self.shape).channels if self.training.task else 0
         return replace(
             self,
-            model=replace(self.model, classes=classes, augmented=self.training.augment > 0),
+            model=replace(self.model, classes=classes, augmented=self.training.augment > 0, image_channels=told),
             sampling=self.sampling if classes or not source.has_class_numbers else replace(self.sampling, guidance=1.0),
             class_names=tuple(source.class_names) if classes else (),
             normalization=normalization_of(source),

@@ -86,7 +86,7 @@ def open_run(
         state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid, initial)
-        run.copies = watch_copies(source, recipe.training.flip)
+        run.copies = None if recipe.training.task else watch_copies(source, recipe.training.flip)
         if newest:
             run.restore(Path(newest))
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
