@@ -86,7 +86,8 @@ def test_every_example_is_understood(where: str, run: Path, tmp_path: Path, monk
         module: Any = import_module(f"justimage.cli.{where.replace('-', '_')}") if where else cli
         text = getattr(module, "DESCRIPTION", "") or module.HELP
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(run, tmp_path / "runs" / "photos")
+    for name in "photos", "rooms":
+        shutil.copytree(run, tmp_path / "runs" / name)
     for folder in "photos", "rooms", "scans":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.png").write_bytes(png(colours(0)))
