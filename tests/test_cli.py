@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from justimage import cli
+from justimage import checkpoint, cli
 from justimage.cli.options import parse
 from tests.sets import colours, png
 
@@ -104,6 +104,18 @@ def test_every_example_is_understood(where: str, run: Path, tmp_path: Path, monk
             monkeypatch.setattr(module, "parse", understand)
             with pytest.raises(Understood):
                 module.main(words)
+
+
+def test_a_run_that_began_from_others_weights_resumes_without_them(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "source")
+    words = ["train", "--data", "digits", "--init", "source", "--out", "run", "--batch", "8", "--warmup", "0", "--no-compile"]
+    words += ["--preview-count", "2", "--save-every", "16", "--precision", "fp32"]
+    first = justimage(*words, "--total-images", "32", "--lr-schedule", "constant", cwd=tmp_path)
+    assert first.returncode == 0 and "starts from source after 640 images, average 300" in first.stdout, first.stderr
+    shutil.rmtree(tmp_path / "source")
+    again = justimage(*words, "--total-images", "48", "--lr-schedule", "constant", cwd=tmp_path)
+    assert again.returncode == 0 and "resuming from 32 of 48 images" in again.stdout, again.stderr
+    assert checkpoint.read_recipe(checkpoint.resolve(tmp_path / "run")).origin.startswith("source after 640 images")
 
 
 @pytest.mark.full

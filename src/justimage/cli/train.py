@@ -165,7 +165,11 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
         earlier = None if start.fresh else directory(start.out, name, start.data or "")
         recipe = recipe_for(start.data or "", name, checked_device(start.device), start.budget, earlier)
         if start.init:
-            recipe = recipes.fine_tuned(recipe, checkpoint.read_recipe(checkpoint.resolve(start.init)))
+            if earlier and (earlier / "recipe.json").exists():  # begun, and may need its source no longer
+                _, known = recipe_file(earlier)
+            else:
+                known = checkpoint.read_recipe(checkpoint.resolve(start.init))
+            recipe = recipes.fine_tuned(recipe, known)
     if start.image_size is not None:
         recipe = recipes.resized(recipe, start.image_size)
     data = recipe.data if start.data is None else start.data
