@@ -72,7 +72,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     monkeypatch.setattr(recipes, "preset", lambda name: small)
     monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: 0.5)  # images/s: 112 steps of 4 in 900 seconds
-    monkeypatch.setattr(own_images, "JUDGE_IMAGES", 64)
+    monkeypatch.setattr(own_images, "JUDGE_IMAGES", (64, 64))
     monkeypatch.setattr(own_images, "SEARCH_COUNT", 16)
     monkeypatch.setattr(own_images, "COUNT", 20)
 

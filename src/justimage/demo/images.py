@@ -27,8 +27,9 @@ from justimage.generate import ImageGenerator, SampleJob
 from justimage.progress import Job, Progress
 from justimage.recipe import normalization_of
 
-JUDGE_IMAGES, JUDGE_BATCH, JUDGE_WIDTH, JUDGE_FEATURES = 30_000, 32, 16, 64
-"""Of the judge: images to train on, its batch, channels of its first stage, numbers of its last hidden layer."""
+JUDGE_IMAGES, JUDGE_BATCH, JUDGE_WIDTH, JUDGE_FEATURES = (30_000, 100_000), 32, 16, 64
+"""Of the judge: images to train on, at least and at most (twice the set), its batch, channels of its first stage, numbers of
+its last hidden layer."""
 MIN_IMAGES_A_CLASS = 10
 """Of the smallest class, below which no judge can learn the classes."""
 SEARCH_COUNT, COUNT = 500, 1_000
@@ -82,9 +83,11 @@ def ensure_judge(source: Source, flip: bool, path: Path, device: torch.device) -
     source = yield from data.cache_in_ram(source)
     channels, *size = source.shape
     shape = ClassifierShape(channels, (size[0], size[1]), len(names), JUDGE_WIDTH, JUDGE_FEATURES)
-    trainer = ClassifierTrainer(source, shape, normalization_of(source), JUDGE_IMAGES, JUDGE_BATCH, flip=flip, device=device)
+    least, most = JUDGE_IMAGES
+    images = min(max(least, 2 * len(source)), most)
+    trainer = ClassifierTrainer(source, shape, normalization_of(source), images, JUDGE_BATCH, flip=flip, device=device)
     for step in trainer.steps():
-        yield Progress("training the judge on real images", min(step.images_seen, JUDGE_IMAGES), JUDGE_IMAGES)
+        yield Progress("training the judge on real images", min(step.images_seen, images), images)
     trainer.save(path, trainer.accuracy())
     return path
 
