@@ -83,7 +83,7 @@ DATA = {
     "files": {"images", "source", "tars", "hf_table"},
     "stream": {"source", "arrays"},
     "built_in": {"arrays"},
-    "look": {"built_in", "files", "images", "store"},
+    "look": {"arrays", "built_in", "files", "images", "store"},
     "prepare": {"arrays", "built_in", "files", "images", "source", "store"},
 }
 """The same within data, whose front door (`__init__`) may import any of these but prepare."""

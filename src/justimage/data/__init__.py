@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from justimage.data.arrays import SUFFIXES, ArraySource
+from justimage.data.arrays import ArraySource, refuse_unprepared
 from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
@@ -51,10 +51,7 @@ def open_source(path: str, crop: Crop) -> Source:
             found, asked = (" x ".join(map(str, shape)) for shape in (store.shape, crop.shape))
             raise ValueError(f"{path} holds images of {found}, the recipe asks for {asked} (channels x height x width)")
         return store
-    if place.suffix.lower() in SUFFIXES:
-        raise ValueError(
-            f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
-        )
+    refuse_unprepared(path)
     return open_files(path, crop)
 
 

@@ -31,6 +31,15 @@ MAX_RATIO = 200
 LABEL_KEYS = ("labels", "label", "arr_1")
 
 
+def refuse_unprepared(path: str) -> None:
+    """ValueError for a file of arrays, which is not trained on as it is."""
+    place = Path(path)
+    if place.suffix.lower() in SUFFIXES:
+        raise ValueError(
+            f"arrays are prepared before they are trained on: justimage prepare {path} {place.with_suffix('')}-store"
+        )
+
+
 @dataclass(frozen=True)
 class ArraySource(LabeledImages):
     """A source in memory: images (n, channels, height, width), labels (n,), and the classes' names (empty for none)."""

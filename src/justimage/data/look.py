@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 from PIL import Image, ImageOps
 
+from justimage.data.arrays import refuse_unprepared
 from justimage.data.built_in import BUILT_IN
 from justimage.data.files import Files, open_files
 from justimage.data.images import PILLOW_FORMATS, Crop
@@ -45,6 +46,7 @@ def look(path: str) -> Look:
     if is_store(place):
         store = open_store(place)
         return facts(len(store), store.class_names, store.labels.tolist(), [store.shape[1:]], store.shape[0])
+    refuse_unprepared(path)
     files = open_files(path, Crop((1, 1), upscale=True))
     chosen = np.unique(np.linspace(0, len(files) - 1, SAMPLED).round().astype(int))
     found = [shape for i in chosen if (shape := shape_of(files, int(i)))]

@@ -159,9 +159,11 @@ class Run:
 
     def memorised_before(self, images_seen: int) -> bool:
         """Whether it has ended, at a checkpoint of so many images, because samples copied its images."""
-        limit, events = self.recipe.checkpoint.stop_at_copies, log.records(self.directory / "events.jsonl")
-        found = [line for line in events if line.get("event") == "copies" and line["images_seen"] <= images_seen]
-        return limit is not None and any(line["share"] >= limit for line in found)
+        limit = self.recipe.checkpoint.stop_at_copies
+        if limit is None:
+            return False
+        events = [e for e in log.records(self.directory / "events.jsonl") if e.get("event") == "copies"]
+        return any(log.finite_number(e.get("share")) >= limit and (log.images_of(e) or 0) <= images_seen for e in events)
 
     def should_stop(self) -> bool:
         """Whether this process wants to end: asked to, by a STOP file, out of patience, or unable to save."""
