@@ -64,6 +64,7 @@ def open_run(
 
     # what takes long
     with world.all_or_none():
+        initial = None if newest or not recipe.training.init else checkpoint.read_initial(recipe.training.init, recipe)
         source = finish(datasets.cache_in_ram(source), show)
         online_fid = finish(open_online_fid(recipe, source, world.device), show) if recipe.evaluation.every else None
     begun = checkpoint.read_recipe(Path(newest)) if newest else None
@@ -81,7 +82,6 @@ def open_run(
 
     # the run, and its first changes on disk
     with world.all_or_none():
-        initial = None if newest or not recipe.training.init else checkpoint.read_initial(recipe.training.init, recipe)
         recipe = replace(recipe, origin=initial.origin if initial else begun.origin if begun else "")
         state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
