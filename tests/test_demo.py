@@ -117,4 +117,10 @@ def test_images_that_no_demo_can_be_made_of_are_one_line(quick: None, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no images"):
         command.main(["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "demo")])
+    for name in "a", "b":
+        (tmp_path / "alike" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 32), "grey").save(tmp_path / "alike" / name / f"{i}.png")
+    with pytest.raises(ValueError, match="all 6 images are the same; there is nothing to learn"):
+        command.main(["--data", str(tmp_path / "alike"), "--out", str(tmp_path / "demo")])
     assert not (tmp_path / "demo").exists()

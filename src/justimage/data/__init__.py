@@ -24,9 +24,31 @@ from justimage.data.stream import Stream, balanced, batches
 from justimage.progress import Job, Progress
 
 __all__ = [
-    "BUILT_IN", "ArraySource", "Crop", "DatasetSource", "Decode", "Files", "ImageError", "LabeledImages", "Look", "Source",
-    "Store", "Stream", "as_source", "balanced", "batches", "cache_in_ram", "check_same_files", "conditions_of", "decode",
-    "digits", "look", "open_source", "sample_sizes", "textured_digits",
+    "BUILT_IN",
+    "ArraySource",
+    "Crop",
+    "DatasetSource",
+    "Decode",
+    "Files",
+    "ImageError",
+    "LabeledImages",
+    "Look",
+    "Source",
+    "Store",
+    "Stream",
+    "as_source",
+    "balanced",
+    "batches",
+    "cache_in_ram",
+    "check_same_files",
+    "check_varied",
+    "conditions_of",
+    "decode",
+    "digits",
+    "look",
+    "open_source",
+    "sample_sizes",
+    "textured_digits",
 ]  # fmt: skip
 
 SAMPLED_FILES = 64
@@ -70,6 +92,12 @@ def check_same_files(sizes: dict[str, int]) -> None:
         if found != size:
             here = "is missing" if found is None else f"has {found:,} bytes"
             raise ValueError(f"{path} {here} here, and has {size:,} for the first process; all must see the same files")
+
+
+def check_varied(source: Source) -> None:
+    """ValueError for images in memory that are all the same, of which there is nothing to learn."""
+    if isinstance(source, ArraySource) and len(source) > 1 and not (source.images[1:] != source.images[:1]).any():
+        raise ValueError(f"all {len(source)} images are the same; there is nothing to learn")
 
 
 def cache_in_ram(source: Source) -> Job[Source]:

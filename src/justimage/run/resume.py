@@ -66,6 +66,8 @@ def open_run(
     with world.all_or_none():
         initial = None if newest or not recipe.training.init else checkpoint.read_initial(recipe.training.init, recipe)
         source = finish(datasets.cache_in_ram(source), show)
+        if not newest:
+            datasets.check_varied(source)
         online_fid = finish(open_online_fid(recipe, source, world.device), show) if recipe.evaluation.every else None
     begun = checkpoint.read_recipe(Path(newest)) if newest else None
     if begun and recipe.training.precision == "auto":
