@@ -36,12 +36,12 @@ __all__ = [
     "Source",
     "Store",
     "Stream",
+    "all_alike",
     "as_source",
     "balanced",
     "batches",
     "cache_in_ram",
     "check_same_files",
-    "check_varied",
     "conditions_of",
     "decode",
     "digits",
@@ -94,10 +94,11 @@ def check_same_files(sizes: dict[str, int]) -> None:
             raise ValueError(f"{path} {here} here, and has {size:,} for the first process; all must see the same files")
 
 
-def check_varied(source: Source) -> None:
-    """ValueError for images in memory that are all the same, of which there is nothing to learn."""
-    if isinstance(source, ArraySource) and len(source) > 1 and not (source.images[1:] != source.images[:1]).any():
-        raise ValueError(f"all {len(source)} images are the same; there is nothing to learn")
+def all_alike(source: Source) -> bool:
+    """Whether images in memory are all the same, so that there is nothing to learn."""
+    if not isinstance(source, ArraySource) or len(source) < 2:
+        return False
+    return not bool((source.images[1:] != source.images[:1]).any())
 
 
 def cache_in_ram(source: Source) -> Job[Source]:

@@ -66,8 +66,6 @@ def open_run(
     with world.all_or_none():
         initial = None if newest or not recipe.training.init else checkpoint.read_initial(recipe.training.init, recipe)
         source = finish(datasets.cache_in_ram(source), show)
-        if not newest:
-            datasets.check_varied(source)
         online_fid = finish(open_online_fid(recipe, source, world.device), show) if recipe.evaluation.every else None
     begun = checkpoint.read_recipe(Path(newest)) if newest else None
     if begun and recipe.training.precision == "auto":
@@ -92,6 +90,8 @@ def open_run(
         if newest:
             run.restore(Path(newest))
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
+    if datasets.all_alike(source):
+        run.warnings.append(f"all {len(source)} images are the same; there is nothing to learn")
     run.warnings += [f"{error}; set aside, and resumed from {newest}" for _, error in damage]
     return run
 
