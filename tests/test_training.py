@@ -39,6 +39,19 @@ def finish(*open_runs: runs.Run) -> None:
             pass
 
 
+def resumed(recipe: Recipe, directory: Path, at: int) -> runs.Run:
+    """A run that was left after so many images, opened again and finished."""
+    cut = runs.open_run(recipe, directory, "cpu")
+    for step in runs.steps(cut):
+        if step.images_seen == at:
+            break
+    cut.close()
+    again = runs.open_run(recipe, directory, "cpu")
+    assert again.resumed and again.state.images_seen == at
+    finish(again)
+    return again
+
+
 def digest(state: training.TrainState) -> list[torch.Tensor]:
     adam = [t for p in state.optimizer.param_groups[0]["params"] for t in state.optimizer.state[p].values()]
     averages = [t for average in state.ema.averages.values() for t in average]

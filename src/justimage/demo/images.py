@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from justimage import checkpoint, data, disk, log
 from justimage.data import Source
 from justimage.demo.pictures import write_pictures
 from justimage.distributed import preferred_precision
-from justimage.evaluation import report as reports
+from justimage.evaluation import copies, report as reports
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.evaluation.search import Search, Setting
@@ -92,14 +91,11 @@ def ensure_judge(source: Source, flip: bool, path: Path, device: torch.device) -
     return path
 
 
-def averaged_pixels(side: int = 8) -> Extractor:
-    """Images as side x side averages of their pixels: the features of images without classes."""
-
-    def extract(images: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return F.adaptive_avg_pool2d(images.float(), side).flatten(1), None
-
-    name = f"pixels, averaged to {side} x {side}"
-    return Extractor(name, hashlib.sha256(name.encode()).hexdigest()[:16], None, extract)
+def averaged_pixels() -> Extractor:
+    """Images as averages of their pixels: the features of images without classes."""
+    name = f"pixels, averaged to {copies.SIDE} x {copies.SIDE}"
+    fingerprint = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return Extractor(name, fingerprint, None, lambda images: (copies.averaged(images), None))
 
 
 def best_guidance(sampler: FeatureSampler, job: SampleJob) -> Job[SampleJob]:

@@ -74,11 +74,11 @@ def open_run(
     recipe, tuning = tune(recipe, world, kept, lambda way: on_progress(f"measuring how fast this device is: {way}", 0, 0))
 
     if recipe.training.budget:
-        on_progress("measuring how fast it trains, for some seconds", 0, 0)
-        earlier = world.on_main(lambda: None if fresh else read_recipe_json(directory))
-        recipe = fit_length(
-            recipe, source, world, recipes.from_json(earlier) if earlier else None, net=net, optimizer=optimizer
-        )
+        stored = world.on_main(lambda: None if fresh else read_recipe_json(directory))
+        earlier = recipes.from_json(stored) if stored else None
+        if not (earlier and earlier.training.budget):
+            on_progress("measuring how fast it trains, for some seconds", 0, 0)
+        recipe = fit_length(recipe, source, world, earlier, loss, net=net, optimizer=optimizer)
 
     # the run, and its first changes on disk
     with world.all_or_none():
