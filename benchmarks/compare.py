@@ -30,10 +30,11 @@ import torch
 from torch import nn
 
 from justimage import convert, data, distributed, training, tuning
+from justimage.architectures import architecture
 from justimage.inference import compile_denoiser
 from justimage.recipe import Parallelism, Recipe, Training
 from justimage.sampling import Denoiser, Sampling, sample, with_passes
-from justimage.transformer import JiT, architecture
+from justimage.transformer import JiT
 
 PAPER = Sampling(guidance=2.9, interval=(0.1, 1.0))
 

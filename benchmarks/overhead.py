@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, training
+from justimage.architectures import architecture
 from justimage.dropout import Dropout
 from justimage.normalization import Normalization
 from justimage.recipe import Parallelism, Recipe, Training
-from justimage.transformer import JiT, architecture
+from justimage.transformer import JiT
 
 
 class Stub(nn.Module):

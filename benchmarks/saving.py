@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from justimage import data, run as runs
+from justimage.architectures import architecture
 from justimage.recipe import Checkpointing, Logging, Parallelism, Recipe, Training
-from justimage.transformer import architecture
 
 
 def main() -> None:

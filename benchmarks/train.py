@@ -18,8 +18,8 @@ from dataclasses import replace
 import torch
 
 from justimage import cost, data, distributed, plan, training
+from justimage.architectures import architecture
 from justimage.recipe import Parallelism, Recipe, Training
-from justimage.transformer import architecture
 
 
 def seconds(work: Callable[[], object], device: str, repeat: int = 5) -> float:

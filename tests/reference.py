@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from justimage import convert
+from justimage.architectures import Architecture
 from justimage.diffusion import Diffusion
 from justimage.sampling import Denoiser
-from justimage.transformer import Architecture, JiT
+from justimage.transformer import JiT
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -181,7 +181,7 @@ def test_each_task_makes_a_picture(home: Path, words: str) -> None:
         ("photo.png", "no task: give one of --strength, --mask"),
         ("photo.png --invert --deblur 1", "--deblur and --invert: give one of"),
         ("photo.png --strength 1.5", "strength is 1.5; allowed: above 0 to 1"),
-        ("small.png --invert", "small.png is 8 x 8, far smaller than 32 x 32; --upscale 4 enlarges it"),
+        ("small.png --invert", "small.png is 8 x 8, far smaller than 32 x 32; justimage edit --upscale 4 enlarges it"),
         ("photo.png --upscale 5", "upscale is 5; the model's images are 32 x 32, allowed: 2, 4, 8, 16, 32"),
         ("photo.png --colourise", "draws images of 1 channel; colours need 3"),
         ("photo.png --mask photo.png", "photo.png has grey tones; a mask is black where"),

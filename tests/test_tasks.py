@@ -79,7 +79,7 @@ def test_a_training_for_a_task_begins_from_another_and_resumes_exactly(word: str
     finish(plain)
     recipe = small(48 * 8, task=word, init=str(tmp_path / "plain"), save_every=24 * 8, preview_every=20 * 8)
     straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
-    assert straight.initial and straight.initial.notes == ["the embed_image is new"]
+    assert straight.initial and straight.initial.notes == ["the embedding of images that it is told is new"]
     finish(straight)
     assert equal(digest(straight.state), digest(resumed(recipe, tmp_path / "cut", at=24 * 8).state))
     net = checkpoint.load(tmp_path / "cut", device="cpu").net

@@ -9,12 +9,14 @@ from torch._inductor.utils import run_and_get_code
 from torch.utils.flop_counter import FlopCounterMode
 
 from justimage import dropout, randomness
+from justimage.architectures import Architecture, architecture
 from justimage.convert import to_official
 from justimage.cost import cost, training_memory
 from justimage.diffusion import Batch, Diffusion
 from justimage.dropout import Dropout, dropout_layers, set_dropout_keys
+from justimage.layers import rotate, rotations
 from justimage.mlp import MLP
-from justimage.transformer import Architecture, JiT, architecture, rotate, rotations
+from justimage.transformer import JiT
 from tests.reference import DEVICES, TINY, TINY_ARRAYS, noise, relative_error, tiny
 
 SMALL = Architecture(

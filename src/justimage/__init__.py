@@ -8,18 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from justimage.architectures import Architecture as Architecture, architecture as architecture
     from justimage.checkpoint import load as load
     from justimage.diffusion import Diffusion as Diffusion
     from justimage.mlp import MLP as MLP
     from justimage.recipe import Recipe as Recipe, preset as preset
     from justimage.run import train as train
     from justimage.sampling import Denoiser as Denoiser, Sampling as Sampling, sample as sample, trajectory as trajectory
-    from justimage.transformer import Architecture as Architecture, JiT as JiT, architecture as architecture
+    from justimage.transformer import JiT as JiT
 
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "JiT": "transformer", "Architecture": "transformer", "architecture": "transformer", "MLP": "mlp",
+    "JiT": "transformer", "Architecture": "architectures", "architecture": "architectures", "MLP": "mlp",
     "Diffusion": "diffusion", "Denoiser": "sampling", "Sampling": "sampling", "Recipe": "recipe", "preset": "recipe",
     "train": "run", "load": "checkpoint", "sample": "sampling", "trajectory": "sampling",
 }  # fmt: skip

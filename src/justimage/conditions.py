@@ -56,6 +56,19 @@ def with_entry(condition: Condition, name: str, told: Tensor) -> dict[str, Tenso
     return known | {name: told}
 
 
+def text_bytes(text: str, length: int) -> Tensor:
+    """The UTF-8 bytes of a text, (length,), NULL_CLASS after its end; ValueError for a longer one."""
+    found = text.encode()
+    if len(found) > length:
+        raise ValueError(f"a text of {len(found)} bytes is too long; allowed: up to {length}: {text[:40]!r}")
+    return torch.tensor([*found, *[NULL_CLASS] * (length - len(found))])
+
+
+def text_of(tokens: Tensor) -> str:
+    """The text of bytes (length,)."""
+    return bytes(tokens[tokens >= 0].tolist()).decode(errors="replace")
+
+
 def join(first: Condition, second: Condition) -> Condition:
     """Two conditions of the same form as one of twice the batch."""
     return map_tensors(lambda a, b: torch.cat([a, b]), first, second)

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from justimage import checkpoint, disk, recipe as recipes
+from justimage.architectures import SIZES, Architecture
 from justimage.checkpoint.model import check_shapes
 from justimage.diffusion import Diffusion
 from justimage.ema import REFERENCE_BATCH, ema_name
+from justimage.layers import sincos_positions
 from justimage.recipe import Recipe, Training
 from justimage.sampling import Sampling
-from justimage.transformer import SIZES, Architecture, JiT, sincos_positions
+from justimage.transformer import JiT
 
 EMA_ENTRIES = {"model_ema1": ("ema_decay1", 0.9999), "model_ema2": ("ema_decay2", 0.9996)}
 """The averages in an official checkpoint, where its settings say their decays, and what they are otherwise."""

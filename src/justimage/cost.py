@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from justimage.transformer import Architecture, JiT
+from justimage.architectures import Architecture
+from justimage.transformer import JiT
 
 
 class Cost(NamedTuple):
@@ -32,8 +33,10 @@ def cost(a: Architecture) -> Cost:
     for name, module in net.named_modules():
         if not isinstance(module, nn.Linear):
             continue
-        if name.startswith(("embed", "head.linear")):
+        if name.startswith(("embed.", "embed_image.", "head.linear")):
             positions = patches
+        elif name.startswith("text."):
+            positions = a.text_length
         elif name.startswith("blocks") and "modulation" not in name:
             positions = sequence_length(a, int(name.split(".")[1]))
         else:
@@ -71,8 +74,8 @@ def memory_available(device: torch.device) -> int:
 
 
 def sequence_length(a: Architecture, block: int) -> int:
-    """Length of the sequence in a block: the patches, and from the start block on the class tokens."""
-    return a.grid[0] * a.grid[1] + (a.context_tokens if block >= a.context_start else 0)
+    """Length of the sequence in a block: the patches, and from the start block on the tokens of class and text."""
+    return a.grid[0] * a.grid[1] + (a.context if block >= a.context_start else 0)
 
 
 def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from justimage.normalization import to_uint8
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
@@ -43,6 +45,12 @@ def image_grid(images: Tensor, columns: int, top: Sequence[str] = (), left: Sequ
     for i, label in enumerate(left[:rows]):
         pen.text((x0 - 6, y0 + i * height + height // 2), label, INK, font, anchor="rm")
     return grid
+
+
+def as_image(x: Tensor, channels: int) -> Tensor:
+    """What a network is told, (b, any channels, height, width) around [-1, 1], as uint8 images of so many channels."""
+    x = x[:, :channels] if x.shape[1] >= channels else x[:, :1].expand(-1, channels, -1, -1)
+    return to_uint8(x)
 
 
 def shorten(label: str, width: float, font: Any) -> str:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from justimage import checkpoint, chunks, disk, figures, randomness, sampling, stopping
 from justimage.chunks import Chunk
-from justimage.conditions import NULL_CLASS
+from justimage.conditions import NULL_CLASS, Condition
 from justimage.distributed import rank_and_size
+from justimage.given import Conditions
 from justimage.inference import compile_denoiser
 from justimage.progress import Job, Progress
 from justimage.sample_arguments import check_condition
@@ -57,6 +58,8 @@ class SampleJob:
     """what computes; other devices round otherwise"""
     compiled: bool = False
     """by a compiled network, which rounds otherwise, too"""
+    conditions: str = ""
+    """fingerprint of what images are sampled from beside their classes; empty for nothing"""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -80,7 +83,8 @@ class SampleJob:
 
     def describe(self) -> dict[str, Any]:
         """This job as JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        told = {"conditions": self.conditions} if self.conditions else {}
+        return json.loads(json.dumps({name: v for name, v in asdict(self).items() if name != "conditions"} | told))
 
 
 def short_hash(values: Any) -> str:
@@ -97,6 +101,8 @@ class ImageGenerator:
         self.compiled = compiled
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.recipe = checkpoint.read_recipe(self.checkpoint)
+        self.conditions: Conditions | None = None
+        """what its jobs are sampled from beside their classes"""
         self.denoisers: dict[float, Denoiser] = {}
         self.hashes: dict[float, str] = {}
         self.loading = Lock()
@@ -146,9 +152,24 @@ class ImageGenerator:
         job = SampleJob(
             self.weights_hash(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
             labels, batch, self.precision, self.device_name, self.compiled,
+            self.conditions.fingerprint if self.conditions else "",
         )  # fmt: skip
-        check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, job.sampling.guidance)
+        guidance = 1.0 if self.is_told else job.sampling.guidance  # what it is told can be guided towards, without classes
+        check_condition(torch.tensor(job.classes), len(job.classes), self.denoiser(ema).classes, guidance)
         return job
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the network is told more than a class."""
+        a = self.recipe.model
+        return bool(a.image_channels or a.vector or a.text_length)
+
+    def condition(self, job: SampleJob, indices: Sequence[int]) -> Condition:
+        """The conditions of some of a job's images."""
+        classes = torch.tensor([job.label(i) for i in indices])
+        if self.conditions is None:
+            return classes
+        return ({"classes": classes} if self.recipe.model.classes else {}) | self.conditions.at(indices)
 
     def sample_chunk(self, job: SampleJob, chunk: int) -> Tensor:
         """The images (job.batch, channels, height, width) of a chunk, on the CPU, in the data's units."""
@@ -156,8 +177,8 @@ class ImageGenerator:
 
     def sample_indices(self, job: SampleJob, indices: Sequence[int]) -> Tensor:
         """Images by their index."""
-        labels, seeds = [job.label(i) for i in indices], [job.seed + i for i in indices]
-        return sampling.sample(self.denoiser(job.ema), labels, seeds, job.sampling, batch=job.batch, dtype=self.dtype)
+        condition, seeds = self.condition(job, indices), [job.seed + i for i in indices]
+        return sampling.sample(self.denoiser(job.ema), condition, seeds, job.sampling, batch=job.batch, dtype=self.dtype)
 
 
 def sha256_each(images: Tensor) -> np.ndarray:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from justimage.conditions import map_tensors
 from justimage.diffusion import with_extras
+from justimage.layers import Attention, SwiGLU, use_plain_attention
 from justimage.sampling import Denoiser
-from justimage.transformer import Attention, Block, JiT, SwiGLU, use_plain_attention
+from justimage.transformer import Block, JiT
 
 ROWS = 1024
 """Tokens that a CPU's matrix products have enough of: more at a time are no faster (docs/performance.md)."""

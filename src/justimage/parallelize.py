@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from justimage.distributed import Parallel, World
-from justimage.transformer import use_plain_attention
+from justimage.layers import use_plain_attention
 
 
 def build_network(

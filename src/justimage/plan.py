@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from justimage.architectures import Architecture
 from justimage.cost import cost, sequence_length, training_memory
 from justimage.distributed import Parallel
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, JiT
+from justimage.transformer import JiT
 
 Mode = Parallel | Literal["auto"]
 """How a network is spread over GPUs; "auto" chooses."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from justimage import figures, randomness, sampling
-from justimage.conditions import null_like, with_entry
+from justimage.conditions import NULL_CLASS, map_tensors, null_like, text_of, with_entry
 from justimage.data import Source, conditions_of
 from justimage.normalization import to_uint8
 from justimage.recipe import Recipe
@@ -18,6 +18,8 @@ from justimage.training import TrainState
 
 BATCH = {"cpu": 8}
 """Images sampled at a time, where a batch takes long."""
+SHOWN = 8
+"""Real images that are denoised, or whose conditions samples have."""
 PREVIEW_TIME = 0.3
 """The fixed t at which previews show a denoised picture."""
 
@@ -32,19 +34,10 @@ def preview(
     """
     denoiser, r = state.denoiser, recipe.training
     dtype = torch.bfloat16 if r.precision == "bf16" else torch.float32
-    count, classes = recipe.logging.preview_count, denoiser.classes
-    columns = min(count, classes or 8, 10)
-    shown = [i * (classes // columns) for i in range(columns)]
-    condition = conditions_of(source, 0, range(count))
-    if classes and source.has_class_numbers:
-        condition = torch.tensor([shown[i % columns] for i in range(count)])
-    chosen = [i * len(source) // 8 for i in range(8)]
+    chosen = [i * len(source) // SHOWN for i in range(SHOWN)]
     clean = torch.stack([source[i][0] for i in chosen])
-    told = None
-    if r.task:
-        columns, shown = len(chosen), []
-        told = open_task(r.task, recipe.shape).make(denoiser.normalization.normalize(clean), r.seed, chosen)
-        condition = with_entry(conditions_at(source, classes, chosen), "image", told)
+    columns, names, condition = conditions_shown(recipe, source, chosen, denoiser.normalization.normalize(clean))
+    told = condition["image"][:columns] if recipe.model.image_channels else None
     with state.ema.lend(r.sample_ema), torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
         batches = []
         size = BATCH.get(state.world.device.type, 64)
@@ -54,13 +47,25 @@ def preview(
         noisy, predicted = denoise_once(denoiser, clean.to(state.world.device), source, chosen, dtype)
     to_show = denoiser.normalization.to_uint8
     images, clean = to_show(torch.cat(batches)), to_show(clean)
-    grid = images
-    if told is not None:
-        given = denoiser.normalization.denormalize(told[:, : denoiser.shape[0]].expand(-1, denoiser.shape[0], -1, -1))
-        grid = torch.cat([to_show(given), images, clean])
-    names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
+    grid = images if told is None else torch.cat([figures.as_image(told, denoiser.shape[0]), images, clean])
     denoised = figures.denoising_grid(clean, noisy.cpu(), predicted.cpu(), PREVIEW_TIME, recipe.diffusion.prediction)
     return figures.image_grid(grid, columns, top=names), denoised, images
+
+
+def conditions_shown(recipe: Recipe, source: Source, chosen: list[int], x: Tensor) -> tuple[int, list[str], Any]:
+    """Columns of a preview, their names, and the conditions of its samples: classes, or those of the chosen images x."""
+    r, count, classes = recipe.training, recipe.logging.preview_count, recipe.model.classes or 0
+    if source.has_class_numbers and not r.task:
+        columns = min(count, classes or SHOWN, 10)
+        shown = [i * (classes // columns) for i in range(columns)]
+        names = [recipe.class_names[c] for c in shown] if recipe.class_names else []
+        return columns, names, torch.tensor([shown[i % columns] if classes else NULL_CLASS for i in range(count)])
+    condition = conditions_at(source, classes, chosen)
+    if r.task:
+        condition = with_entry(condition, "image", open_task(r.task, recipe.shape).make(x, r.seed, chosen))
+    rows = 1 if recipe.model.image_channels else max(count // len(chosen), 1)
+    names = [text_of(text) for text in condition["text"]] if recipe.model.text_length else []
+    return len(chosen), names, map_tensors(lambda tensor: tensor.repeat(rows, *[1] * (tensor.ndim - 1)), condition)
 
 
 def conditions_at(source: Source, classes: int, indices: list[int]) -> Any:

@@ -29,6 +29,10 @@ class Task:
     channels: int
     """of the image that is told"""
     make: Make
+    given: Callable[[Tensor], Tensor] | None
+    """what is told of an image that is already grey, small, blurred or noisy; None where the image does not say enough"""
+    factor: int = 1
+    """how much smaller such an image is"""
 
 
 def open_task(word: str, shape: tuple[int, int, int]) -> Task:
@@ -51,27 +55,31 @@ def open_task(word: str, shape: tuple[int, int, int]) -> Task:
         case "colour":
             if channels != 3:
                 raise ValueError(f"task colour needs images of 3 channels; these have {channels}")
-            return Task(1, lambda x, *_: grey(channels).forward(x))
+            return Task(1, lambda x, *_: grey(channels).forward(x), grey(channels).forward)
         case "upscale":
             factor = int(value or 0)
             if factor != value or size[0] % factor or size[1] % factor:
                 raise ValueError(f"task is {word!r}; its number must divide {size[1]} x {size[0]}")
             known = averages(factor)
-            return Task(channels, lambda x, *_: known.inverse(known.forward(x)))
+            return Task(channels, lambda x, *_: known.inverse(known.forward(x)), known.inverse, factor)
         case "deblur":
-            return Task(channels, lambda x, *_: blur(value or 0.0, (size[0], size[1])).forward(x))
+            return Task(channels, lambda x, *_: blur(value or 0.0, (size[0], size[1])).forward(x), unchanged)
         case "denoise":
-            return Task(channels, lambda x, seed, positions: x + (value or 0.0) * noise_like(x, seed, positions))
+            return Task(channels, lambda x, seed, positions: x + (value or 0.0) * noise_like(x, seed, positions), unchanged)
         case "inpaint":
-            return Task(channels + 1, cut)
+            return Task(channels + 1, cut, None)
         case _:
-            return Task(1, lambda x, *_: edges(x))
+            return Task(1, lambda x, *_: edges(x), edges)
 
 
 NUMBERS: dict[str, tuple[float, float] | None] = {
     "colour": None, "upscale": (2, 64), "deblur": (0.1, 100), "denoise": (0.001, 10), "inpaint": None, "edges": None,
 }  # fmt: skip
 """The tasks, and the least and the largest number of those that have one."""
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def noise_like(x: Tensor, seed: int, positions: Sequence[int]) -> Tensor:

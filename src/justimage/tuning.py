@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from justimage import cost
+from justimage.architectures import Architecture
 from justimage.distributed import World, preferred_precision
 from justimage.dropout import dropout_layers, set_dropout_keys
+from justimage.layers import use_plain_attention
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture, Block, use_plain_attention
+from justimage.transformer import Block
 
 SIMPLER_TOLERANCE = 1.05
 """A simpler way to compute is preferred while it takes at most this times as long as the fastest."""

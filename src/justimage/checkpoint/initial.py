@@ -16,13 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from justimage.architectures import Architecture
 from justimage.checkpoint.model import ema_of, fingerprint, load, named_weights, read_recipe, resolve
 from justimage.ema import ema_name
 from justimage.recipe import Recipe
-from justimage.transformer import Architecture
 
 SAME = "width", "depth", "heads", "bottleneck", "context_tokens", "context_start", "rope", "qk_norm", "mlp", "norm"
 """What a network must have in common with the one that it starts from."""
+
+PARTS = {
+    "classifier": "the classifier",
+    "augmentation": "the embedding of augmentations",
+    "embed_image": "the embedding of images that it is told",
+    "embed_vector": "the embedding of numbers",
+    "text": "the encoder of texts",
+}
+"""Parts that one network may have and another not."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,12 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
         ("classifier", recipe.model.aux_classifier, old.model.aux_classifier),
         ("augmentation", recipe.model.augmented, old.model.augmented),
         ("embed_image", recipe.model.image_channels, old.model.image_channels),
+        ("embed_vector", recipe.model.vector, old.model.vector),
+        ("text", recipe.model.text_length, old.model.text_length),
     ):
-        if here and not there:
-            notes.append(f"the {part} is new")
-        elif there and not here:
+        if here and here != there:
+            notes.append(f"{PARTS[part]} is new")
+        if here != there:
             weights = {name: w for name, w in weights.items() if not name.startswith(f"{part}.")}
     ema = old.training.sample_ema if place.is_dir() else ema_of(place)
     seen = f" after {int(place.name):,} images" if place.is_dir() and place.name.isdigit() else ""

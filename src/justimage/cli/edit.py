@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from justimage import disk, editing, figures
 from justimage.cli.options import checked_device, parse
+from justimage.cli.photographs import read_photo, reading
 from justimage.cli.progress import bar
 from justimage.cli.sample import check_vacant
 from justimage.cli.sampling_options import parse_classes
 from justimage.conditions import NULL_CLASS
-from justimage.data import Crop, decode
 from justimage.data.images import MODES
 from justimage.generate import ImageGenerator
 from justimage.normalization import to_uint8
@@ -177,29 +176,7 @@ def check_options(o: EditOptions) -> str:
 def read(path: Path, denoiser: Denoiser, factor: int = 1) -> Tensor:
     """A photograph as the network sees it, (1, channels, height, width), `factor` times smaller."""
     channels, height, width = denoiser.shape
-    size = height // factor, width // factor
-    with reading(path):
-        content = io.BytesIO(path.read_bytes())
-        with Image.open(content) as image:
-            smallest = min(image.height / size[0], image.width / size[1])
-        if smallest < 0.5:
-            given = f"{path} is {image.width} x {image.height}, far smaller than {size[1]} x {size[0]}"
-            raise ValueError(f"{given}; --upscale {max(2, round(1 / smallest))} enlarges it" if factor == 1 else given)
-        pixels = decode(content, Crop(size, channels, upscale=True))
-    return denoiser.normalization.normalize(torch.from_numpy(pixels)[None])
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Within the block, one line for whatever a damaged picture raises."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a readable image") from error
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    return read_photo(path, (channels, height // factor, width // factor))
 
 
 def measured(o: EditOptions, denoiser: Denoiser) -> tuple[editing.Measurement, Tensor]:

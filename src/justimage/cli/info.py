@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from justimage import checkpoint, recipe as recipes
+from justimage.architectures import architecture
 from justimage.cli.options import parse
 from justimage.cost import cost, training_memory
-from justimage.transformer import architecture
 
 DESCRIPTION = """The networks: parameters and multiply-adds beside the paper's, and memory to train.
 

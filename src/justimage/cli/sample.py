@@ -14,11 +14,13 @@ from torch import Tensor
 from justimage import disk, figures, generate
 from justimage.chunks import JOB
 from justimage.cli.options import checked_device, parse
+from justimage.cli.photographs import read_told
 from justimage.cli.progress import stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
-from justimage.conditions import NULL_CLASS
+from justimage.conditions import NULL_CLASS, text_bytes
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
+from justimage.given import Given
 from justimage.progress import Job, Progress, finish
 from justimage.recipe import Recipe
 from justimage.stopping import requested, requests
@@ -29,6 +31,9 @@ examples:
   justimage sample --from runs/digits --out grid.png
   justimage sample --from runs/digits --classes 3 7 --count 16 --guidance 2.2 --interval 0.1 1.0 --out grid.png
   justimage sample --from runs/photos --classes cat --count 1000 --folder cats/
+  justimage sample --from runs/captioned --prompt "a red car" "a blue car" --out cars.png
+  justimage sample --from runs/houses --numbers area=3000 price=500000
+  justimage sample --from runs/sketched --condition a.png b.png --answers 6 --out answers.png
   justimage sample --from runs/photos --count 50000 --balanced --npz samples.npz   arr_0 uint8 NHWC, arr_1 labels (as ADM's)
   justimage sample --from runs/weather --count 100 --npz samples.npz       arr_0 float32 NCHW in the data's units, labels
   torchrun --standalone --nproc-per-node=gpu -m justimage sample --from runs/l16 --count 50000 --balanced --folder l16/
@@ -44,6 +49,14 @@ MAX_GRID = 64
 class SampleOptions(SamplingOptions):
     source: Annotated[Path, tyro.conf.arg(name="from")] = tyro.MISSING
     """a run, a converted folder, or one .safetensors file"""
+    prompt: tuple[str, ...] = ()
+    """words, of a model that is told them; several over and over"""
+    numbers: tuple[str, ...] = ()
+    """NAME=VALUE, of a model that is told numbers; what is left out is not told"""
+    condition: tuple[Path, ...] = ()
+    """images, of a model that is told them: photographs, or an .npy file of arrays"""
+    answers: int = 4
+    """images for each prompt, or each image of --condition"""
     classes: tuple[str, ...] = ()
     """numbers or names, over and over; -1 for no class [all; of a picture alone the first 16]"""
     balanced: bool = False
@@ -71,13 +84,15 @@ def main(words: Sequence[str]) -> int:
     device = checked_device(o.device)
     generator = ImageGenerator(o.source, device, precision_of(o, device), o.compile)
     recipe = generator.recipe
+    given = generator.conditions = given_conditions(o, recipe)
     total = recipe.model.classes or 0
     if o.balanced and o.classes:
         raise ValueError("--balanced samples all classes; leave --classes out")
     shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
-    classes = parse_classes(o.classes, recipe) or list(range(shown_at_once)) or [NULL_CLASS]
-    count = o.count if o.count is not None else max(16 // len(classes), 1) * len(classes)
-    for name, value in ("count", count), ("batch", o.batch):
+    classes = parse_classes(o.classes, recipe) or ([] if given else list(range(shown_at_once))) or [NULL_CLASS]
+    several = len(given) * o.answers if given else max(16 // len(classes), 1) * len(classes)
+    count = o.count if o.count is not None else several
+    for name, value in ("answers", o.answers), ("count", count), ("batch", o.batch):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if o.balanced and count % len(classes):
@@ -100,7 +115,8 @@ def main(words: Sequence[str]) -> int:
     if not is_main:
         return 0
     if out:
-        disk.write(out, figures.encode(labelled_grid(images, job, recipe), out.suffix))
+        grid = grid_of_answers(images, o, given, recipe) if given else labelled_grid(images, job, recipe)
+        disk.write(out, figures.encode(grid, out.suffix))
     seconds = time.perf_counter() - started
     s = job.sampling
     print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {job.precision}")
@@ -127,6 +143,55 @@ def check_vacant(place: Path, kind: str) -> None:
         raise IsADirectoryError(f"{place} is a folder; give the name of a file")
     if kind == "folder" and place.exists() and (not place.is_dir() or (any(place.iterdir()) and not (place / JOB).exists())):
         raise FileExistsError(f"{place} exists and is not an empty folder; give a new one")
+
+
+def given_conditions(o: SampleOptions, recipe: Recipe) -> Given | None:
+    """Words, numbers and images of the options as conditions; ValueError for what the model is not told."""
+    entries: dict[str, Tensor] = {}
+    if o.prompt:
+        if not recipe.model.text_length:
+            raise ValueError(f"prompt is {o.prompt[0]!r}, but this model is not told words; it has {has_instead(recipe)}")
+        entries["text"] = torch.stack([text_bytes(text, recipe.model.text_length) for text in o.prompt])
+    if o.numbers:
+        if not recipe.told.columns:
+            raise ValueError(f"numbers is {o.numbers[0]!r}, but this model is not told numbers; it has {has_instead(recipe)}")
+        entries["vector"] = recipe.told.vector(dict(map(named_number, o.numbers)))[None]
+    if o.condition:
+        entries["image"] = torch.cat([read_told(path, recipe) for path in o.condition])
+    if not entries:
+        return None
+    a = recipe.model  # an entry that is not given says "nothing", as where it was dropped in training
+    absent = {
+        "text": torch.full((1, a.text_length), NULL_CLASS) if a.text_length else None,
+        "vector": torch.zeros(1, a.vector) if a.vector else None,
+        "image": torch.zeros(1, a.image_channels, *a.size) if a.image_channels else None,
+    }
+    return Given({name: none for name, none in absent.items() if none is not None} | entries)
+
+
+def has_instead(recipe: Recipe) -> str:
+    """The things that a model can be asked for."""
+    a = recipe.model
+    told = [("classes", a.classes), ("words (--prompt)", a.text_length), ("numbers (--numbers)", a.vector)]
+    return ", ".join([name for name, there in [*told, ("images (--condition)", a.image_channels)] if there]) or "no condition"
+
+
+def named_number(word: str) -> tuple[str, float]:
+    name, _, value = word.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise ValueError(f"numbers has {word!r}; allowed: NAME=VALUE, such as area=3000") from error
+
+
+def grid_of_answers(images: Tensor, o: SampleOptions, given: Given, recipe: Recipe) -> figures.Image.Image:
+    """A grid with a column for each of what was given: images first, then the answers below each other."""
+    columns = min(len(given), len(images))
+    names = o.prompt if len(o.prompt) == len(given) else [path.stem for path in o.condition]
+    if o.condition:
+        told = given.at(range(columns))["image"]
+        images = torch.cat([figures.as_image(told, images.shape[1]), images])
+    return figures.image_grid(images, columns, top=[*names] if len(names) == len(given) else [])
 
 
 def labelled_grid(images: Tensor, job: SampleJob, recipe: Recipe) -> figures.Image.Image:

@@ -14,12 +14,13 @@ import torch
 from tyro.conf import OmitArgPrefixes
 
 from justimage import checkpoint, disk, recipe as recipes, run as runs
+from justimage.architectures import Architecture
 from justimage.chunks import cpu_count
 from justimage.cli import STOPPED
 from justimage.cli.estimate import Estimate, format_time
 from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
-from justimage.data import BUILT_IN, look
+from justimage.data import BUILT_IN, is_table, look
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.distributed import rank_and_size
@@ -27,7 +28,6 @@ from justimage.recipe import Checkpointing, Logging, OnlineEvaluation, Paralleli
 from justimage.sampling import Sampling
 from justimage.stopping import requests
 from justimage.training import Step
-from justimage.transformer import Architecture
 
 DESCRIPTION = f"""Train a model in a directory, or resume there: the same command resumes, exactly.
 
@@ -35,6 +35,9 @@ examples:
   justimage train --data photos/                 one sub-folder per class, or a flat folder; in 15 minutes on a CPU
   justimage train --data photos/ --budget 1h     in an hour; of the same run, goes on
   justimage train --data rooms/ --init runs/photos             from its weights; other classes, sizes and channels are adapted
+  justimage train --data photos/ --condition captions.csv      told words, or numbers: file,text / file,area,price
+  justimage train --data photos/ --condition sketches/         told images of the same names
+  justimage train --data photos/ --task upscale:4              told something made from each image
   justimage train --preset folder-64 --data photos/            for a GPU
   justimage train --preset folder-32 --data cifar10.zip --out runs/cifar
   justimage train --preset folder-64 --data scans/ --image-size 96 --channels 1
@@ -63,6 +66,9 @@ class TrainOptions:
     logging: OmitArgPrefixes[Logging]
     checkpoint: OmitArgPrefixes[Checkpointing]
     evaluation: OnlineEvaluation
+    condition: str = ""
+    """what the network is told beside the classes: images of the same names, in a folder, an archive or a store; or a table
+    (.csv) with a row for each image: a column file, and a column text or columns of numbers"""
     preset: str | None = None
     """the recipe to start from; the options below change single values [digits for --data digits or textured-digits; else
     folder-64 on a GPU, and on a CPU laptop, which fits itself to the images and to --budget]"""
@@ -83,6 +89,7 @@ class Start:
     preset: str | None = None
     recipe: Path | None = None
     data: str | None = None
+    condition: str = ""
     init: str = ""
     device: str | None = None
     image_size: int | tuple[int, int] | None = None
@@ -146,9 +153,9 @@ def main(argv: Sequence[str]) -> int:
     name, recipe = starting_recipe(start)
     if "--total-images" in (word.partition("=")[0] for word in words):
         recipe = recipes.with_values(recipe, budget=None)
-    default = TrainOptions(recipe.data, *(getattr(recipe, section) for section in SECTIONS))
+    default = TrainOptions(recipe.data, *(getattr(recipe, section) for section in SECTIONS), condition=recipe.condition)
     o = parse(TrainOptions, words, "train", DESCRIPTION, default=default)
-    recipe = replace(recipe, data=o.data, **{section: getattr(o, section) for section in SECTIONS})
+    recipe = replace(recipe, data=o.data, condition=o.condition, **{section: getattr(o, section) for section in SECTIONS})
     out = directory(o.out, name, recipe.data)
     return run_training(recipe, out, checked_device(o.device), shlex.join(["justimage", "train", *argv]), o.fresh)
 
@@ -172,6 +179,8 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
             recipe = recipes.fine_tuned(recipe, known)
     if start.image_size is not None:
         recipe = recipes.resized(recipe, start.image_size)
+    if is_table(start.condition):  # whose words may say left and right
+        recipe = recipes.with_values(recipe, flip=False)
     data = recipe.data if start.data is None else start.data
     if data and is_store(place := Path(data).expanduser()):
         recipe = recipes.for_store(recipe, open_store(place))

@@ -8,12 +8,14 @@ of any scale.
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from justimage.data.arrays import ArraySource, refuse_unprepared
+from justimage.data.beside import Told, ToldSource, is_table, read_table, tell
 from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
@@ -36,6 +38,8 @@ __all__ = [
     "Source",
     "Store",
     "Stream",
+    "Told",
+    "ToldSource",
     "all_alike",
     "as_source",
     "balanced",
@@ -45,9 +49,12 @@ __all__ = [
     "conditions_of",
     "decode",
     "digits",
+    "is_table",
     "look",
     "open_source",
+    "read_table",
     "sample_sizes",
+    "tell",
     "textured_digits",
 ]  # fmt: skip
 
@@ -79,6 +86,8 @@ def open_source(path: str, crop: Crop) -> Source:
 
 def sample_sizes(source: Source) -> dict[str, int]:
     """Sizes in bytes of some files of a source, by path, from which another process knows that it sees the same files."""
+    if isinstance(source, ToldSource):
+        return sample_sizes(source.source) | (sample_sizes(source.images) if source.images else {})
     if not isinstance(source, Files | Store):
         return {}
     paths = {source.file(int(i)) for i in np.linspace(0, len(source) - 1, SAMPLED_FILES)}
@@ -96,6 +105,7 @@ def check_same_files(sizes: dict[str, int]) -> None:
 
 def all_alike(source: Source) -> bool:
     """Whether images in memory are all the same, so that there is nothing to learn."""
+    source = source.source if isinstance(source, ToldSource) else source
     if not isinstance(source, ArraySource) or len(source) < 2:
         return False
     return not bool((source.images[1:] != source.images[:1]).any())
@@ -106,6 +116,9 @@ def cache_in_ram(source: Source) -> Job[Source]:
 
     A damaged image is found here, before training begins.
     """
+    if isinstance(source, ToldSource):
+        images = (yield from cache_in_ram(source.images)) if source.images else None
+        return replace(source, source=(yield from cache_in_ram(source.source)), images=images)
     if not isinstance(source, Files) or len(source) * math.prod(source.shape) > MAX_RAM_BYTES:
         return source
     images = torch.empty(len(source), *source.shape, dtype=torch.uint8)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from justimage import randomness
 from justimage.conditions import Condition, map_tensors
 from justimage.data.arrays import ArraySource
+from justimage.data.beside import ToldSource
 from justimage.data.source import Source
 
 T = TypeVar("T")
@@ -90,6 +91,13 @@ class BatchDataset(Dataset[tuple[Tensor, Condition] | Exception]):
             return error
 
 
+def in_memory(source: Source | None) -> bool:
+    """Whether a source needs no worker processes to read it."""
+    if isinstance(source, ToldSource):
+        return in_memory(source.source) and (source.images is None or in_memory(source.images))
+    return isinstance(source, ArraySource)
+
+
 def ignore_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -104,7 +112,7 @@ def batches(
     Worker processes prefetch batches, or, without any, a thread prefetches the next one (all that a source in memory needs);
     into pinned memory for a GPU.
     """
-    workers = 0 if isinstance(stream.source, ArraySource) else workers
+    workers = 0 if in_memory(stream.source) else workers
     dataset = BatchDataset(stream, size)
     loader = DataLoader(
         dataset, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=ignore_signals

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from justimage.architectures import SIZES, architecture
 from justimage.cost import training_flops
 from justimage.data import Look, Store
 from justimage.diffusion import Diffusion
 from justimage.recipe.sections import IMAGENET, Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.sampling import Sampling
-from justimage.transformer import SIZES, architecture
 
 FEW_STEPS = Sampling("unipc", steps=8, times="logsnr", guidance=1.5, interval=(0.1, 1.0), t_clip=0.0)
 """13 passes of the network, as good as 50 steps of Heun, which are 187 (docs/sampling.md)."""

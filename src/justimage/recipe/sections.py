@@ -4,15 +4,16 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import inf
 from typing import Any, Literal, get_args
 
+from justimage.architectures import Architecture, architecture
 from justimage.checks import check_choice, check_finite, check_range
-from justimage.data import Crop, Decode, Source
+from justimage.data import Crop, Decode, Source, Told, ToldSource
 from justimage.diffusion import Diffusion
 from justimage.distributed import Parallel
 from justimage.ema import half_life
 from justimage.normalization import Normalization, identity
 from justimage.sampling import Denoiser, Sampling
 from justimage.tasks import open_task
-from justimage.transformer import Architecture, JiT, architecture
+from justimage.transformer import JiT
 
 IMAGENET = 1_281_167
 """Images of an epoch in the paper."""
@@ -201,6 +202,11 @@ class Recipe:
     """names of the network, optimizer and loss that were given to `justimage.train`, as "net MyNet"; filled in there"""
     origin: str = ""
     """what the first weights are from, where they are not new; filled in when the run begins"""
+    condition: str = ""
+    """what the network is told beside the classes: images of the same names, in a folder, an archive or a store; or a table
+    (.csv) with a row for each image: a column text, or columns of numbers; empty for nothing"""
+    told: Told = Told()
+    """how that becomes a condition; filled in when the data is read"""
 
     def __post_init__(self) -> None:
         check_size(self.model)
@@ -231,14 +237,30 @@ class Recipe:
         classes = found if self.model.classes is None else self.model.classes
         if classes and found and classes != found:
             raise ValueError(f"classes is {classes}, but the data has {found}; leave it out, or 0 to ignore them")
-        told = open_task(self.training.task, self.shape).channels if self.training.task else 0
         return replace(
             self,
-            model=replace(self.model, classes=classes, augmented=self.training.augment > 0, image_channels=told),
+            model=replace(self.model, classes=classes, augmented=self.training.augment > 0, **self.sizes_told(source)),
             sampling=self.sampling if classes or not source.has_class_numbers else replace(self.sampling, guidance=1.0),
             class_names=tuple(source.class_names) if classes else (),
             normalization=normalization_of(source),
+            told=source.told if isinstance(source, ToldSource) else Told(),
         )
+
+    def sizes_told(self, source: Source) -> dict[str, int]:
+        """The sizes of image, vector and text that a network is told, from a task or from the conditions of the data."""
+        first = {} if source.has_class_numbers else source[0][1]
+        entries = first if isinstance(first, dict) else {}
+        forms = {"image_channels": ("image", 3), "vector": ("vector", 1), "text_length": ("text", 1)}
+        found = {
+            size: len(entries[name]) if name in entries and entries[name].ndim == ndim else 0
+            for size, (name, ndim) in forms.items()
+        }
+        if found["image_channels"] and (self.training.task or self.training.augment):
+            other = f"task {self.training.task}" if self.training.task else "augment"
+            raise ValueError(f"the network is told images of the data already; {other} does not go with them")
+        if self.training.task:
+            found["image_channels"] = open_task(self.training.task, self.shape).channels
+        return found
 
 
 def normalization_of(source: Source) -> Normalization:
@@ -248,7 +270,10 @@ def normalization_of(source: Source) -> Normalization:
     return Normalization(*source.statistics) if source.statistics else identity(source.shape[0])
 
 
-LIMITS = dict(width=65_536, depth=1_000, context_tokens=65_536, bottleneck=65_536, classes=10**8)
+LIMITS = dict(
+    width=65_536, depth=1_000, context_tokens=65_536, bottleneck=65_536, classes=10**8, image_channels=65_536, vector=65_536,
+    text_length=65_536,
+)  # fmt: skip
 """The largest architecture that is built: a recipe may come from a file that nobody checked."""
 
 

@@ -10,7 +10,7 @@ from justimage.strict_json import parse as parse
 
 VERSION = 2
 """Of a recipe's JSON."""
-LATER = {"origin"}
+LATER = {"origin", "condition", "told"}
 """Entries that this version had not from its beginning."""
 
 
@@ -35,6 +35,7 @@ def incompatibilities(new: Recipe, old: Recipe) -> list[str]:
     """How a recipe differs from the one that a run was begun with, where that would change the training so far."""
     free = {
         "data",
+        "condition",
         "sampling",
         "parallelism",
         "logging",

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from justimage import recipe as recipes
+from justimage.architectures import Architecture
 from justimage.data import BUILT_IN
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.recipe import IMAGENET, Checkpointing, Logging, OnlineEvaluation, Parallelism, Recipe, Training, with_values
 from justimage.sampling import Sampling
-from justimage.transformer import Architecture
 
 ScaleName = Literal["laptop", "overnight", "gpu", "paper"]
 Size = dict[str, Any]

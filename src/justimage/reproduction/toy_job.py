@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from justimage import checkpoint, disk, progress, recipe as recipes, sampling
+from justimage.architectures import Architecture
 from justimage.diffusion import Diffusion, Prediction
 from justimage.mlp import MLP
 from justimage.recipe import Checkpointing, Logging, Parallelism, Recipe, Training
 from justimage.reproduction import Lab, Result, hash_of
 from justimage.reproduction.training_job import logged_losses, run_training_job
 from justimage.sampling import Sampling
-from justimage.transformer import Architecture
 
 POINTS, CURVE_POINTS = 2000, 4000
 """Samples to draw, and places on the curve that stand for it."""

@@ -92,6 +92,8 @@ def open_run(
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
     if datasets.all_alike(source):
         run.warnings.append(f"all {len(source)} images are the same; there is nothing to learn")
+    if recipe.training.flip and recipe.model.text_length:
+        run.warnings.append("half of the images are mirrored, and their texts are not; if a text says left or right: --no-flip")
     run.warnings += [f"{error}; set aside, and resumed from {newest}" for _, error in damage]
     return run
 
@@ -100,6 +102,8 @@ def open_data(recipe: Recipe, data: Any, world: World) -> Source:
     """The data of a recipe, listed by one process for all (a million files); or somebody's own."""
     if data is not None:
         with world.all_or_none():
+            if recipe.condition:
+                raise ValueError(f"condition is {recipe.condition}, but data that is given brings its own conditions")
             source = datasets.as_source(data)
             check_own_data(source, recipe)
         return source
@@ -108,6 +112,8 @@ def open_data(recipe: Recipe, data: Any, world: World) -> Source:
 
     def listed() -> tuple[Source, dict[str, int]]:
         source = datasets.open_source(recipe.data, recipe.crop)
+        if recipe.condition:
+            source = datasets.tell(source, recipe.condition, recipe.crop, keep_classes=recipe.model.classes != 0)
         return source, datasets.sample_sizes(source)
 
     source, sizes = world.broadcast_from_main(listed)

@@ -1,0 +1,301 @@
+"""Conditions that lie beside the images: other images of the same names, or a table of words and numbers.
+
+A table is a .csv with a header, or a .tsv. Its column `file` says which image a row is of, by its path below the folder or by
+its name, with or without a suffix; without this column row i is of image i. A column `text` is words; all others are numbers,
+of which an empty cell is unknown.
+"""
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from justimage.checks import check_finite
+from justimage.conditions import text_bytes
+from justimage.data.files import Files, class_root, open_files
+from justimage.data.images import PILLOW_FORMATS, Crop
+from justimage.data.look import look
+from justimage.data.source import Source
+from justimage.data.store import Store, is_store, open_store
+from justimage.disk import printable
+from justimage.normalization import Normalization
+
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""Suffixes of tables, and what separates their cells."""
+FILE, TEXT = "file", "text"
+"""Columns with a meaning of their own."""
+MAX_TEXT = 512
+"""Bytes of the longest text."""
+SAMPLED_PAIRS = 64
+"""Pairs of images whose shapes are compared."""
+SAME_SHAPE = 0.03
+"""Most that the logarithms of two aspects may differ by."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How what a network is told becomes a condition."""
+
+    columns: tuple[str, ...] = ()
+    """names of the numbers"""
+    mean: tuple[float, ...] = ()
+    """of each"""
+    std: tuple[float, ...] = ()
+    """standard deviation of each"""
+    normalization: Normalization = Normalization()
+    """of images"""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if not len(self.columns) == len(self.mean) == len(self.std):
+            raise ValueError("told needs one mean and one std for each column")
+
+    def vector(self, numbers: Mapping[str, float]) -> Tensor:
+        """Numbers by name as a vector: each standardised, then for each whether it is known."""
+        if unknown := [name for name in numbers if name not in self.columns]:
+            allowed = ", ".join(self.columns) or "none"
+            raise ValueError(f"this model is not told {printable(unknown[0])!r}; allowed: {allowed}")
+        known = [name in numbers for name in self.columns]
+        scaled = [(numbers.get(name, m) - m) / (s or 1.0) for name, m, s in zip(self.columns, self.mean, self.std, strict=True)]
+        return torch.tensor([*scaled, *map(float, known)])
+
+    def image(self, images: Tensor) -> Tensor:
+        """Images as the network is told them."""
+        return self.normalization.normalize(images)
+
+
+@dataclass(frozen=True)
+class ToldSource:
+    """A source whose conditions are dicts: "classes", where there are any, and "image", "vector" or "text" from beside."""
+
+    source: Source
+    told: Told
+    keep_classes: bool
+    fingerprint: str
+    images: Source | None = None
+    """images to be told"""
+    matched: NDArray[np.int64] | None = None
+    """which of them is of each image"""
+    vectors: Tensor | None = None
+    texts: Tensor | None = None
+    has_class_numbers = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.source.shape
+
+    @property
+    def floats(self) -> bool:
+        return self.source.floats
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        return self.source.statistics
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.source.class_names if self.keep_classes else []
+
+    @property
+    def labels(self) -> Any:
+        return getattr(self.source, "labels", ())
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images, condition = self.batch(np.array([index]))
+        return images[0], {name: tensor[0] for name, tensor in condition.items()}
+
+    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, labels = self.source.batch(indices)
+        condition = {"classes": labels} if self.class_names else {}
+        if self.images is not None and self.matched is not None:
+            condition["image"] = self.told.image(self.images.batch(self.matched[indices])[0])
+        chosen = torch.from_numpy(indices)
+        if self.vectors is not None:
+            condition["vector"] = self.vectors[chosen]
+        if self.texts is not None:
+            condition["text"] = self.texts[chosen]
+        return images, condition
+
+
+def is_table(path: str) -> bool:
+    return Path(path).suffix.lower() in TABLES
+
+
+def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True) -> ToldSource:
+    """A source with conditions from `path` beside its classes: a table, or images as `data` takes them.
+
+    ValueError or OSError, in one line, for what is not there for every image, or does not match.
+    """
+    if not source.has_class_numbers:
+        raise ValueError("these images have conditions of their own; --condition is for images that have classes or none")
+    found = tell_table(source, path, keep_classes) if is_table(path) else tell_images(source, path, crop, keep_classes)
+    digest = hashlib.sha256(f"{source.fingerprint} {found.fingerprint}".encode()).hexdigest()
+    return replace(found, fingerprint=digest)
+
+
+# images -----------------------------------------------------------------------------------------------------------------
+
+
+def tell_images(source: Source, path: str, crop: Crop, keep_classes: bool) -> ToldSource:
+    """A source with images from another place: of the same names, or, of stores, in the same order."""
+    place = Path(path).expanduser()
+    if is_store(place):
+        images = open_store(place)
+        if images.shape[1:] != source.shape[1:]:
+            sizes = (f"{shape[2]} x {shape[1]}" for shape in (images.shape, source.shape))
+            raise ValueError("{} has images of {}, the data of {}".format(path, *sizes))
+    else:
+        images = open_files(path, replace(crop, channels=look(path).channels, upscale=True))
+    if isinstance(images, Files) and isinstance(source, Files):
+        matched = match(source.names, images.names, path)
+        check_same_shapes(source, images, matched)
+    else:
+        check_count(source, len(images), path, "images")
+        matched = np.arange(len(source))
+    statistics = images.statistics if isinstance(images, Store) and images.floats else None
+    told = Told(normalization=Normalization(*statistics) if statistics else Normalization())
+    return ToldSource(source, told, keep_classes, images.fingerprint, images, matched)
+
+
+def check_same_shapes(source: Files, images: Files, matched: NDArray[np.int64]) -> None:
+    """ValueError where two images of one name are of different shapes, as they would be cropped differently."""
+    for i in np.unique(np.linspace(0, len(source) - 1, SAMPLED_PAIRS).astype(int)).tolist():
+        sizes = []
+        for files, index in (source, i), (images, int(matched[i])):
+            try:
+                with Image.open(io.BytesIO(files.contents.read_bytes(index)), formats=PILLOW_FORMATS) as image:
+                    sizes.append(image.size)
+            except Exception:  # damaged: reading it will say so, with its name
+                break
+        if len(sizes) == 2 and abs(math.log(sizes[0][0] / sizes[0][1] * sizes[1][1] / sizes[1][0])) > SAME_SHAPE:
+            (w, h), (w2, h2) = sizes
+            raise ValueError(f"{printable(source.names[i])} is {w} x {h} and what is told of it {w2} x {h2}: shapes must agree")
+
+
+# tables -----------------------------------------------------------------------------------------------------------------
+
+
+def tell_table(source: Source, path: str, keep_classes: bool) -> ToldSource:
+    """A source with the words and numbers of a table."""
+    header, rows = read_table(Path(path).expanduser())
+    if FILE in header:
+        if not isinstance(source, Files):
+            raise ValueError(f"{path} names files, and this data has none; without a column {FILE!r} row i is of image i")
+        column = header.index(FILE)
+        matched = match(source.names, [row[column] for row in rows], path)
+        rows = [rows[i] for i in matched]
+    check_count(source, len(rows), path, "rows")
+    names = [name for name in header if name not in (FILE, TEXT)]
+    texts = vectors = None
+    if TEXT in header:
+        written = [row[header.index(TEXT)].strip() for row in rows]
+        longest = max(written, key=lambda text: len(text.encode()))
+        length = len(longest.encode())
+        if not 0 < length <= MAX_TEXT:
+            raise ValueError(f"{path}: its longest text has {length} bytes; allowed: 1 to {MAX_TEXT}: {longest[:60]!r}")
+        texts = torch.stack([text_bytes(text, length) for text in written])
+    told = Told()
+    if names:
+        table = [{name: parse_cell(row[header.index(name)], name, path) for name in names} for row in rows]
+        columns = np.array([[row[name] for name in names] for row in table])
+        for i, name in enumerate(names):
+            if not np.isfinite(columns[:, i]).any():
+                raise ValueError(f"{path}: column {printable(name)!r} has no number")
+        told = Told(tuple(names), tuple(np.nanmean(columns, 0).tolist()), tuple(np.nanstd(columns, 0).tolist()))
+        vectors = torch.stack([told.vector({n: v for n, v in row.items() if math.isfinite(v)}) for row in table])
+    elif texts is None:
+        raise ValueError(f"{path} has no column but {FILE!r}; give a column {TEXT!r} of words, or columns of numbers")
+    digest = hashlib.sha256(repr((header, rows)).encode("utf-8", "surrogatepass")).hexdigest()
+    return ToldSource(source, told, keep_classes, digest, vectors=vectors, texts=texts)
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table; ValueError for one without rows, or with a row of another length."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [row for row in csv.reader(file, delimiter=TABLES[path.suffix.lower()]) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a table in UTF-8: {error}") from error
+    if len(lines) < 2:
+        raise ValueError(f"{path} has no rows; a table has a header, such as {FILE},{TEXT}, and a row for each image")
+    header, *rows = lines
+    header = [name.strip() for name in header]
+    if len(set(header)) < len(header) or "" in header:
+        raise ValueError(f"{path}: its header is {printable(','.join(header), 200)}; each column needs a name of its own")
+    for i, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {i} has {len(row)} cells; the header has {len(header)}")
+    return header, rows
+
+
+def parse_cell(cell: str, name: str, path: str) -> float:
+    """A number from a cell; NaN where it is empty."""
+    try:
+        value = float(cell) if cell.strip() else math.nan
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise ValueError(f"{path}: column {printable(name)!r} has {printable(cell, 60)!r}; a number, or nothing")
+    return value
+
+
+# which is whose ---------------------------------------------------------------------------------------------------------
+
+SPELLINGS: tuple[Callable[[PurePosixPath], str], ...] = (
+    lambda path: str(path),
+    lambda path: str(path.with_suffix("")),
+    lambda path: path.name,
+    lambda path: path.stem,
+)
+"""Of two paths, the part that must be the same; the strictest first."""
+
+
+def match(wanted: Sequence[str], given: Sequence[str], path: str) -> NDArray[np.int64]:
+    """The index in `given` of each wanted name, below the folders that hold the classes; ValueError where one is missing, or is
+    there twice."""
+    problems = []
+    for found in [clean(name) for name in given], below_root(given):
+        for spelling in SPELLINGS:
+            names = [spelling(PurePosixPath(name)) for name in found]
+            places = {name: i for i, name in enumerate(names)}
+            keys = [spelling(PurePosixPath(name)) for name in below_root(wanted)]
+            missing = [i for i, key in enumerate(keys) if key not in places]
+            if len(set(keys)) < len(keys):
+                continue
+            if not missing and len(places) == len(names):
+                return np.array([places[key] for key in keys])
+            problems.append((len(missing), missing))
+    count, missing = min(problems)
+    if count:
+        more = f" (and {count - 1:,} more)" if count > 1 else ""
+        raise ValueError(f"{path} has nothing for {printable(wanted[missing[0]])}{more}")
+    raise ValueError(f"{path} has more than one for some image; each needs its own, by its path below the folder")
+
+
+def clean(name: str) -> str:
+    return name.strip().replace("\\", "/")
+
+
+def below_root(names: Sequence[str]) -> list[str]:
+    """Names below the folder that holds the classes."""
+    names = [clean(name) for name in names]
+    prefix = class_root(names)
+    return [name[len(prefix) :] if name.startswith(prefix) else name for name in names]
+
+
+def check_count(source: Source, count: int, path: str, what: str) -> None:
+    if count != len(source):
+        raise ValueError(f"{path} has {count:,} {what} for {len(source):,} images; there must be one for each")

@@ -1,0 +1,86 @@
+"""Conditions to sample with, beside classes: words, numbers and images that somebody gives, or those of real images."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from justimage.conditions import with_entry
+from justimage.data import Source
+from justimage.recipe import Recipe
+from justimage.tasks import open_task
+
+
+class Conditions(Protocol):
+    """A condition for every image of a job, in order and over and over."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes when a condition does."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The conditions of some images, as a dict of batches."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """Entries that somebody gives, each (n, ...) and for itself over and over."""
+
+    entries: dict[str, Tensor]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.entries.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return max(map(len, self.entries.values()))
+
+    def at(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {name: tensor[[i % len(tensor) for i in indices]] for name, tensor in self.entries.items()}
+
+
+@dataclass(frozen=True)
+class OfImages:
+    """The conditions that real images have by a recipe: their classes, what lies beside them, and what its task tells."""
+
+    source: Source
+    recipe: Recipe
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.source.fingerprint} {self.recipe.training.task}".encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def at(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        chosen, r = [self.place(i) for i in indices], self.recipe
+        condition = default_collate([self.source[i][1] for i in chosen])
+        if not isinstance(condition, dict):
+            condition = {"classes": condition} if r.model.classes else {}
+        if r.training.task:
+            task = open_task(r.training.task, r.shape)
+            condition = with_entry(condition, "image", task.make(self.truth(indices), r.training.seed, chosen))
+        return condition
+
+    def truth(self, indices: Sequence[int]) -> Tensor:
+        """The images themselves (b, channels, height, width), as the network sees them."""
+        return self.recipe.normalization.normalize(torch.stack([self.source[self.place(i)][0] for i in indices]))
+
+    def place(self, index: int) -> int:
+        """Which of the real images: spread over all classes, each once before any comes again."""
+        count = len(self.source)
+        step = next(s for s in range(int(count * 0.618) or 1, count + 1) if math.gcd(s, count) == 1)
+        return index * step % count

@@ -1,0 +1,42 @@
+"""Words as a condition: the bytes of a text, and a small Transformer that reads them, learnt along with the network."""
+
+import torch
+from torch import Tensor, nn
+
+from justimage.architectures import Architecture
+from justimage.layers import Attention, SwiGLU, norm
+
+DEPTH = 2
+"""Blocks of the Transformer."""
+
+
+class TextEncoder(nn.Module):
+    """Bytes (b, n), NULL_CLASS for none, to tokens (b, n, width)."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.table = nn.Embedding(257, a.width)  # the last row is "no byte"
+        self.positions = nn.Parameter(torch.empty(1, a.text_length, a.width))
+        self.blocks = nn.ModuleList(TextBlock(a) for _ in range(DEPTH))
+        self.norm = norm(a)
+
+    def forward(self, text: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = self.table(torch.where(text < 0, 256, text)) + self.positions.to(self.table.weight.dtype)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.norm(x)
+
+
+class TextBlock(nn.Module):
+    """A Transformer block without a condition."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.norm1 = norm(a)
+        self.attention = Attention(a, 0.0)
+        self.norm2 = norm(a)
+        self.mlp = SwiGLU(a.width, 0.0)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x), cos, sin)
+        return x + self.mlp(self.norm2(x))

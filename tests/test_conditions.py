@@ -1,0 +1,252 @@
+"""Conditions: what lies beside the images is matched, told and sampled from as it was given, and a run that is told resumes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from justimage import checkpoint, data, run as runs, sample
+from justimage.cli.sample import main as sample_command
+from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
+from justimage.data.beside import match
+from justimage.generate import ImageGenerator
+from justimage.given import Given, OfImages
+from justimage.recipe import from_json, to_json
+from justimage.transformer import JiT
+from tests.test_training import digest, equal, finish, resumed, small
+
+NAMES = [f"{kind}/{i}.png" for kind in ("dark", "light") for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of 8 x 8 in two classes, `images`; the same mirrored, `inputs`; and tables of what they are."""
+    root = tmp_path_factory.mktemp("conditions")
+    chance = np.random.default_rng(0)
+    rows = ["file,text,tone,height"]
+    for i, name in enumerate(NAMES):
+        tone = 40 * (i % 6) + chance.integers(20)
+        pixels = (chance.random((8, 8)) * 30 + tone).astype(np.uint8)
+        for folder, shown in ("images", pixels), ("inputs", pixels[:, ::-1]):
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shown).save(root / folder / name)
+        rows.append(f"{name},tone {tone},{tone},{'' if i == 3 else i}")
+    (root / "table.csv").write_text("\n".join(rows))
+    return root
+
+
+def told(place: Path, condition: str, total_images: int = 48 * 8, **changes: Any) -> Any:
+    """A small recipe that is told what lies beside the images."""
+    options = dict(image_size=8, patch_size=2, classes=None, flip=False) | changes
+    return small(total_images, data=str(place / "images"), condition=str(place / condition), **options)
+
+
+# what is read -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_a_text_comes_back_from_its_bytes(text: str) -> None:
+    assert text_of(text_bytes(text, 100)) == text
+
+
+def test_a_text_has_its_length() -> None:
+    assert text_bytes("ab", 4).tolist() == [97, 98, NULL_CLASS, NULL_CLASS]
+    with pytest.raises(ValueError, match="a text of 5 bytes is too long; allowed: up to 4"):
+        text_bytes("abcde", 4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given_", "expected"),
+    [
+        (["a/1.png", "b/1.png"], ["b/1.png", "a/1.png"], [1, 0]),
+        (["a/1.jpg", "b/1.jpg"], ["b/1.png", "a/1.png"], [1, 0]),
+        (["train/a/1.jpg", "train/b/2.jpg"], ["b/2.jpg", "a/1.jpg"], [1, 0]),
+        (["a/1.jpg", "b/2.jpg"], ["2.png", "1.png", "3.png"], [1, 0]),
+        (["a\\1.jpg", "b\\2.jpg"], ["a/1", "b/2"], [0, 1]),
+    ],
+)
+def test_names_are_matched_by_the_strictest_spelling(wanted: list[str], given_: list[str], expected: list[int]) -> None:
+    assert match(wanted, given_, "there").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given_", "message"),
+    [
+        (["1.png", "2.png", "3.png"], ["1.png"], r"there has nothing for 2.png \(and 1 more\)"),
+        (["a/1.png", "c/2.png"], ["1.png", "b/1.png", "2.png"], "there has more than one for some image"),
+    ],
+)
+def test_names_that_do_not_match_are_one_line(wanted: list[str], given_: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match(wanted, given_, "there")
+
+
+def test_a_table_tells_words_and_numbers(place: Path) -> None:
+    source = data.tell(
+        data.open_source(str(place / "images"), data.Crop((8, 8), 1)), str(place / "table.csv"), data.Crop((8, 8), 1)
+    )
+    image, condition = source[4]
+    assert image.shape == (1, 8, 8) and set(condition) == {"classes", "text", "vector"} and int(condition["classes"]) == 0
+    tones = [float(line.split(",")[2]) for line in (place / "table.csv").read_text().split("\n")[1:]]
+    assert text_of(condition["text"]) == f"tone {tones[4]:g}"
+    tone, height, *known = condition["vector"].tolist()
+    assert tone == pytest.approx((tones[4] - np.mean(tones)) / np.std(tones), abs=1e-5) and known == [1, 1]
+    assert source[3][1]["vector"].tolist()[1::2] == [0, 0] and source.told.vector({}).tolist() == [0] * 4
+    assert source.batch(np.array([4, 3]))[1]["vector"][0].tolist() == [tone, height, *known]
+
+
+def test_images_tell_images_of_their_names(place: Path) -> None:
+    crop = data.Crop((8, 8), 1)
+    source = data.tell(data.open_source(str(place / "images"), crop), str(place / "inputs"), crop)
+    image, condition = source[7]
+    assert torch.allclose(condition["image"].flip(-1), image / 127.5 - 1, atol=1e-6)
+
+
+TABLES = {
+    "no rows": ("file,text\n", "has no rows; a table has a header"),
+    "header": ("file,,text\na,b,c\n", "each column needs a name of its own"),
+    "cells": ("file,text\nx.png\n", "row 2 has 1 cells; the header has 2"),
+    "number": ("file,tone\n" + "\n".join(f"{name},loud" for name in NAMES), "column 'tone' has 'loud'; a number, or nothing"),
+    "empty": ("file,tone\n" + "\n".join(f"{name}," for name in NAMES), "column 'tone' has no number"),
+    "missing": ("file,text\ndark/0.png,a\n", r"has nothing for dark/1.png \(and 10 more\)"),
+    "count": ("text\na\nb\n", "has 2 rows for 12 images; there must be one for each"),
+    "nothing told": ("file\n" + "\n".join(NAMES), "has no column but 'file'"),
+    "long": (
+        "file,text\n" + "\n".join(f"{name},{'a' * 600}" for name in NAMES),
+        "longest text has 600 bytes; allowed: 1 to 512",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_does_not_fit_is_one_line(case: str, place: Path, tmp_path: Path) -> None:
+    content, message = TABLES[case]
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        runs.open_run(told(place, str(tmp_path / "table.csv")), tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_do_not_fit_are_one_line(place: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / "wide" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 8)).save(tmp_path / "wide" / name)
+    with pytest.raises(ValueError, match=r"dark/0.png is 8 x 8 and what is told of it 16 x 8: shapes must agree"):
+        runs.open_run(told(place, str(tmp_path / "wide")), tmp_path / "run", "cpu")
+    with pytest.raises(ValueError, match="told images of the data already; task edges does not go with them"):
+        runs.open_run(told(place, "inputs", task="edges"), tmp_path / "run", "cpu")
+
+
+# what a network makes of it -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_told_is_nothing() -> None:
+    net = JiT("T/4", image_size=8, classes=3, vector=4, text_length=5, image_channels=1).eval()
+    for linear in net.head.linear, net.head.modulation, net.embed_vector, *(block.modulation for block in net.blocks):
+        torch.nn.init.normal_(linear.weight, std=0.1)  # pyright: ignore[reportArgumentType]
+    z, t = torch.randn(4, 3, 8, 8), torch.rand(4)
+    text = torch.stack([text_bytes(word, 5) for word in ("a", "b", "ab", "ba")])
+    everything = {"classes": torch.tensor([0, 1, 2, 0]), "vector": torch.randn(4, 4), "text": text}
+    everything["image"] = torch.randn(4, 1, 8, 8)
+    nothing = net(z, t, null_like(everything))
+    assert torch.allclose(nothing, net(z, t), atol=1e-6)
+    for name in "classes", "vector", "text":
+        assert not torch.allclose(net(z, t, {name: everything[name]}), nothing, atol=1e-4)
+    told_two = {"text": text[[0, 0, 0, 0]]}, {"text": text[[0, 1, 2, 3]]}
+    first, second = (net(z, t, condition) for condition in told_two)
+    assert torch.allclose(first[0], second[0], atol=1e-6) and not torch.allclose(first[1:], second[1:], atol=1e-4)
+
+
+def test_a_recipe_keeps_what_was_told(place: Path, tmp_path: Path) -> None:
+    run = runs.open_run(told(place, "table.csv"), tmp_path / "run", "cpu")
+    recipe = from_json(to_json(run.recipe))
+    assert recipe == run.recipe and recipe.told.columns == ("tone", "height") and recipe.model.vector == 4
+    assert recipe.model.text_length == len("tone 200") and recipe.model.classes == 2
+    run.close()
+
+
+@pytest.mark.parametrize("condition", ["table.csv", "inputs"])
+def test_a_training_that_is_told_resumes_exactly(condition: str, place: Path, tmp_path: Path) -> None:
+    recipe = told(place, condition, save_every=24 * 8, preview_every=20 * 8)
+    straight = runs.open_run(recipe, tmp_path / "straight", "cpu")
+    finish(straight)
+    assert equal(digest(straight.state), digest(resumed(recipe, tmp_path / "cut", at=24 * 8).state))
+    assert len(list((tmp_path / "cut" / "samples").glob("*-grid.png"))) == 3
+
+
+# what is sampled ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that is told words and numbers."""
+    out = tmp_path_factory.mktemp("told") / "run"
+    finish(runs.open_run(told(place, "table.csv", learning_rate=3e-3), out, "cpu"))
+    return out
+
+
+def test_samples_depend_on_what_is_told_and_on_nothing_else(run: Path) -> None:
+    model = checkpoint.load(run, device="cpu")
+    length = model.net.architecture.text_length
+    texts = torch.stack([text_bytes(text, length) for text in ("tone 5", "tone 210", "tone 120", "")])
+    images = sample(model, {"text": texts}, seeds=[0] * 4, batch=4)
+    assert (images[0] != images[1]).any()
+    again = sample(model, {"text": texts.flip(0)}, seeds=[0] * 4, batch=4).flip(0)
+    assert torch.equal(images, again)
+
+
+def test_a_job_is_sampled_from_what_is_given_over_and_over(run: Path) -> None:
+    generator = ImageGenerator(run, torch.device("cpu"))
+    plain = generator.make_job()
+    generator.conditions = Given({"text": torch.stack([text_bytes(text, 8) for text in ("tone 5", "tone 210")])})
+    job = generator.make_job(classes=[-1], seed=3)
+    assert "conditions" not in plain.describe() and job.describe()["conditions"] == generator.conditions.fingerprint
+    found = generator.condition(job, [0, 1, 2])
+    assert isinstance(found, dict) and text_of(found["text"][2]) == "tone 5" and found["classes"].tolist() == [-1] * 3
+
+
+def test_conditions_of_images_go_through_all_of_them(place: Path, run: Path) -> None:
+    recipe = checkpoint.read_recipe(checkpoint.resolve(run))
+    source = data.tell(data.open_source(str(place / "images"), recipe.crop), str(place / "table.csv"), recipe.crop)
+    real = OfImages(source, recipe)
+    assert sorted(real.place(i) for i in range(12)) == list(range(12)) and real.place(12) == real.place(0)
+    assert torch.equal(real.at([5])["text"][0], source[real.place(5)][1]["text"])
+    assert torch.equal(real.truth([5])[0], source[real.place(5)][0] / 127.5 - 1)
+
+
+def test_sampling_by_words_numbers_and_images(
+    run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--from", str(run), "--device", "cpu", "--steps", "2"]
+    assert sample_command([*common, "--prompt", "tone 5", "tone 99", "--answers", "2", "--out", str(tmp_path / "a.png")]) == 0
+    assert "4 images in" in capsys.readouterr().out
+    assert sample_command([*common, "--numbers", "tone=5", "--npz", str(tmp_path / "b.npz")]) == 0
+    with np.load(tmp_path / "b.npz") as found:
+        assert found["arr_0"].shape == (4, 8, 8, 1)
+    for words, message in (
+        (["--prompt", "a text that is too long"], "a text of 23 bytes is too long; allowed: up to 8"),
+        (["--numbers", "tune=5"], "this model is not told 'tune'; allowed: tone, height"),
+        (["--numbers", "tone"], "numbers has 'tone'; allowed: NAME=VALUE"),
+        (["--condition", str(place / "inputs" / NAMES[0])], "is an image, and this model is not told any"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            sample_command([*common, *words, "--out", str(tmp_path / "c.png")])
+        assert not (tmp_path / "c.png").exists()
+
+
+def test_sampling_by_images(place: Path, tmp_path: Path) -> None:
+    finish(runs.open_run(told(place, "inputs", 8 * 8), tmp_path / "run", "cpu"))
+    common = ["--from", str(tmp_path / "run"), "--device", "cpu", "--steps", "2"]
+    given_ = [str(place / "inputs" / name) for name in NAMES[:3]]
+    assert sample_command([*common, "--condition", *given_, "--answers", "2", "--out", str(tmp_path / "a.png")]) == 0
+    Image.new("L", (3, 3)).save(tmp_path / "tiny.png")
+    with pytest.raises(ValueError, match=r"tiny.png is 3 x 3, far smaller than 8 x 8; justimage edit --upscale"):
+        sample_command([*common, "--condition", str(tmp_path / "tiny.png"), "--out", str(tmp_path / "b.png")])
+    with pytest.raises(ValueError, match=r"this model is not told words; it has classes, images \(--condition\)"):
+        sample_command([*common, "--prompt", "words", "--out", str(tmp_path / "b.png")])
