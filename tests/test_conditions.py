@@ -1,5 +1,6 @@
 """Conditions: what lies beside the images is matched, told and sampled from as it was given, and a run that is told resumes."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from justimage import checkpoint, data, run as runs, sample
+from justimage.cli.evaluate import main as evaluate_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
 from justimage.data.beside import match
+from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
 from justimage.given import Given, OfImages
 from justimage.recipe import from_json, to_json
@@ -43,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(place: Path, condition: str, total_images: int = 48 * 8, **changes: Any) -> Any:
     """A small recipe that is told what lies beside the images."""
     options = dict(image_size=8, patch_size=2, classes=None, flip=False) | changes
-    return small(total_images, data=str(place / "images"), condition=str(place / condition), **options)
+    return small(total_images, data=str(place / "images"), condition=str(place / condition) if condition else "", **options)
 
 
 # what is read -------------------------------------------------------------------------------------------------------------
@@ -184,15 +187,15 @@ def test_a_training_that_is_told_resumes_exactly(condition: str, place: Path, tm
 
 
 @pytest.fixture(scope="module")
-def run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told_run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that is told words and numbers."""
     out = tmp_path_factory.mktemp("told") / "run"
     finish(runs.open_run(told(place, "table.csv", learning_rate=3e-3), out, "cpu"))
     return out
 
 
-def test_samples_depend_on_what_is_told_and_on_nothing_else(run: Path) -> None:
-    model = checkpoint.load(run, device="cpu")
+def test_samples_depend_on_what_is_told_and_on_nothing_else(told_run: Path) -> None:
+    model = checkpoint.load(told_run, device="cpu")
     length = model.net.architecture.text_length
     texts = torch.stack([text_bytes(text, length) for text in ("tone 5", "tone 210", "tone 120", "")])
     images = sample(model, {"text": texts}, seeds=[0] * 4, batch=4)
@@ -201,8 +204,8 @@ def test_samples_depend_on_what_is_told_and_on_nothing_else(run: Path) -> None:
     assert torch.equal(images, again)
 
 
-def test_a_job_is_sampled_from_what_is_given_over_and_over(run: Path) -> None:
-    generator = ImageGenerator(run, torch.device("cpu"))
+def test_a_job_is_sampled_from_what_is_given_over_and_over(told_run: Path) -> None:
+    generator = ImageGenerator(told_run, torch.device("cpu"))
     plain = generator.make_job()
     generator.conditions = Given({"text": torch.stack([text_bytes(text, 8) for text in ("tone 5", "tone 210")])})
     job = generator.make_job(classes=[-1], seed=3)
@@ -211,8 +214,8 @@ def test_a_job_is_sampled_from_what_is_given_over_and_over(run: Path) -> None:
     assert isinstance(found, dict) and text_of(found["text"][2]) == "tone 5" and found["classes"].tolist() == [-1] * 3
 
 
-def test_conditions_of_images_go_through_all_of_them(place: Path, run: Path) -> None:
-    recipe = checkpoint.read_recipe(checkpoint.resolve(run))
+def test_conditions_of_images_go_through_all_of_them(place: Path, told_run: Path) -> None:
+    recipe = checkpoint.read_recipe(checkpoint.resolve(told_run))
     source = data.tell(data.open_source(str(place / "images"), recipe.crop), str(place / "table.csv"), recipe.crop)
     real = OfImages(source, recipe)
     assert sorted(real.place(i) for i in range(12)) == list(range(12)) and real.place(12) == real.place(0)
@@ -221,9 +224,9 @@ def test_conditions_of_images_go_through_all_of_them(place: Path, run: Path) -> 
 
 
 def test_sampling_by_words_numbers_and_images(
-    run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    told_run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--from", str(run), "--device", "cpu", "--steps", "2"]
+    common = ["--from", str(told_run), "--device", "cpu", "--steps", "2"]
     assert sample_command([*common, "--prompt", "tone 5", "tone 99", "--answers", "2", "--out", str(tmp_path / "a.png")]) == 0
     assert "4 images in" in capsys.readouterr().out
     assert sample_command([*common, "--numbers", "tone=5", "--npz", str(tmp_path / "b.npz")]) == 0
@@ -250,3 +253,54 @@ def test_sampling_by_images(place: Path, tmp_path: Path) -> None:
         sample_command([*common, "--condition", str(tmp_path / "tiny.png"), "--out", str(tmp_path / "b.png")])
     with pytest.raises(ValueError, match=r"this model is not told words; it has classes, images \(--condition\)"):
         sample_command([*common, "--prompt", "words", "--out", str(tmp_path / "b.png")])
+
+
+# what is scored -------------------------------------------------------------------------------------------------------------
+
+SCORED = "--count", "12", "--steps", "2", "--batch", "5", "--device", "cpu", "--resize", "32"
+
+
+def test_answers_are_scored_against_the_true_images(place: Path, digits_classifier: Path, tmp_path: Path) -> None:
+    recipe = told(place, "", 8 * 8, image_size=16, patch_size=4, task="upscale:2", classes=0, upscale=True)
+    finish(runs.open_run(recipe, tmp_path / "run", "cpu"))
+    words = [
+        "--features",
+        str(digits_classifier),
+        "--count",
+        "12",
+        "--steps",
+        "2",
+        "--batch",
+        "5",
+        "--device",
+        "cpu",
+        "--resize",
+        "32",
+    ]
+    assert evaluate_command([str(tmp_path / "run"), *words, "--out", str(tmp_path / "out")]) == 0
+    (report,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/report.json"))
+    found = {name: score["value"] for name, score in report["answers"].items()}
+    source = data.open_source(str(place / "images"), data.Crop((16, 16), 1, upscale=True))
+    x = torch.stack([source[i][0] for i in range(12)]) / 127.5 - 1
+    small_ones = torch.nn.functional.avg_pool2d(x, 2)
+    bicubic = torch.nn.functional.interpolate(small_ones, size=(16, 16), mode="bicubic").clamp(-1, 1)
+    expected = (10 * torch.log10(4 / (bicubic - x).square().mean((1, 2, 3)))).mean().item()
+    assert found["psnr_simplest"] == pytest.approx(expected, abs=1e-4)
+    assert found["psnr"] < found["psnr_mean"] and found["spread"] > 1 and found["misfit"] > 1 and found["ssim"] < 1
+    assert len(list((tmp_path / "out").glob("*/answers.png"))) == 1
+
+
+def test_a_true_image_is_a_perfect_answer() -> None:
+    x = torch.rand(3, 3, 16, 16) * 2 - 1
+    assert answers.ssim(x, x).tolist() == pytest.approx([1, 1, 1])
+    assert answers.psnr(x + 0.02, x)[0] < 40.1 and answers.psnr(x, x).min() > 100
+    assert answers.psnr(0.9 * x + 0.02, 0.9 * x).tolist() == pytest.approx([40, 40, 40], abs=1e-3)
+
+
+def test_scores_of_what_is_told_need_to_know_it(place: Path, digits_classifier: Path, tmp_path: Path) -> None:
+    finish(runs.open_run(told(place, "table.csv", 8 * 8, classes=0), tmp_path / "run", "cpu"))
+    words = [str(tmp_path / "run"), *SCORED, "--features", str(digits_classifier), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="told what lay beside its images; say where that is for these: --condition"):
+        evaluate_command([*words, "--reference", str(place / "inputs")])
+    assert evaluate_command(words) == 0
+    assert "answers" not in json.loads(next((tmp_path / "out").glob("*/report.json")).read_text())

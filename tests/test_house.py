@@ -66,8 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "features": {"data", "disk", "normalization", "progress", "randomness", "stopping", "strict_json"},
     "evaluation": {
-        "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "progress",
-        "randomness", "recipe", "sampling", "stopping", "training",
+        "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "given",
+        "normalization", "progress", "randomness", "recipe", "sampling", "stopping", "tasks", "training",
     },
     # the paper
     "reproduction": {

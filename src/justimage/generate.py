@@ -21,7 +21,7 @@ from torch import Tensor
 
 from justimage import checkpoint, chunks, disk, figures, randomness, sampling, stopping
 from justimage.chunks import Chunk
-from justimage.conditions import NULL_CLASS, Condition
+from justimage.conditions import NULL_CLASS, Condition, class_numbers
 from justimage.distributed import rank_and_size
 from justimage.given import Conditions
 from justimage.inference import compile_denoiser
@@ -171,6 +171,11 @@ class ImageGenerator:
             return classes
         return ({"classes": classes} if self.recipe.model.classes else {}) | self.conditions.at(indices)
 
+    def labels(self, job: SampleJob, indices: Sequence[int]) -> list[int]:
+        """The classes of some of a job's images: its own, or those of the real images whose conditions they have."""
+        found = class_numbers(self.condition(job, indices))
+        return [NULL_CLASS] * len(indices) if found is None else found.tolist()
+
     def sample_chunk(self, job: SampleJob, chunk: int) -> Tensor:
         """The images (job.batch, channels, height, width) of a chunk, on the CPU, in the data's units."""
         return self.sample_indices(job, job.indices(chunk))
@@ -186,9 +191,9 @@ def sha256_each(images: Tensor) -> np.ndarray:
     return np.array([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images])
 
 
-def labels_and_hashes(job: SampleJob, chunk: int, images: Tensor) -> Chunk:
+def labels_and_hashes(generator: ImageGenerator, job: SampleJob, chunk: int, images: Tensor) -> Chunk:
     """The labels and hashes of a chunk's images, or of the first of them; every chunk carries these."""
-    return {"labels": np.array([job.label(i) for i in job.indices(chunk)[: len(images)]]), "sha256": sha256_each(images)}
+    return {"labels": np.array(generator.labels(job, job.indices(chunk)[: len(images)])), "sha256": sha256_each(images)}
 
 
 def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: Path | None, npz: Path | None) -> Job[None]:
@@ -204,7 +209,7 @@ def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: P
         images = generator.sample_chunk(job, number)[: count - number * job.batch]
         for i, image in zip(job.indices(number), to_uint8(images) if folder else [], strict=False):
             disk.write(root / f"{i:06d}.png", figures.encode_png(figures.to_pil(image)), chunks.tmp_prefix())
-        return labels_and_hashes(job, number, images) | ({"images": images.numpy()} if npz else {})
+        return labels_and_hashes(generator, job, number, images) | ({"images": images.numpy()} if npz else {})
 
     chunks.begin(root, {"job": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
     place, (rank, size) = root / "chunks", rank_and_size()

@@ -31,8 +31,10 @@ class Task:
     make: Make
     given: Callable[[Tensor], Tensor] | None
     """what is told of an image that is already grey, small, blurred or noisy; None where the image does not say enough"""
+    simplest: Callable[[Tensor], Tensor]
+    """an answer that needs no network, of what is told"""
     factor: int = 1
-    """how much smaller such an image is"""
+    """how much smaller an image is that is given"""
 
 
 def open_task(word: str, shape: tuple[int, int, int]) -> Task:
@@ -55,21 +57,27 @@ def open_task(word: str, shape: tuple[int, int, int]) -> Task:
         case "colour":
             if channels != 3:
                 raise ValueError(f"task colour needs images of 3 channels; these have {channels}")
-            return Task(1, lambda x, *_: grey(channels).forward(x), grey(channels).forward)
+            return Task(1, lambda x, *_: grey(channels).forward(x), grey(channels).forward, grey(channels).inverse)
         case "upscale":
             factor = int(value or 0)
             if factor != value or size[0] % factor or size[1] % factor:
                 raise ValueError(f"task is {word!r}; its number must divide {size[1]} x {size[0]}")
             known = averages(factor)
-            return Task(channels, lambda x, *_: known.inverse(known.forward(x)), known.inverse, factor)
+
+            def interpolated(told: Tensor) -> Tensor:
+                return F.interpolate(known.forward(told), size=size, mode="bicubic").clamp(-1, 1)
+
+            return Task(channels, lambda x, *_: known.inverse(known.forward(x)), known.inverse, interpolated, factor)
         case "deblur":
-            return Task(channels, lambda x, *_: blur(value or 0.0, (size[0], size[1])).forward(x), unchanged)
+            known = blur(value or 0.0, (size[0], size[1]))
+            return Task(channels, lambda x, *_: known.forward(x), unchanged, unchanged)
         case "denoise":
-            return Task(channels, lambda x, seed, positions: x + (value or 0.0) * noise_like(x, seed, positions), unchanged)
+            level = value or 0.0
+            return Task(channels, lambda x, seed, at: x + level * noise_like(x, seed, at), unchanged, unchanged)
         case "inpaint":
-            return Task(channels + 1, cut, None)
+            return Task(channels + 1, cut, None, lambda told: told[:, :channels])
         case _:
-            return Task(1, lambda x, *_: edges(x), edges)
+            return Task(1, lambda x, *_: edges(x), edges, lambda told: told.expand(-1, channels, -1, -1))
 
 
 NUMBERS: dict[str, tuple[float, float] | None] = {

@@ -12,13 +12,16 @@ from justimage import ema
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import Show, stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
+from justimage.data import Source, open_source, tell
 from justimage.distributed import rank_and_size
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.reference import open_reference
 from justimage.features import open_features
 from justimage.generate import ImageGenerator, Labels, SampleJob, short_hash
+from justimage.given import OfImages
 from justimage.progress import Progress, finish
+from justimage.recipe import Recipe
 from justimage.stopping import requests
 
 DESCRIPTION = """Score a model's images against real ones: FID, IS, KID, precision, recall, class accuracy,
@@ -28,6 +31,7 @@ examples:
   justimage evaluate runs/digits --features digits.safetensors --count 2000
   justimage evaluate runs/photos --reference photos/ --count 10000 --guidance 1.8
   justimage evaluate jit-b16 --reference jit_in256_stats.npz --count 50000 --guidance 2.9 --interval 0.1 1.0 --ema 0.9999
+  justimage evaluate runs/sketched --reference heldout/ --condition heldout-sketches/
   torchrun --standalone --nproc-per-node=gpu -m justimage evaluate runs/l16 --reference stores/imagenet-256
 
 The reference is a folder, an archive or a store of real images, or an .npz with mu and sigma; by default what the run was
@@ -47,6 +51,8 @@ class EvalOptions(SamplingOptions):
     """real images: a folder, an archive, a store, "digits", or an .npz with mu and sigma [what the run was trained on]"""
     features: str = "inception"
     """inception, or a file: .pth (Inception's weights), .safetensors (a classifier), .pt2 (torch.export)"""
+    condition: str = ""
+    """what a model is told of the real images, as in training: images of the same names, or a table [the run's own]"""
     labels: Labels = "balanced"
     """equally many of each class (the paper's protocol), or random (ADM's)"""
     classes: tuple[str, ...] = ()
@@ -87,6 +93,15 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def told_source(images: Source, beside: str, recipe: Recipe) -> Source:
+    """Real images with everything that a model is told of them; ValueError where that is not known."""
+    if recipe.training.task:
+        return images
+    if not beside:
+        raise ValueError("this model is told what lay beside its images; say where that is for these: --condition")
+    return tell(images, beside, recipe.crop, keep_classes=recipe.model.classes != 0)
+
+
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
     """Open what the options describe: a sampler of features beside the real images, and the job to sample."""
     device = checked_device(o.device)
@@ -104,10 +119,16 @@ def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureS
     )  # fmt: skip
     if not (o.reference or recipe.data):
         raise ValueError("what to compare with is not given, and this model does not say what it was trained on: --reference")
-    real = o.reference or recipe.data
+    real, beside = o.reference or recipe.data, o.condition or ("" if o.reference else recipe.condition)
     show(Progress(f"reading {real}"))
     crop = replace(recipe.crop, size=resize or recipe.model.size)
     reference = finish(open_reference(real, extractor, crop), show)
+    if generator.is_told:
+        if reference.source is None:
+            raise ValueError(f"this model is told more than a class, and {real} holds no images to be told of")
+        images = open_source(real, recipe.crop) if resize else reference.source
+        generator.conditions = OfImages(told_source(images, beside, recipe), recipe)
+        job = replace(job, conditions=generator.conditions.fingerprint)
     is_run = (o.source / "checkpoints").is_dir()
     root = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
     return FeatureSampler(generator, extractor, reference, root, resize), job

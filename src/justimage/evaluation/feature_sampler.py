@@ -49,7 +49,7 @@ class FeatureSampler:
         def make(number: int) -> Chunk:
             images = self.generator.sample_chunk(job, number)
             features, logits = self.extractor.extract(resize(images, self.resize))
-            found = labels_and_hashes(job, number, images) | {"features": features.numpy()}
+            found = labels_and_hashes(self.generator, job, number, images) | {"features": features.numpy()}
             return found if logits is None else found | {"logits": logits.numpy()}
 
         chunks.begin(folder, self.key(job))

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from justimage import chunks, disk, figures
-from justimage.evaluation import scores
+from justimage.evaluation import answers, scores
+from justimage.evaluation.answers import score_answers
 from justimage.evaluation.feature_sampler import FeatureSampler, resize
 from justimage.evaluation.reference import COPY_SAMPLES, MAX_REAL, Reference, real_labels
 from justimage.evaluation.scores import Score
@@ -80,7 +81,7 @@ def warnings(job: SampleJob, count: int, reference: Reference, dimension: int) -
         messages.append(
             f"{count:,} images in {dimension:,} dimensions: their covariance is rank-deficient, FID is biased upwards"
         )
-    if job.labels == "balanced" and count % len(job.classes):
+    if job.labels == "balanced" and not job.conditions and count % len(job.classes):
         messages.append(f"{count:,} images are not equally many of {len(job.classes)} classes")
     real = reference.info["images"]
     if real is not None and real <= dimension and reference.info["statistics"] == "of all images":
@@ -124,8 +125,15 @@ def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, com
     if reference.source is not None:
         pictures["neighbours.png"] = neighbour_grid(sampler, job, main_features)
 
+    told = {}
+    if generator.recipe.model.image_channels:
+        found = yield from score_answers(sampler, job, count)
+        pictures["answers.png"] = found.picture
+        told = {"answers": {name: score_to_json(s) for name, s in found.scores.items()}}
+
     report = {
         "scores": {name: {n: score_to_json(s) for n, s in each.items()} for name, each in results.items()},
+        **told,
         **protocol(sampler, job, count),
         "images_sha256": digests,
         "warnings": warnings(job, count, reference, main_features.shape[1]),
@@ -234,6 +242,9 @@ def scores_table(report: dict[str, Any]) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name in report["scores"][columns[0]]:
         lines.append(f"| {TITLES[name]} | {' | '.join(to_display(report['scores'][c][name]) for c in columns)} |")
+    if told := report.get("answers"):
+        lines += ["", "| answers to images | |", "|---|---|"]
+        lines += [f"| {answers.TITLES[name]} | {to_display(score)} |" for name, score in told.items()]
     return "\n".join(lines)
 
 
