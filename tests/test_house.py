@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measurements": set(),
     "tasks": {"measurements", "randomness"},
     "editing": {"conditions", "diffusion", "measurements", "randomness", "sampling", "solvers"},
+    "tiles": {"conditions", "diffusion", "sampling"},
     "sample_arguments": {"conditions"},
     "solvers": set(),
     "sampling": {"checks", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "solvers"},

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from justimage import disk, editing, figures
 from justimage.cli.options import checked_device, parse
-from justimage.cli.photographs import read_photo, reading
+from justimage.cli.photographs import photo_size, read_photo, reading
 from justimage.cli.progress import bar
 from justimage.cli.sample import check_vacant
 from justimage.cli.sampling_options import parse_classes
@@ -26,6 +26,7 @@ from justimage.generate import ImageGenerator
 from justimage.normalization import to_uint8
 from justimage.recipe import Recipe
 from justimage.sampling import Denoiser, Sampling
+from justimage.tiles import tiled
 
 DESCRIPTION = """Edit a photograph with a trained model, without training.
 
@@ -38,10 +39,12 @@ examples:
   justimage edit room.jpg --from runs/rooms --mask hole.png --answers 6 --out filled.png
   justimage edit small.png --from runs/rooms --upscale 4
   justimage edit old.jpg --from runs/rooms --colourise
+  justimage edit large.jpg --from runs/rooms --colourise --tiles
   justimage edit room.jpg --from runs/rooms --class bedroom --to-class kitchen
   justimage edit room.jpg --from runs/rooms --between other.jpg --answers 9 --out way.gif
 
-Writes one picture: what was given, then the answers. The photograph is cropped to the model's shape and scaled to its size."""
+Writes one picture: what was given, then the answers. The photograph is cropped to the model's shape and scaled to its size,
+unless there are --tiles."""
 
 TASKS = "strength", "mask", "upscale", "colourise", "deblur", "invert", "to_class", "between"
 
@@ -68,6 +71,8 @@ class EditOptions:
     """draw it as this class, from the same noise"""
     between: Path | None = None
     """another photograph to go to, through noise"""
+    tiles: bool = False
+    """keep the photograph's size, and draw by overlapping tiles of the model's size"""
     class_name: Annotated[str, tyro.conf.arg(name="class")] = "-1"
     """the photograph's class, a number or a name; -1 for none"""
     answers: int = 4
@@ -145,6 +150,10 @@ def main(words: Sequence[str]) -> int:
     denoiser = generator.denoiser(generator.emas[0] if generator.checkpoint.is_file() else ema)
     if denoiser.normalization.mean:
         raise ValueError(f"{o.source} draws floats, not pixels; edit its arrays in Python (justimage.editing)")
+    if o.tiles:
+        factor = o.upscale or 1
+        height, width = photo_size(o.photo)
+        denoiser = tiled(denoiser, (height * factor, width * factor), factor)
     label = (parse_classes([o.class_name], generator.recipe) or [NULL_CLASS])[0]
     guidance = o.guidance if o.guidance is not None else generator.recipe.sampling.guidance if label >= 0 else 1.0
     sampling = Sampling("sde", o.steps, "logsnr", guidance, generator.recipe.sampling.interval, t_clip=0.0)

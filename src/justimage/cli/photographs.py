@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from justimage.data import Crop, decode
@@ -31,6 +31,12 @@ def read_photo(path: Path, shape: tuple[int, int, int]) -> Tensor:
     return from_uint8(torch.from_numpy(pixels)[None])
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """Height and width of a photograph as it is shown."""
+    with reading(path), Image.open(path) as image:
+        return ImageOps.exif_transpose(image).size[::-1]
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Within the block, one line for whatever a damaged picture raises."""
@@ -44,22 +50,23 @@ def reading(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def read_told(path: Path, recipe: Recipe) -> Tensor:
-    """The images of a file as a model is told them, (n, ...): of its task, or of what lay beside its images."""
-    a, word = recipe.model, recipe.training.task
+def read_told(path: Path, recipe: Recipe, size: tuple[int, int] | None = None) -> Tensor:
+    """The images of a file as a model is told them, (n, ...): of its task, or of what lay beside its images. size: height and
+    width of the answers [the model's own]."""
+    a, word, (height, width) = recipe.model, recipe.training.task, size or recipe.model.size
     if not a.image_channels:
         raise ValueError(f"{path} is an image, and this model is not told any")
     if path.suffix.lower() in SUFFIXES:
         images = torch.stack([image for image, _ in map(open_array_file(path).__getitem__, range(len(open_array_file(path))))])
         return fitting(path, recipe.told.image(images) if not word else recipe.normalization.normalize(images), recipe)
     if word:
-        task = open_task(word, recipe.shape)
+        task = open_task(word, (a.channels, height, width))
         if task.given is None:
             raise ValueError(f"{path} does not say what is missing in it: justimage edit --mask")
-        return task.given(read_photo(path, (a.channels, a.size[0] // task.factor, a.size[1] // task.factor)))
+        return task.given(read_photo(path, (a.channels, height // task.factor, width // task.factor)))
     if recipe.told.normalization != Normalization():
         raise ValueError(f"{path} is a picture, and this model is told floats; give an .npy file")
-    return read_photo(path, (a.image_channels, *a.size))
+    return read_photo(path, (a.image_channels, height, width))
 
 
 def fitting(path: Path, images: Tensor, recipe: Recipe) -> Tensor:

@@ -14,16 +14,19 @@ from torch import Tensor
 from justimage import disk, figures, generate
 from justimage.chunks import JOB
 from justimage.cli.options import checked_device, parse
-from justimage.cli.photographs import read_told
+from justimage.cli.photographs import photo_size, read_told
 from justimage.cli.progress import stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
 from justimage.conditions import NULL_CLASS, text_bytes
+from justimage.data.arrays import SUFFIXES
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
 from justimage.given import Given
 from justimage.progress import Job, Progress, finish
 from justimage.recipe import Recipe
 from justimage.stopping import requested, requests
+from justimage.tasks import open_task
+from justimage.tiles import tiled
 
 DESCRIPTION = """Sample images from a trained model.
 
@@ -55,6 +58,8 @@ class SampleOptions(SamplingOptions):
     """NAME=VALUE, of a model that is told numbers; what is left out is not told"""
     condition: tuple[Path, ...] = ()
     """images, of a model that is told them: photographs, or an .npy file of arrays"""
+    tiles: bool = False
+    """keep the size of one photograph of --condition, and answer by overlapping tiles of the model's size"""
     answers: int = 4
     """images for each prompt, or each image of --condition"""
     classes: tuple[str, ...] = ()
@@ -84,7 +89,8 @@ def main(words: Sequence[str]) -> int:
     device = checked_device(o.device)
     generator = ImageGenerator(o.source, device, precision_of(o, device), o.compile)
     recipe = generator.recipe
-    given = generator.conditions = given_conditions(o, recipe)
+    size, factor = tiled_size(o, recipe) if o.tiles else (recipe.model.size, 1)
+    given = generator.conditions = given_conditions(o, recipe, size)
     total = recipe.model.classes or 0
     if o.balanced and o.classes:
         raise ValueError("--balanced samples all classes; leave --classes out")
@@ -104,6 +110,8 @@ def main(words: Sequence[str]) -> int:
         job = generator.make_job(
             o.ema, classes, sampling_of(o, recipe), seed=o.seed, batch=min(o.batch, count),
         )  # fmt: skip
+        if o.tiles:
+            generator.denoisers[job.ema] = tiled(generator.denoiser(job.ema), size, factor)
         with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
             if o.folder or o.npz:
                 finish(generate.save_images(generator, job, count, o.folder, o.npz), show_batches)
@@ -145,7 +153,16 @@ def check_vacant(place: Path, kind: str) -> None:
         raise FileExistsError(f"{place} exists and is not an empty folder; give a new one")
 
 
-def given_conditions(o: SampleOptions, recipe: Recipe) -> Given | None:
+def tiled_size(o: SampleOptions, recipe: Recipe) -> tuple[tuple[int, int], int]:
+    """Height and width of answers by tiles, and how much larger than the photograph that is."""
+    if len(o.condition) != 1 or o.condition[0].suffix.lower() in SUFFIXES:
+        raise ValueError(f"--tiles is for one photograph; --condition has {' '.join(map(str, o.condition)) or 'none'}")
+    factor = open_task(recipe.training.task, recipe.shape).factor if recipe.training.task else 1
+    height, width = photo_size(o.condition[0])
+    return (height * factor, width * factor), factor
+
+
+def given_conditions(o: SampleOptions, recipe: Recipe, size: tuple[int, int]) -> Given | None:
     """Words, numbers and images of the options as conditions; ValueError for what the model is not told."""
     entries: dict[str, Tensor] = {}
     if o.prompt:
@@ -157,7 +174,7 @@ def given_conditions(o: SampleOptions, recipe: Recipe) -> Given | None:
             raise ValueError(f"numbers is {o.numbers[0]!r}, but this model is not told numbers; it has {has_instead(recipe)}")
         entries["vector"] = recipe.told.vector(dict(map(named_number, o.numbers)))[None]
     if o.condition:
-        entries["image"] = torch.cat([read_told(path, recipe) for path in o.condition])
+        entries["image"] = torch.cat([read_told(path, recipe, size) for path in o.condition])
     if not entries:
         return None
     a = recipe.model  # an entry that is not given says "nothing", as where it was dropped in training
