@@ -44,7 +44,18 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     out = tmp_path_factory.mktemp("two")
     for _ in runs.steps(runs.open_run(world.logged(128), out / "run", "cpu")):
         pass
-    parts = "draws", "losses", "watched", "resumes", "gathered", "not_finite", "policies", "first_weights", "compiled"
+    parts = (
+        "draws",
+        "losses",
+        "told_losses",
+        "watched",
+        "resumes",
+        "gathered",
+        "not_finite",
+        "policies",
+        "first_weights",
+        "compiled",
+    )
     return out, several(2, out, *parts, "own_optimizer")
 
 
@@ -82,6 +93,13 @@ def assert_close(name: str, values: list[list[float]], alone: torch.Tensor) -> N
     rounding = (2e-2, 1e-1) if name.startswith("bf16") else (1e-5, 1e-3)
     assert difference[:, 0].max() < rounding[0], (name, difference[:, 0].max())
     assert difference[:, 1].max() < rounding[1], (name, difference[:, 1].max())
+
+
+def test_what_is_told_is_told_however_the_work_is_divided(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    for name, alone in world.told_losses(Path()).items():
+        first, second = (one["told_losses"][name] for one in two[1])
+        assert first == second and len(first) == world.STEPS
+        assert_close(name, first, torch.tensor(alone, dtype=torch.float64))
 
 
 def test_losses_agree_however_the_work_is_divided(

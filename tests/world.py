@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from justimage import checkpoint, data, distributed, log, parallelize, run as runs, training
+from justimage.conditions import text_bytes
 from justimage.diffusion import Batch, Diffusion
 from justimage.dropout import dropout_layers
 from justimage.evaluation import online
@@ -151,6 +153,31 @@ def first_weights(out: Path) -> dict[str, Any]:
         kept = [parallelize.to_local(p) for p in state.denoiser.net.parameters() if isinstance(p, DTensor)]  # made out of sight
         most = held.most + sum(q.numel() * q.element_size() for q in kept)
         found[mode] = {"hashes": [sha(w) for w in [*weights, *buffers]], "held": most / total}
+    return found
+
+
+def told_source(image: bool) -> data.ToldSource:
+    """Digits that are told words and numbers, or images."""
+    digits = source()
+    texts = torch.stack([text_bytes(f"a {label}", 3) for label in digits.labels.tolist()])
+    vectors = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    if image:
+        return data.ToldSource(digits, data.Told(), True, "told", digits, np.arange(100)[::-1].copy())
+    return data.ToldSource(digits, data.Told(), True, "told", vectors=vectors, texts=texts)
+
+
+def told_losses(out: Path) -> dict[str, list[list[float]]]:
+    """Loss and gradient norm of STEPS steps of trainings that are told more than a class."""
+    found = {}
+    for name, told, changes in (
+        ("words and numbers", told_source(image=False), {}),
+        ("words and numbers, sharded", told_source(image=False), {"parallel": "fsdp"}),
+        ("images", told_source(image=True), {}),
+        ("a task", source(), {"task": "inpaint"}),
+    ):
+        recipe = small(8 * STEPS, **changes).resolve(told)
+        state = training.init_state(recipe)
+        found[name] = [[s.loss, s.gradient_norm] for s in training.train(recipe, told, state)]
     return found
 
 

@@ -40,7 +40,7 @@ class TiledNet(nn.Module):
     def __init__(self, net: nn.Module, size: tuple[int, int], tile: tuple[int, int], align: int = 1) -> None:
         super().__init__()
         self.net, self.size, self.tile = net, size, tile
-        self.corners = list(product(*(starts(n, k, align) for n, k in zip(size, tile, strict=True))))
+        self.corners = list(product(starts(size[0], tile[0], align), starts(size[1], tile[1], align)))
         down, along = (torch.sin(torch.pi * (torch.arange(k) + 0.5) / k).square() + 1e-3 for k in tile)
         self.weights: Tensor
         self.register_buffer("weights", down[:, None] * along, persistent=False)

@@ -34,7 +34,8 @@ def read_photo(path: Path, shape: tuple[int, int, int]) -> Tensor:
 def photo_size(path: Path) -> tuple[int, int]:
     """Height and width of a photograph as it is shown."""
     with reading(path), Image.open(path) as image:
-        return ImageOps.exif_transpose(image).size[::-1]
+        width, height = ImageOps.exif_transpose(image).size
+    return height, width
 
 
 @contextmanager
