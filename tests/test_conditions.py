@@ -13,12 +13,14 @@ from PIL import Image
 
 from justimage import checkpoint, data, run as runs, sample
 from justimage.cli.evaluate import main as evaluate_command
+from justimage.cli.prepare import main as prepare_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
 from justimage.data.beside import match
 from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
 from justimage.given import Given, OfImages
+from justimage.operators import declare_operators
 from justimage.recipe import from_json, to_json
 from justimage.transformer import JiT
 from tests.test_training import digest, equal, finish, resumed, small
@@ -144,6 +146,57 @@ def test_images_that_do_not_fit_are_one_line(place: Path, tmp_path: Path) -> Non
         runs.open_run(told(place, str(tmp_path / "wide")), tmp_path / "run", "cpu")
     with pytest.raises(ValueError, match="told images of the data already; task edges does not go with them"):
         runs.open_run(told(place, "inputs", task="edges"), tmp_path / "run", "cpu")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small T5 of random weights that reads bytes, as on the Hub."""
+    declare_operators()
+    transformers = pytest.importorskip("transformers")
+    place = str(tmp_path_factory.mktemp("encoder"))
+    torch.manual_seed(0)
+    sizes = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=384, **sizes)).save_pretrained(place)
+    transformers.ByT5Tokenizer().save_pretrained(place)
+    return place
+
+
+def test_texts_are_encoded_once_and_prompts_alike(place: Path, encoder: str, tmp_path: Path) -> None:
+    encoded = tmp_path / "texts.safetensors"
+    assert prepare_command([str(place / "table.csv"), str(encoded), "--encoder", encoder, "--max-tokens", "20"]) == 0
+    recipe = told(place, str(encoded), 16 * 8, save_every=8 * 8)
+    run = runs.open_run(recipe, tmp_path / "run", "cpu")
+    assert run.recipe.told.encoder == encoder and run.recipe.model.text_features == 16
+    index, length = 4, run.recipe.model.text_length
+    text = next(line for line in (place / "table.csv").read_text().split("\n") if line.startswith(NAMES[index])).split(",")[1]
+    assert torch.allclose(run.source[index][1]["text"], run.recipe.told.text([text], length)[0], atol=2e-3)
+    finish(run)
+    assert equal(digest(run.state), digest(resumed(recipe, tmp_path / "cut", at=8 * 8).state))
+    words = [
+        "--from",
+        str(tmp_path / "run"),
+        "--prompt",
+        text,
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert sample_command(words) == 0
+
+
+def test_an_encoder_that_is_not_there_is_one_line(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    words = [str(place / "table.csv"), str(tmp_path / "texts.safetensors"), "--encoder", str(tmp_path / "nothing")]
+    with pytest.raises(ValueError, match="nothing is no encoder that could be loaded"):
+        prepare_command(words)
+    with pytest.raises(ValueError, match="is a table; to encode its texts say with what: --encoder"):
+        prepare_command(words[:2])
+    (tmp_path / "texts.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"texts.safetensors holds no encoded texts"):
+        runs.open_run(told(place, str(tmp_path / "texts.safetensors")), tmp_path / "run", "cpu")
 
 
 # what a network makes of it -------------------------------------------------------------------------------------------------

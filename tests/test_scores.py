@@ -14,6 +14,7 @@ from justimage import features
 from justimage.evaluation import scores
 from justimage.evaluation.scores import Gaussian, gaussian
 from justimage.features import inception
+from justimage.operators import declare_operators
 
 
 def cloud(count: int, dimension: int = 16, seed: int = 0, shift: float = 0.0, spread: float = 1.0) -> Tensor:
@@ -140,7 +141,7 @@ def test_nearest_finds_the_nearest_row_other_than_itself() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with random weights in the format of Inception's, initialised so that features vary."""
-    inception.declare_operators()
+    declare_operators()
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     fidelity.load_state_dict_from_url, original = None, fidelity.load_state_dict_from_url

@@ -52,6 +52,8 @@ class Architecture:
     """numbers that it is told, condition {"vector": (b, numbers)}; set by training"""
     text_length: int = 0
     """bytes of a text that it is told, condition {"text": (b, bytes)}; set by training"""
+    text_features: int = 0
+    """of an encoder's tokens, which are told instead of bytes, {"text": (b, text_length, features)}; 0 for bytes"""
     augmented: bool = False
     """told how an image was augmented: a condition may be {"classes": (b,), "augmentation": (b, 6)}; set by training"""
 
@@ -66,7 +68,7 @@ class Architecture:
         if self.width % self.heads or self.width // self.heads % 4:
             raise ValueError(f"width {self.width} over {self.heads} heads: each head's size must be a multiple of 4")
         check_range(self, classes=(0, math.inf), bottleneck=(1, math.inf), context_tokens=(0, math.inf))
-        check_range(self, **dict.fromkeys(("image_channels", "vector", "text_length"), (0, math.inf)))
+        check_range(self, **dict.fromkeys(("image_channels", "vector", "text_length", "text_features"), (0, math.inf)))
         if not 0 <= self.context_start < self.depth:
             raise ValueError(f"context_start is {self.context_start}; allowed: 0 to {self.depth - 1}, the blocks")
         if not 0 <= self.dropout < 1:

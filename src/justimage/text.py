@@ -11,17 +11,19 @@ DEPTH = 2
 
 
 class TextEncoder(nn.Module):
-    """Bytes (b, n), NULL_CLASS for none, to tokens (b, n, width)."""
+    """Bytes (b, n), NULL_CLASS for none, or an encoder's tokens (b, n, features), to tokens (b, n, width)."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.table = nn.Embedding(257, a.width)  # the last row is "no byte"
+        embedding = nn.Linear(a.text_features, a.width) if a.text_features else nn.Embedding(257, a.width)
+        self.table = embedding  # its last row is "no byte"
         self.positions = nn.Parameter(torch.empty(1, a.text_length, a.width))
         self.blocks = nn.ModuleList(TextBlock(a) for _ in range(DEPTH))
         self.norm = norm(a)
 
     def forward(self, text: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = self.table(torch.where(text < 0, 256, text)) + self.positions.to(self.table.weight.dtype)
+        text = text.to(self.table.weight.dtype) if text.is_floating_point() else torch.where(text < 0, 256, text)
+        x = self.table(text) + self.positions.to(self.table.weight.dtype)
         for block in self.blocks:
             x = block(x, cos, sin)
         return self.norm(x)

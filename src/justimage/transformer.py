@@ -32,7 +32,7 @@ class JiT(nn.Module):
     """`net(z, t, y)`: (b, channels, height, width) images, (b,) times in [0, 1] and (b,) classes -> a tensor like z.
 
     Class -1, like the class numbered `classes`, is "no class"; y = None is "no class" for all. A dict tells it more: "classes"
-    (b,), "image" (b, image_channels, height, width), "vector" (b, vector), "text" (b, text_length) bytes. With an auxiliary
+    (b,), "image" (b, image_channels, height, width), "vector" (b, vector), "text" (b, text_length). With an auxiliary
     classifier (App. B.3) it returns (tensor like z, {"logits": (b, classes)}). Made from an `Architecture`, or a name and what
     to change: `JiT("B/16", classes=10)`.
     """
@@ -88,7 +88,9 @@ class JiT(nn.Module):
         if self.architecture.context_tokens:
             embeddings.append(self.context_positions)
         if self.architecture.text_length:
-            embeddings += [self.text.table.weight, self.text.positions]
+            embeddings += (
+                [self.text.positions] if self.architecture.text_features else [self.text.table.weight, self.text.positions]
+            )
         for weight in embeddings:
             nn.init.normal_(weight, std=0.02)
         zero = [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]
@@ -148,11 +150,15 @@ class JiT(nn.Module):
         text. What is not told is "none"."""
         a, table = self.architecture, self.class_table.weight
         none = torch.full((n, 1), NULL_CLASS, device=table.device)
-        y, vector, text = told.get("classes", none[:, 0]), told.get("vector"), told.get("text", none.expand(-1, a.text_length))
+        y, vector, text = (told.get(name) for name in ("classes", "vector", "text"))
+        y = none[:, 0] if y is None else y
         label, context = self.class_table(torch.where(y < 0, self.classes, y)), []
         if vector is not None:
             label = label + self.embed_vector(vector.to(table.dtype))
         if a.text_length:  # the first angles are 0: tokens in front are not rotated
+            if text is None:
+                features = (n, a.text_length, a.text_features)
+                text = table.new_zeros(features) if a.text_features else none.expand(-1, a.text_length)
             words = self.text(text, *(angles[: a.text_length].to(table.dtype) for angles in (self.cos, self.sin)))
             label, context = label + words.mean(1), [words]
         if a.context_tokens:

@@ -61,7 +61,7 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
         ("augmentation", recipe.model.augmented, old.model.augmented),
         ("embed_image", recipe.model.image_channels, old.model.image_channels),
         ("embed_vector", recipe.model.vector, old.model.vector),
-        ("text", recipe.model.text_length, old.model.text_length),
+        ("text", [recipe.model.text_length, recipe.model.text_features], [old.model.text_length, old.model.text_features]),
     ):
         if here and here != there:
             notes.append(f"{PARTS[part]} is new")

@@ -16,7 +16,8 @@ from tyro.conf import Positional
 from justimage import recipe as recipes
 from justimage.cli.options import parse
 from justimage.cli.progress import bar
-from justimage.data import Decode
+from justimage.data import Decode, is_table
+from justimage.data.encoded import ENCODED, encode_table
 from justimage.data.images import TOO_SMALL
 from justimage.data.prepare import PrepareReport, format_shape, prepare
 from justimage.disk import printable
@@ -34,6 +35,8 @@ examples:
   justimage prepare 'shards/train-{0000..0255}.tar' stores/scans --image-size 192 256 --channels 1
   justimage prepare weather.npy stores/weather              arrays are not cropped
   justimage train --preset folder-64 --data stores/weather --out runs/weather
+  justimage prepare captions.csv captions.safetensors --encoder google-t5/t5-small      texts, once read (justimage[text])
+  justimage train --data photos/ --condition captions.safetensors
 
 Interrupted or killed, the same command resumes. On a complete store it verifies every hash."""
 
@@ -61,12 +64,18 @@ class PrepareOptions:
     """images in a shard [about 64 MB; fewer for a small set]"""
     workers: int | None = None
     """processes [one for each core]"""
+    encoder: str = ""
+    """of a table's column text: a model of Hugging Face transformers, by its name or its folder"""
+    max_tokens: int = 64
+    """of a text; longer ones are cut"""
 
 
 def main(argv: Sequence[str]) -> int:
     o = parse(PrepareOptions, argv, "prepare", DESCRIPTION)
     if o.preset:
         o = parse(PrepareOptions, argv, "prepare", DESCRIPTION, default=defaults(o.preset))
+    if is_table(o.source):
+        return encode_texts_of(o)
     names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()
@@ -79,6 +88,19 @@ def main(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - started
     for line in describe_store(o, report, seconds):
         print(line)
+    return 0
+
+
+def encode_texts_of(o: PrepareOptions) -> int:
+    """Encode the texts of a table."""
+    if not o.encoder:
+        raise ValueError(f"{o.source} is a table; to encode its texts say with what: --encoder google-t5/t5-small")
+    if o.store.suffix.lower() != ENCODED:
+        raise ValueError(f"{o.store} must be a file called something{ENCODED}, which train takes: --condition")
+    with raise_on_sigterm(), bar("encoding") as advance:
+        job = encode_table(Path(o.source), o.store, o.encoder, o.max_tokens)
+        count, tokens, features = finish(job, lambda p: advance(p.done, int(p.total)))
+    print(f"{count:,} texts of at most {tokens} tokens of {features} numbers, in {o.store}")
     return 0
 
 

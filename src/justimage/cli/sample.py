@@ -17,7 +17,7 @@ from justimage.cli.options import checked_device, parse
 from justimage.cli.photographs import photo_size, read_told
 from justimage.cli.progress import stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
-from justimage.conditions import NULL_CLASS, text_bytes
+from justimage.conditions import NULL_CLASS
 from justimage.data.arrays import SUFFIXES
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
@@ -168,7 +168,7 @@ def given_conditions(o: SampleOptions, recipe: Recipe, size: tuple[int, int]) ->
     if o.prompt:
         if not recipe.model.text_length:
             raise ValueError(f"prompt is {o.prompt[0]!r}, but this model is not told words; it has {has_instead(recipe)}")
-        entries["text"] = torch.stack([text_bytes(text, recipe.model.text_length) for text in o.prompt])
+        entries["text"] = recipe.told.text(o.prompt, recipe.model.text_length)
     if o.numbers:
         if not recipe.told.columns:
             raise ValueError(f"numbers is {o.numbers[0]!r}, but this model is not told numbers; it has {has_instead(recipe)}")
@@ -179,11 +179,17 @@ def given_conditions(o: SampleOptions, recipe: Recipe, size: tuple[int, int]) ->
         return None
     a = recipe.model  # an entry that is not given says "nothing", as where it was dropped in training
     absent = {
-        "text": torch.full((1, a.text_length), NULL_CLASS) if a.text_length else None,
+        "text": none_of_text(recipe) if a.text_length else None,
         "vector": torch.zeros(1, a.vector) if a.vector else None,
         "image": torch.zeros(1, a.image_channels, *a.size) if a.image_channels else None,
     }
     return Given({name: none for name, none in absent.items() if none is not None} | entries)
+
+
+def none_of_text(recipe: Recipe) -> Tensor:
+    """The text that says nothing, (1, ...)."""
+    a = recipe.model
+    return torch.zeros(1, a.text_length, a.text_features) if a.text_features else torch.full((1, a.text_length), NULL_CLASS)
 
 
 def has_instead(recipe: Recipe) -> str:

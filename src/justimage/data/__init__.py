@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from justimage.data.arrays import ArraySource, refuse_unprepared
-from justimage.data.beside import Told, ToldSource, is_table, read_table, tell
+from justimage.data.beside import Told, ToldSource, tell
 from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
@@ -23,6 +23,7 @@ from justimage.data.look import Look, look
 from justimage.data.source import DatasetSource, ImageError, LabeledImages, Source, as_source, conditions_of
 from justimage.data.store import Store, is_store, open_store
 from justimage.data.stream import Stream, balanced, batches
+from justimage.data.tables import is_table, read_table
 from justimage.progress import Job, Progress
 
 __all__ = [

@@ -1,11 +1,10 @@
 """Conditions that lie beside the images: other images of the same names, or a table of words and numbers.
 
-A table is a .csv with a header, or a .tsv. Its column `file` says which image a row is of, by its path below the folder or by
+A table is a .csv with a header, or a .tsv; or its texts as an encoder has read them, a .safetensors (encoded.py). Its column `file` says which image a row is of, by its path below the folder or by
 its name, with or without a suffix; without this column row i is of image i. A column `text` is words; all others are numbers,
 of which an empty cell is unknown.
 """
 
-import csv
 import hashlib
 import io
 import math
@@ -22,18 +21,16 @@ from torch import Tensor
 
 from justimage.checks import check_finite
 from justimage.conditions import text_bytes
+from justimage.data.encoded import ENCODED, encode_texts, read_encoded
 from justimage.data.files import Files, class_root, open_files
 from justimage.data.images import PILLOW_FORMATS, Crop
 from justimage.data.look import look
 from justimage.data.source import Source
 from justimage.data.store import Store, is_store, open_store
+from justimage.data.tables import FILE, TEXT, is_table, read_table
 from justimage.disk import printable
 from justimage.normalization import Normalization
 
-TABLES = {".csv": ",", ".tsv": "\t"}
-"""Suffixes of tables, and what separates their cells."""
-FILE, TEXT = "file", "text"
-"""Columns with a meaning of their own."""
 MAX_TEXT = 512
 """Bytes of the longest text."""
 SAMPLED_PAIRS = 64
@@ -52,6 +49,8 @@ class Told:
     """of each"""
     std: tuple[float, ...] = ()
     """standard deviation of each"""
+    encoder: str = ""
+    """of texts, by its name; empty for bytes"""
     normalization: Normalization = Normalization()
     """of images"""
 
@@ -68,6 +67,12 @@ class Told:
         known = [name in numbers for name in self.columns]
         scaled = [(numbers.get(name, m) - m) / (s or 1.0) for name, m, s in zip(self.columns, self.mean, self.std, strict=True)]
         return torch.tensor([*scaled, *map(float, known)])
+
+    def text(self, texts: Sequence[str], length: int) -> Tensor:
+        """Texts as bytes (n, length), or as their encoder reads them (n, length, features)."""
+        if self.encoder:
+            return encode_texts(self.encoder, texts, length)
+        return torch.stack([text_bytes(text, length) for text in texts])
 
     def image(self, images: Tensor) -> Tensor:
         """Images as the network is told them."""
@@ -126,12 +131,9 @@ class ToldSource:
         if self.vectors is not None:
             condition["vector"] = self.vectors[chosen]
         if self.texts is not None:
-            condition["text"] = self.texts[chosen]
+            texts = self.texts[chosen]
+            condition["text"] = texts.float() if texts.is_floating_point() else texts
         return images, condition
-
-
-def is_table(path: str) -> bool:
-    return Path(path).suffix.lower() in TABLES
 
 
 def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True) -> ToldSource:
@@ -141,7 +143,12 @@ def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True) -> To
     """
     if not source.has_class_numbers:
         raise ValueError("these images have conditions of their own; --condition is for images that have classes or none")
-    found = tell_table(source, path, keep_classes) if is_table(path) else tell_images(source, path, crop, keep_classes)
+    if Path(path).suffix.lower() == ENCODED:
+        found = tell_encoded(source, path, keep_classes)
+    elif is_table(path):
+        found = tell_table(source, path, keep_classes)
+    else:
+        found = tell_images(source, path, crop, keep_classes)
     digest = hashlib.sha256(f"{source.fingerprint} {found.fingerprint}".encode()).hexdigest()
     return replace(found, fingerprint=digest)
 
@@ -222,23 +229,14 @@ def tell_table(source: Source, path: str, keep_classes: bool) -> ToldSource:
     return ToldSource(source, told, keep_classes, digest, vectors=vectors, texts=texts)
 
 
-def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table; ValueError for one without rows, or with a row of another length."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [row for row in csv.reader(file, delimiter=TABLES[path.suffix.lower()]) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a table in UTF-8: {error}") from error
-    if len(lines) < 2:
-        raise ValueError(f"{path} has no rows; a table has a header, such as {FILE},{TEXT}, and a row for each image")
-    header, *rows = lines
-    header = [name.strip() for name in header]
-    if len(set(header)) < len(header) or "" in header:
-        raise ValueError(f"{path}: its header is {printable(','.join(header), 200)}; each column needs a name of its own")
-    for i, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {i} has {len(row)} cells; the header has {len(header)}")
-    return header, rows
+def tell_encoded(source: Source, path: str, keep_classes: bool) -> ToldSource:
+    """A source with texts that an encoder has read."""
+    texts, encoder, files = read_encoded(Path(path).expanduser())
+    if files is not None and isinstance(source, Files):
+        texts = texts[torch.from_numpy(match(source.names, files, path))]
+    check_count(source, len(texts), path, "texts")
+    digest = hashlib.sha256(encoder.encode() + texts.contiguous().numpy().tobytes()).hexdigest()
+    return ToldSource(source, Told(encoder=encoder), keep_classes, digest, texts=texts)
 
 
 def parse_cell(cell: str, name: str, path: str) -> float:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from justimage import disk
 from justimage.features import Extractor
+from justimage.operators import declare_operators
 
 FILE, BYTES, SHA256 = "weights-inception-2015-12-05-6726825d.pth", 95_628_359, "6726825d0af5f729"
 """The weights file that torch-fidelity publishes (release v0.2.0), its size, and the beginning of its SHA-256."""
-DECLARED: list[Any] = []
-"""Libraries of declared operators, which exist as long as these objects."""
 
 
 def default_path() -> Path:
@@ -56,21 +55,3 @@ def open_weights(path: Path, device: torch.device, sha256: str = SHA256) -> Extr
         return features.float().cpu(), logits.float().cpu()
 
     return Extractor("Inception-v3 (2015-12-05, torch-fidelity)", f"inception:{actual}", 2048, extract)
-
-
-def declare_operators() -> None:
-    """Make torchvision, on which torch-fidelity depends, importable beside a CPU build of PyTorch.
-
-    The torchvision of the package index is built for CUDA; beside PyTorch for CPUs its import fails, because operators of
-    its compiled part are not declared. Declaring them is enough: they are never called.
-    """
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in "nms", "qnms":
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        DECLARED.append(library)
-        import torchvision  # noqa: F401

@@ -250,11 +250,12 @@ class Recipe:
         """The sizes of image, vector and text that a network is told, from a task or from the conditions of the data."""
         first = {} if source.has_class_numbers else source[0][1]
         entries = first if isinstance(first, dict) else {}
-        forms = {"image_channels": ("image", 3), "vector": ("vector", 1), "text_length": ("text", 1)}
+        forms = {"image_channels": ("image", [3]), "vector": ("vector", [1]), "text_length": ("text", [1, 2])}
         found = {
-            size: len(entries[name]) if name in entries and entries[name].ndim == ndim else 0
-            for size, (name, ndim) in forms.items()
+            size: len(entries[name]) if name in entries and entries[name].ndim in dims else 0
+            for size, (name, dims) in forms.items()
         }
+        found["text_features"] = entries["text"].shape[1] if found["text_length"] and entries["text"].ndim == 2 else 0
         if found["image_channels"] and (self.training.task or self.training.augment):
             other = f"task {self.training.task}" if self.training.task else "augment"
             raise ValueError(f"the network is told images of the data already; {other} does not go with them")
