@@ -1,8 +1,8 @@
 """Conditions that lie beside the images: other images of the same names, or a table of words and numbers.
 
-A table is a .csv with a header, or a .tsv; or its texts as an encoder has read them, a .safetensors (encoded.py). Its column `file` says which image a row is of, by its path below the folder or by
-its name, with or without a suffix; without this column row i is of image i. A column `text` is words; all others are numbers,
-of which an empty cell is unknown.
+A table is a .csv with a header, or a .tsv; or its texts as an encoder has read them, a .safetensors (encoded.py). Its column
+`file` says which image a row is of, by its path below the folder or by its name, with or without a suffix; without this column
+row i is of image i. A column `text` is words; all others are numbers, of which an empty cell is unknown.
 """
 
 import hashlib
