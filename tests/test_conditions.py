@@ -20,6 +20,7 @@ from justimage.data.beside import match
 from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
 from justimage.given import Given, OfImages
+from justimage.inference import suit_cpu
 from justimage.operators import declare_operators
 from justimage.recipe import from_json, to_json
 from justimage.transformer import JiT
@@ -217,6 +218,18 @@ def test_what_is_not_told_is_nothing() -> None:
     told_two = {"text": text[[0, 0, 0, 0]]}, {"text": text[[0, 1, 2, 3]]}
     first, second = (net(z, t, condition) for condition in told_two)
     assert torch.allclose(first[0], second[0], atol=1e-6) and not torch.allclose(first[1:], second[1:], atol=1e-4)
+
+
+def test_a_network_rewritten_for_a_cpu_is_told_alike() -> None:
+    net = JiT("T/4", image_size=8, classes=3, vector=4, text_length=5).eval()
+    for linear in net.head.linear, net.head.modulation, net.embed_vector, *(block.modulation for block in net.blocks):
+        torch.nn.init.normal_(linear.weight, std=0.1)  # pyright: ignore[reportArgumentType]
+    text = torch.stack([text_bytes(word, 5) for word in ("a", "b")])
+    told_both = {"classes": torch.tensor([0, 2]), "vector": torch.randn(2, 4), "text": text}
+    z, t = torch.randn(2, 3, 8, 8), torch.rand(2)
+    expected = net(z, t, told_both)
+    suit_cpu(net)
+    assert torch.allclose(net(z, t, told_both), expected, atol=1e-5)
 
 
 def test_a_recipe_keeps_what_was_told(place: Path, tmp_path: Path) -> None:

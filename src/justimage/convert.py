@@ -218,7 +218,8 @@ def export_official(source: Path, target: Path) -> Path:
     recipe = checkpoint.read_recipe(place)
     a, p = recipe.model, recipe.diffusion
     theirs: dict[str, Any] = dict(rope=True, qk_norm=True, mlp="swiglu", norm="rms")
-    plain = replace(a, **theirs, aux_classifier=False, augmented=False, image_channels=0)
+    told = dict(augmented=False, image_channels=0, vector=0, text_length=0, text_features=0)
+    plain = replace(a, **theirs, aux_classifier=False, **told)
     if a != plain or a.bottleneck is None or not isinstance(a.image_size, int):
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
     if p != replace(p, prediction="x", interpolant="linear"):
