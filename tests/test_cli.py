@@ -88,7 +88,7 @@ def test_every_example_is_understood(where: str, run: Path, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     for name in "photos", "rooms":
         shutil.copytree(run, tmp_path / "runs" / name)
-    for folder in "photos", "rooms", "scans":
+    for folder in "photos", "rooms", "scans", "houses":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.png").write_bytes(png(colours(0)))
 

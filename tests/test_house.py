@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "operators": set(),
     "pool": {"progress"},
     "log": {"disk"},
+    "hub": {"disk"},
     "ema": set(),
     "distributed": set(),
     "parallelize": {"distributed", "layers", "transformer"},
@@ -52,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"architectures", "cost", "distributed", "recipe", "transformer"},
     "tuning": {"architectures", "cost", "distributed", "dropout", "layers", "recipe", "strict_json", "transformer"},
     "checkpoint": {
-        "architectures", "disk", "distributed", "ema", "inference", "parallelize", "recipe", "sampling", "strict_json",
+        "architectures", "disk", "distributed", "ema", "hub", "inference", "parallelize", "recipe", "sampling", "strict_json",
         "transformer",
     },
     "training": {

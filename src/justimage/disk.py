@@ -151,6 +151,12 @@ def file_lock(path: Path) -> BinaryIO:
     return file
 
 
+def cache_dir(name: str) -> Path:
+    """A folder of the cache: in $JUSTIMAGE_CACHE, by default in the user's cache folder."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "justimage"
+    return Path(os.environ.get("JUSTIMAGE_CACHE") or usual) / name
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

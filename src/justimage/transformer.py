@@ -72,6 +72,13 @@ class JiT(nn.Module):
         if not self.class_table.weight.is_meta:  # there, the code that allocates them initialises them
             self.init_weights()
 
+    @classmethod
+    def from_pretrained(cls, source: str) -> "JiT":
+        """A trained network, in evaluation mode, from what `justimage.load` takes: a run, a file, or hf://organisation/name."""
+        from justimage.checkpoint import load
+
+        return load(source).net  # pyright: ignore[reportReturnType]
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """All weights, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for adaLN and

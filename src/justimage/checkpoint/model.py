@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from justimage import disk, recipe as recipes
+from justimage import disk, hub, recipe as recipes
 from justimage.checkpoint.history import newest
 from justimage.checkpoint.shards import GROUP_NAME, MANIFEST, Reader, open_safetensors, read_state, read_tensor, verify
 from justimage.distributed import find_device
@@ -43,11 +43,12 @@ def check_shapes(wanted: Shapes, found: Shapes, where: Path) -> None:
 
 
 def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
-    """The checkpoint folder, or the one file of weights, at a path; in a run the newest checkpoint with `groups` intact.
+    """The checkpoint folder, or the one file of weights, at a path or an address on the Hub (hf://organisation/name); in a run
+    the newest checkpoint with `groups` intact.
 
     Reading changes nothing in a run.
     """
-    place = Path(path).expanduser()
+    place = hub.fetch(path) if hub.is_address(path) else Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run, a converted folder, or a .safetensors file of weights")
     if place.is_file():
@@ -124,7 +125,8 @@ def load(
     net: torch.nn.Module | Callable[[], torch.nn.Module] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
-    """Load the denoiser of a run (its newest checkpoint), a checkpoint or converted folder, or one file of weights.
+    """Load the denoiser of a run (its newest checkpoint), a checkpoint or converted folder, one file of weights, or a
+    repository on the Hub of Hugging Face ("hf://organisation/name").
 
     ema: the average (0.9999, or a half-life in images), 0 for the weights themselves; by default the one that the recipe
     samples with, or the one in the file. device: by default the GPU where there is one. net: the network, or a function that

@@ -28,6 +28,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   info           the networks: parameters, multiply-adds, tokens, memory to train
   plan           what a training takes on given GPUs: bytes per GPU, images/s, days
   convert        the authors' checkpoints into this format, and back
+  push           upload a model to the Hub of Hugging Face, from where hf://name/of-it is used
 
 examples:
   justimage demo
@@ -40,6 +41,7 @@ A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds 
 
 COMMANDS = (
     "demo", "prepare", "train", "sample", "edit", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
+    "push",
 )  # fmt: skip
 UNATTENDED = ("demo", "train", "reproduce", "feature-space")
 """Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""

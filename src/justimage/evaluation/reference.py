@@ -1,7 +1,6 @@
 """Real images to compare samples with: their features, computed once and cached, or statistics from a file."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,9 +36,8 @@ COPY_SAMPLES, COPY_QUANTILE = 2000, 0.01
 
 
 def cache_root() -> Path:
-    """The cache of features of real images: $JUSTIMAGE_CACHE/features, by default in the user's cache folder."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "justimage"
-    return Path(os.environ.get("JUSTIMAGE_CACHE") or usual) / "features"
+    """The cache of features of real images."""
+    return disk.cache_dir("features")
 
 
 @dataclass(frozen=True)

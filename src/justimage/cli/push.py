@@ -1,0 +1,97 @@
+"""justimage push."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from justimage import checkpoint, disk, figures, hub
+from justimage.cli.card import About, model_card
+from justimage.cli.options import checked_device, parse
+from justimage.cli.progress import stage
+from justimage.ema import ema_name
+from justimage.generate import ImageGenerator
+
+DESCRIPTION = """Upload a model to the Hub of Hugging Face: its averages as safetensors, its recipe, and a card with samples
+and scores.
+
+examples:
+  justimage push runs/photos me/photos
+  justimage push runs/photos me/photos --ema 0.9999 --license cc-by-4.0 --data "my photographs of 2026" --private
+  justimage sample --from hf://me/photos --out grid.png
+
+Needs pip install 'justimage[hub]' and, once, huggingface-cli login. Scores are those of the run's newest report (justimage
+evaluate). Interrupted, the same command goes on; what the Hub has is not sent again."""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    source: Positional[Path]
+    """a run, or a converted folder"""
+    repository: Positional[str]
+    """organisation/name, made where there is none"""
+    ema: tuple[float, ...] = ()
+    """averages to upload, 0 for the weights themselves [the one that the recipe samples with]"""
+    all: bool = False
+    """upload all averages, and the weights themselves"""
+    license: str = "mit"
+    """of the weights, by its name on the Hub"""
+    data: str = ""
+    """a word about the data and its licence, for the card [the name of its folder]"""
+    private: bool = False
+    """make the repository private"""
+    revision: str | None = None
+    """branch to push to [main]"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps, for the samples on the card [cuda if there is one]"""
+
+
+def main(words: Sequence[str]) -> int:
+    o = parse(PushOptions, words, "push", DESCRIPTION)
+    place = checkpoint.resolve(o.source)
+    if place.is_file():
+        raise ValueError(f"{o.source} is one file of weights; give a run or a converted folder")
+    recipe = checkpoint.read_recipe(place)
+    if recipe.custom:
+        raise ValueError(f"{o.source} was trained with {', '.join(recipe.custom)}, which nobody else has; it cannot be shared")
+    values = (0.0, *recipe.training.ema) if o.all else o.ema or (recipe.training.sample_ema,)
+
+    kept, usual = tuple(v for v in values if v), recipe.training.sample_ema
+    training = replace(recipe.training, ema=kept, sample_ema=usual if usual in kept else max(kept, default=0.0), init="")
+    shared = replace(recipe, data="", condition="", training=training)
+    seen = checkpoint.read_state(place)["images_seen"]
+    with stage(f"uploading {o.source} to {o.repository}"), tempfile.TemporaryDirectory() as parent:
+        groups = {name: checkpoint.load_group(place, name) for name in (f"ema-{ema_name(v)}" if v else "model" for v in values)}
+        folder = checkpoint.write_checkpoint(Path(parent) / "weights", groups, shared, {"images_seen": seen})
+        picture, parameters = samples(folder, o.device)
+        disk.write(folder / "samples.png", picture)
+        about = About(o.repository, parameters, seen, o.license, o.data, newest_report(o.source))
+        text = model_card(replace(shared, data=recipe.data), about)
+        disk.write(folder / "README.md", text.encode())
+        address = hub.push(folder, o.repository, f"{seen:,} images", private=o.private, revision=o.revision)
+    print(f"pushed as {address}")
+    print(f"now try:  justimage sample --from hf://{o.repository} --out grid.png")
+    return 0
+
+
+def samples(folder: Path, device: str | None) -> tuple[bytes, int]:
+    """A picture of sixteen samples or so, and the number of the network's parameters."""
+    generator = ImageGenerator(folder, checked_device(device))
+    total = generator.recipe.model.classes or 0
+    job = generator.make_job(batch=16)
+    denoiser = generator.denoiser(job.ema)
+    images = denoiser.normalization.to_uint8(generator.sample_indices(job, range(16)))
+    columns = total if 2 <= total <= 8 else 8
+    grid = figures.image_grid(images, columns)
+    return figures.encode_png(grid), sum(p.numel() for p in denoiser.net.parameters())
+
+
+def newest_report(run: Path) -> dict[str, Any] | None:
+    """The newest report of a run's evaluations; None where there is none."""
+    found = sorted((run / "evaluations").glob("*/report.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    return disk.read_json(found[-1])
