@@ -21,6 +21,16 @@ class TextEncoder(nn.Module):
         self.blocks = nn.ModuleList(TextBlock(a) for _ in range(DEPTH))
         self.norm = norm(a)
 
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """N(0, 1) for bytes and positions, zero for what a block adds: at first each token is its byte and its place, rather
+        than an average of all bytes."""
+        nn.init.normal_(self.positions)
+        if isinstance(self.table, nn.Embedding):
+            nn.init.normal_(self.table.weight)
+        for block in self.blocks:
+            block.init_weights()  # pyright: ignore[reportCallIssue]
+
     def forward(self, text: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         text = text.to(self.table.weight.dtype) if text.is_floating_point() else torch.where(text < 0, 256, text)
         x = self.table(text) + self.positions.to(self.table.weight.dtype)
@@ -38,6 +48,10 @@ class TextBlock(nn.Module):
         self.attention = Attention(a, 0.0)
         self.norm2 = norm(a)
         self.mlp = SwiGLU(a.width, 0.0)
+
+    def init_weights(self) -> None:
+        for linear in self.attention.out, self.mlp.down:
+            nn.init.zeros_(linear.weight)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), cos, sin)

@@ -94,12 +94,10 @@ class JiT(nn.Module):
         embeddings = [self.class_table.weight, self.time.hidden.weight, self.time.out.weight]
         if self.architecture.context_tokens:
             embeddings.append(self.context_positions)
-        if self.architecture.text_length:
-            embeddings += (
-                [self.text.positions] if self.architecture.text_features else [self.text.table.weight, self.text.positions]
-            )
         for weight in embeddings:
             nn.init.normal_(weight, std=0.02)
+        if self.architecture.text_length:
+            self.text.init_weights()
         zero = [*(block.modulation for block in self.blocks), self.head.modulation, self.head.linear]
         if self.architecture.augmented:
             zero.append(self.augmentation)
