@@ -20,9 +20,9 @@ import justimage
 from justimage import data
 from justimage.conditions import text_bytes
 
-SIZE = 32
+SIZE = 40
 RELATIONS = "left of", "right of", "above", "below", "left of a small", "above a small"
-LARGE, SMALL = 14, 9
+LARGE, SMALL = 17, 12
 """Sides of digits in pixels."""
 HELD_OUT = 10
 """One caption in so many is in no picture of the training."""
@@ -128,7 +128,7 @@ class Reader:
             if min(*sizes, *heights) < 3:
                 return None
             first, second = self.classifier.predict(np.stack([self.framed(part) for part in parts])).tolist()
-            small = " a small" if heights[1] < 0.8 * heights[0] else ""
+            small = " a small" if heights[1] < 0.85 * heights[0] else ""
             relation = ("left of" if along else "above") + small
             return first, RELATIONS.index(relation), second
         return None

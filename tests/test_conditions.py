@@ -13,6 +13,7 @@ from PIL import Image
 
 from justimage import checkpoint, data, run as runs, sample
 from justimage.cli.evaluate import main as evaluate_command
+from justimage.cli.photographs import read_photo
 from justimage.cli.prepare import main as prepare_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
@@ -85,7 +86,7 @@ def test_names_are_matched_by_the_strictest_spelling(wanted: list[str], given_: 
     ("wanted", "given_", "message"),
     [
         (["1.png", "2.png", "3.png"], ["1.png"], r"there has nothing for 2.png \(and 1 more\)"),
-        (["a/1.png", "c/2.png"], ["1.png", "b/1.png", "2.png"], "there has more than one for some image"),
+        (["a/1.png", "c/2.png"], ["1.png", "b/1.png", "2.png"], "there has more than one called 1; give each image its own"),
     ],
 )
 def test_names_that_do_not_match_are_one_line(wanted: list[str], given_: list[str], message: str) -> None:
@@ -105,6 +106,48 @@ def test_a_table_tells_words_and_numbers(place: Path) -> None:
     assert tone == pytest.approx((tones[4] - np.mean(tones)) / np.std(tones), abs=1e-5) and known == [1, 1]
     assert source[3][1]["vector"].tolist()[1::2] == [0, 0] and source.told.vector({}).tolist() == [0] * 4
     assert source.batch(np.array([4, 3]))[1]["vector"][0].tolist() == [tone, height, *known]
+
+
+def test_others_are_told_by_the_numbers_of_the_training(place: Path, tmp_path: Path) -> None:
+    crop = data.Crop((8, 8), 1)
+    images = data.open_source(str(place / "images"), crop)
+    first = data.tell(images, str(place / "table.csv"), crop)
+    before = data.ToldBefore(first.told, 0, 12)
+    rows = [line.split(",") for line in (place / "table.csv").read_text().split("\n")[1:]]
+    other = [
+        "height,more,tone,text,file",
+        *(f"{height},7,{float(tone) + 50},{text},{file}" for file, text, tone, height in rows),
+    ]
+    (tmp_path / "other.csv").write_text("\n".join(other))
+    found = data.tell(images, str(tmp_path / "other.csv"), crop, before=before)
+    shifted, known = found[4][1]["vector"], first[4][1]["vector"]
+    assert shifted[0] - known[0] == pytest.approx(50 / first.told.std[0], abs=1e-5) and torch.equal(shifted[1:], known[1:])
+    assert len(found[4][1]["text"]) == 12
+    (tmp_path / "less.csv").write_text("file,tone\n" + "\n".join(f"{row[0]},{row[2]}" for row in rows))
+    with pytest.raises(ValueError, match="has no column 'height', which the model is told: file, tone"):
+        data.tell(images, str(tmp_path / "less.csv"), crop, before=before)
+
+
+def test_a_column_of_one_number_says_nothing() -> None:
+    told_number = data.Told(("n",), (0.1,), (1.4e-17,))
+    assert told_number.vector({"n": 0.2}).tolist() == pytest.approx([0.1, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"depth": torch.zeros(3)}, "has the entry 'depth'; a JiT is told classes, vector, image, text"),
+        ({"image": torch.zeros(3, 8, 9)}, r"allowed: floats \(channels, 8, 8\)"),
+        ({"text": torch.tensor([50_256, 5])}, "has 50256; bytes are 0 to 255"),
+        ({"vector": torch.zeros(2, 2)}, r"allowed: floats \(n,\)"),
+    ],
+)
+def test_an_entry_that_a_network_has_no_use_for_is_one_line(condition: dict[str, Any], message: str, tmp_path: Path) -> None:
+    images = [(torch.zeros(1, 8, 8), condition)] * 4
+    recipe = small(8 * 8, image_size=8, patch_size=2, classes=0)
+    with pytest.raises(ValueError, match=message):
+        runs.open_run(recipe, tmp_path / "run", "cpu", data=images)
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_tell_images_of_their_names(place: Path) -> None:
@@ -211,6 +254,8 @@ def test_what_is_not_told_is_nothing() -> None:
     text = torch.stack([text_bytes(word, 5) for word in ("a", "b", "ab", "ba")])
     everything = {"classes": torch.tensor([0, 1, 2, 0]), "vector": torch.randn(4, 4), "text": text}
     everything["image"] = torch.randn(4, 1, 8, 8)
+    for linear in net.embed_vector, net.embed_image.expand:  # learnt
+        torch.nn.init.normal_(linear.bias, std=0.1)  # pyright: ignore[reportArgumentType]
     nothing = net(z, t, null_like(everything))
     assert torch.allclose(nothing, net(z, t), atol=1e-6)
     for name in "classes", "vector", "text":
@@ -302,11 +347,31 @@ def test_sampling_by_words_numbers_and_images(
         (["--prompt", "a text that is too long"], "a text of 23 bytes is too long; allowed: up to 8"),
         (["--numbers", "tune=5"], "this model is not told 'tune'; allowed: tone, height"),
         (["--numbers", "tone"], "numbers has 'tone'; allowed: NAME=VALUE"),
+        (["--numbers", "tone=nan"], "numbers has 'tone=nan'; allowed: NAME=VALUE"),
+        (["--numbers", "tone=1", "tone=2"], "numbers has tone=1 tone=2; each name once"),
+        (["--prompt", "tone 5", "--balanced"], "--balanced is for classes alone"),
         (["--condition", str(place / "inputs" / NAMES[0])], "is an image, and this model is not told any"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             sample_command([*common, *words, "--out", str(tmp_path / "c.png")])
         assert not (tmp_path / "c.png").exists()
+
+
+def test_a_model_without_classes_is_sampled_with_nothing_told(place: Path, tmp_path: Path) -> None:
+    finish(runs.open_run(told(place, "table.csv", 8 * 8, classes=0, guidance=1.5), tmp_path / "run", "cpu"))
+    words = [
+        "--from",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
+        "--count",
+        "2",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert sample_command(words) == 0
 
 
 def test_sampling_by_images(place: Path, tmp_path: Path) -> None:
@@ -316,7 +381,8 @@ def test_sampling_by_images(place: Path, tmp_path: Path) -> None:
     assert sample_command([*common, "--condition", *given_, "--answers", "2", "--out", str(tmp_path / "a.png")]) == 0
     Image.new("L", (3, 3)).save(tmp_path / "tiny.png")
     with pytest.raises(ValueError, match=r"tiny.png is 3 x 3, far smaller than 8 x 8; justimage edit --upscale"):
-        sample_command([*common, "--condition", str(tmp_path / "tiny.png"), "--out", str(tmp_path / "b.png")])
+        read_photo(tmp_path / "tiny.png", (1, 8, 8))
+    assert sample_command([*common, "--condition", str(tmp_path / "tiny.png"), "--out", str(tmp_path / "b.png")]) == 0
     with pytest.raises(ValueError, match=r"this model is not told words; it has classes, images \(--condition\)"):
         sample_command([*common, "--prompt", "words", "--out", str(tmp_path / "b.png")])
 

@@ -149,8 +149,11 @@ class ImageGenerator:
         total = self.recipe.model.classes or 0
         if ema is None:
             ema = self.emas[0] if self.checkpoint.is_file() else self.recipe.training.sample_ema
+        sampling = sampling or self.recipe.sampling
+        if self.is_told and self.conditions is None and not total:  # nothing to guide towards
+            sampling = replace(sampling, guidance=1.0)
         job = SampleJob(
-            self.weights_hash(ema), ema, sampling or self.recipe.sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
+            self.weights_hash(ema), ema, sampling, seed, tuple(classes or range(total) or [NULL_CLASS]),
             labels, batch, self.precision, self.device_name, self.compiled,
             self.conditions.fingerprint if self.conditions else "",
         )  # fmt: skip

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from justimage.conditions import with_entry
+from justimage.conditions import NULL_CLASS, with_entry
 from justimage.data import Source
 from justimage.recipe import Recipe
 from justimage.tasks import open_task
+
+
+def nothing_told(recipe: Recipe) -> dict[str, Tensor]:
+    """The entries of a condition that say nothing, (1, ...), of everything that a model is told beside a class."""
+    a = recipe.model
+    text = torch.zeros(1, a.text_length, a.text_features) if a.text_features else torch.full((1, a.text_length), NULL_CLASS)
+    entries = {"text": text, "vector": torch.zeros(1, a.vector), "image": torch.zeros(1, a.image_channels, *a.size)}
+    return {name: tensor for name, tensor in entries.items() if tensor.numel()}
 
 
 class Conditions(Protocol):
@@ -69,7 +77,9 @@ class OfImages:
         chosen, r = [self.place(i) for i in indices], self.recipe
         condition = default_collate([self.source[i][1] for i in chosen])
         if not isinstance(condition, dict):
-            condition = {"classes": condition} if r.model.classes else {}
+            condition = {"classes": condition}
+        classes = {"classes": condition.get("classes", torch.full((len(chosen),), NULL_CLASS))} if r.model.classes else {}
+        condition = {name: tensor for name, tensor in condition.items() if name != "classes"} | classes
         if r.training.task:
             task = open_task(r.training.task, r.shape)
             condition = with_entry(condition, "image", task.make(self.truth(indices), r.training.seed, chosen))

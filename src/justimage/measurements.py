@@ -23,7 +23,7 @@ class Measurement:
 
 def known_pixels(mask: Tensor) -> Measurement:
     """The pixels where `mask`, (height, width) or like an image, is 1."""
-    return Measurement(lambda x: x * mask, lambda y: y * mask)
+    return Measurement(lambda x: x * mask.to(x.device), lambda y: y * mask.to(y.device))
 
 
 def averages(factor: int) -> Measurement:

@@ -64,7 +64,8 @@ def conditions_shown(recipe: Recipe, source: Source, chosen: list[int], x: Tenso
     if r.task:
         condition = with_entry(condition, "image", open_task(r.task, recipe.shape).make(x, r.seed, chosen))
     rows = 1 if recipe.model.image_channels else max(count // len(chosen), 1)
-    names = [text_of(text) for text in condition["text"]] if recipe.model.text_length and not recipe.told.encoder else []
+    words = recipe.model.text_length and not recipe.model.text_features
+    names = [text_of(text) for text in condition["text"]] if words else []
     return len(chosen), names, map_tensors(lambda tensor: tensor.repeat(rows, *[1] * (tensor.ndim - 1)), condition)
 
 

@@ -46,16 +46,14 @@ class TiledNet(nn.Module):
         self.register_buffer("weights", down[:, None] * along, persistent=False)
 
     def cut(self, x: Tensor, corner: tuple[int, int]) -> Tensor:
-        """A tile of images; anything of another size as it is."""
-        if tuple(x.shape[-2:]) != self.size:
-            return x
+        """A tile of images."""
         return x[..., corner[0] : corner[0] + self.tile[0], corner[1] : corner[1] + self.tile[1]]
 
     def forward(self, z: Tensor, t: Tensor, y: Condition = None) -> Tensor:
         weights = self.weights.to(z.device)
         total, output = torch.zeros(self.size, device=z.device), torch.zeros_like(z, dtype=torch.float32)
         for corner in self.corners:
-            condition = map_tensors(lambda tensor, corner=corner: self.cut(tensor, corner), y)
+            condition = map_tensors(lambda tensor, corner=corner: self.cut(tensor, corner) if tensor.ndim == 4 else tensor, y)
             predicted, _ = with_extras(self.net(self.cut(z, corner), t, condition))
             self.cut(output, corner).add_(predicted.float() * weights)
             self.cut(total, corner).add_(weights)

@@ -129,8 +129,10 @@ class JiT(nn.Module):
         extras = {}
 
         x = self.embed(self.patches(z)) + self.positions.to(dtype)  # (b, patches, width)
-        if "image" in told:
-            x = x + self.embed_image(self.patches(told["image"]))
+        if a.image_channels:
+            image = told.get("image")
+            image = z.new_zeros(len(z), a.image_channels, *a.size) if image is None else image
+            x = x + self.embed_image(self.patches(image))
         cos, sin = self.cos[a.context :].to(dtype), self.sin[a.context :].to(dtype)
         for i, block in enumerate(self.blocks):
             if i == a.context_start:
@@ -158,7 +160,8 @@ class JiT(nn.Module):
         y, vector, text = (told.get(name) for name in ("classes", "vector", "text"))
         y = none[:, 0] if y is None else y
         label, context = self.class_table(torch.where(y < 0, self.classes, y)), []
-        if vector is not None:
+        if a.vector:
+            vector = table.new_zeros(n, a.vector) if vector is None else vector
             label = label + self.embed_vector(vector.to(table.dtype))
         if a.text_length:  # the first angles are 0: tokens in front are not rotated
             if text is None:

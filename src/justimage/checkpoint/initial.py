@@ -9,8 +9,9 @@ patches, channels   a matrix D makes a new patch of an old one: scaled, a grey o
 classes             by name; without names, by number. One that the source does not know begins as its "no class"
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,21 @@ from justimage.recipe import Recipe
 SAME = "width", "depth", "heads", "bottleneck", "context_tokens", "context_start", "rope", "qk_norm", "mlp", "norm"
 """What a network must have in common with the one that it starts from."""
 
-PARTS = {
+NAMES = {
     "classifier": "the classifier",
     "augmentation": "the embedding of augmentations",
     "embed_image": "the embedding of images that it is told",
     "embed_vector": "the embedding of numbers",
     "text": "the encoder of texts",
 }
-"""Parts that one network may have and another not."""
+PARTS: list[tuple[str, Callable[[Recipe], Any]]] = [
+    ("classifier", lambda r: r.model.aux_classifier),
+    ("augmentation", lambda r: r.model.augmented),
+    ("embed_image", lambda r: r.model.image_channels),
+    ("embed_vector", lambda r: (r.told.columns or r.model.vector) if r.model.vector else 0),
+    ("text", lambda r: (r.model.text_length, r.model.text_features) if r.model.text_length else 0),
+]
+"""Parts that one network may have and another not, and what they must have in common."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,10 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
     notes: list[str] = []
     notes += adapt_patches(weights, old.model, recipe.model)
     notes += adapt_classes(weights, old, recipe)
-    for part, here, there in (
-        ("classifier", recipe.model.aux_classifier, old.model.aux_classifier),
-        ("augmentation", recipe.model.augmented, old.model.augmented),
-        ("embed_image", recipe.model.image_channels, old.model.image_channels),
-        ("embed_vector", recipe.model.vector, old.model.vector),
-        ("text", [recipe.model.text_length, recipe.model.text_features], [old.model.text_length, old.model.text_features]),
-    ):
+    for part, size in PARTS:
+        here, there = size(recipe), size(old)
         if here and here != there:
-            notes.append(f"{PARTS[part]} is new")
+            notes.append(f"{NAMES[part]} is new")
         if here != there:
             weights = {name: w for name, w in weights.items() if not name.startswith(f"{part}.")}
     ema = old.training.sample_ema if place.is_dir() else ema_of(place)
@@ -87,9 +90,13 @@ def adapt_patches(weights: dict[str, Tensor], old: Architecture, new: Architectu
     """Change embedding and head for patches of another size, or with other channels."""
     if (old.channels, old.patch_size) == (new.channels, new.patch_size):
         return
-    make = torch.kron(channel_matrix(old.channels, new.channels), scale_matrix(old.patch_size, new.patch_size))
+    scale = scale_matrix(old.patch_size, new.patch_size)
+    make = torch.kron(channel_matrix(old.channels, new.channels), scale)
     embedding = "embed.reduce.weight" if old.bottleneck else "embed.expand.weight"
     weights[embedding] = weights[embedding] @ torch.linalg.pinv(make)
+    if old.image_channels == new.image_channels > 0:
+        told = embedding.replace("embed", "embed_image")
+        weights[told] = weights[told] @ torch.linalg.pinv(torch.kron(torch.eye(new.image_channels), scale))
     for name in "head.linear.weight", "head.linear.bias":
         weights[name] = make @ weights[name]
     if old.patch_size != new.patch_size:

@@ -176,6 +176,8 @@ def check_options(o: EditOptions) -> str:
             raise ValueError(f"{name} is {getattr(o, name)}; allowed: {low} to {high}")
     if o.strength is not None and not 0 < o.strength <= 1:
         raise ValueError(f"strength is {o.strength:g}; allowed: above 0 to 1")
+    if o.upscale is not None and o.upscale < 2:
+        raise ValueError(f"upscale is {o.upscale}; allowed: 2 or more")
     if o.deblur is not None and not 0 < o.deblur <= 100:
         raise ValueError(f"deblur is {o.deblur:g}; allowed: above 0 to 100")
     check_vacant(o.out, "file")

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from justimage import ema
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import Show, stages, track_batches
 from justimage.cli.sampling_options import SamplingOptions, parse_classes, precision_of, sampling_of
-from justimage.data import Source, open_source, tell
+from justimage.data import Source, ToldBefore, open_source, tell
 from justimage.distributed import rank_and_size
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
@@ -95,11 +96,17 @@ def main(words: Sequence[str]) -> int:
 
 def told_source(images: Source, beside: str, recipe: Recipe) -> Source:
     """Real images with everything that a model is told of them; ValueError where that is not known."""
-    if recipe.training.task:
+    a, told = recipe.model, recipe.told
+    if recipe.training.task and not (a.vector or a.text_length):
         return images
     if not beside:
         raise ValueError("this model is told what lay beside its images; say where that is for these: --condition")
-    return tell(images, beside, recipe.crop, keep_classes=recipe.model.classes != 0)
+    found = tell(images, beside, recipe.crop, a.classes != 0, ToldBefore(told, a.image_channels, a.text_length))
+    if (sizes := recipe.sizes_told(found)) != {name: getattr(a, name) for name in sizes}:
+        raise ValueError(
+            f"{beside} tells other things than the model was trained with: {recipe.condition or recipe.training.task}"
+        )
+    return found
 
 
 def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureSampler, SampleJob]:
@@ -124,6 +131,10 @@ def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureS
     crop = replace(recipe.crop, size=resize or recipe.model.size)
     reference = finish(open_reference(real, extractor, crop), show)
     if generator.is_told:
+        if o.classes or o.labels != "balanced":
+            raise ValueError("--classes and --labels are for models told a class alone; this one is told what real images have")
+        if recipe.model.image_channels and not find_spec("skimage"):
+            raise ValueError("to score answers to images install scikit-image: pip install 'justimage[eval]'")
         if reference.source is None:
             raise ValueError(f"this model is told more than a class, and {real} holds no images to be told of")
         images = open_source(real, recipe.crop) if resize else reference.source

@@ -6,25 +6,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from justimage.data import Crop, decode
 from justimage.data.arrays import SUFFIXES, open_array_file
+from justimage.data.images import upright_size
 from justimage.normalization import Normalization, from_uint8
 from justimage.recipe import Recipe
 from justimage.tasks import open_task
 
 
-def read_photo(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """A photograph, cropped and scaled to (1, channels, height, width), in [-1, 1]; ValueError for one far smaller."""
+def read_photo(path: Path, shape: tuple[int, int, int], any_size: bool = False) -> Tensor:
+    """A photograph, cropped and scaled to (1, channels, height, width), in [-1, 1]; ValueError for one far smaller, unless any
+    size is allowed."""
     channels, height, width = shape
     with reading(path):
         content = io.BytesIO(path.read_bytes())
         with Image.open(content) as image:
-            smallest = min(image.height / height, image.width / width)
-            size = f"{image.width} x {image.height}"
-        if smallest < 0.5:
+            there = upright_size(image)
+        smallest, size = min(there[0] / height, there[1] / width), f"{there[1]} x {there[0]}"
+        if smallest < 0.5 and not any_size:
             hint = f"justimage edit --upscale {max(2, round(1 / smallest))} enlarges it"
             raise ValueError(f"{path} is {size}, far smaller than {width} x {height}; {hint}")
         pixels = decode(content, Crop((height, width), channels, upscale=True))
@@ -34,8 +36,7 @@ def read_photo(path: Path, shape: tuple[int, int, int]) -> Tensor:
 def photo_size(path: Path) -> tuple[int, int]:
     """Height and width of a photograph as it is shown."""
     with reading(path), Image.open(path) as image:
-        width, height = ImageOps.exif_transpose(image).size
-    return height, width
+        return upright_size(image)
 
 
 @contextmanager
@@ -45,8 +46,12 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not a readable image") from error
-    except (ValueError, OSError):
+    except ValueError:
         raise
+    except OSError as error:
+        if error.filename:
+            raise
+        raise ValueError(f"{path}: {error}") from error  # Pillow's, of a damaged picture
     except Exception as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -58,8 +63,7 @@ def read_told(path: Path, recipe: Recipe, size: tuple[int, int] | None = None) -
     if not a.image_channels:
         raise ValueError(f"{path} is an image, and this model is not told any")
     if path.suffix.lower() in SUFFIXES:
-        images = torch.stack([image for image, _ in map(open_array_file(path).__getitem__, range(len(open_array_file(path))))])
-        return fitting(path, recipe.told.image(images) if not word else recipe.normalization.normalize(images), recipe)
+        return read_arrays(path, recipe)
     if word:
         task = open_task(word, (a.channels, height, width))
         if task.given is None:
@@ -67,13 +71,18 @@ def read_told(path: Path, recipe: Recipe, size: tuple[int, int] | None = None) -
         return task.given(read_photo(path, (a.channels, height // task.factor, width // task.factor)))
     if recipe.told.normalization != Normalization():
         raise ValueError(f"{path} is a picture, and this model is told floats; give an .npy file")
-    return read_photo(path, (a.image_channels, height, width))
+    return read_photo(path, (a.image_channels, height, width), any_size=True)
 
 
-def fitting(path: Path, images: Tensor, recipe: Recipe) -> Tensor:
-    """Images of the shape that a model is told; ValueError for others."""
-    shape = (recipe.model.image_channels, *recipe.model.size)
-    if tuple(images.shape[1:]) != shape:
-        found, asked = (" x ".join(map(str, s)) for s in (images.shape[1:], shape))
-        raise ValueError(f"{path} has images of {found}; this model is told {asked} (channels x height x width)")
-    return images
+def read_arrays(path: Path, recipe: Recipe) -> Tensor:
+    """The images of a file of arrays as a model is told them; ValueError for others than it is told."""
+    if recipe.training.task:
+        raise ValueError(f"{path} is a file of arrays; for the task {recipe.training.task} give pictures")
+    source, a, told = open_array_file(path), recipe.model, recipe.told
+    shape = (a.image_channels, *a.size)
+    if source.shape != shape or source.floats != bool(told.normalization.mean):
+        kinds = [f"{'floats' if floats else 'uint8'} of {' x '.join(map(str, s))}" for floats, s in (
+            (source.floats, source.shape), (bool(told.normalization.mean), shape)
+        )]  # fmt: skip
+        raise ValueError(f"{path} has {kinds[0]}; this model is told {kinds[1]} (channels x height x width)")
+    return told.image(torch.stack([source[i][0] for i in range(len(source))]))

@@ -76,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
         o = parse(PrepareOptions, argv, "prepare", DESCRIPTION, default=defaults(o.preset))
     if is_table(o.source):
         return encode_texts_of(o)
+    if o.encoder:
+        raise ValueError(f"{o.source} is no table (.csv, .tsv); --encoder {o.encoder} is for a table's texts")
     names = ("image_size", "channels", "upscale", "decode", "shard_images", "workers")
     settings: dict[str, Any] = {name: getattr(o, name) for name in names}
     started = time.perf_counter()

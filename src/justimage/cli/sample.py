@@ -1,8 +1,10 @@
 """justimage sample."""
 
+import math
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +23,7 @@ from justimage.conditions import NULL_CLASS
 from justimage.data.arrays import SUFFIXES
 from justimage.distributed import rank_and_size
 from justimage.generate import ImageGenerator, SampleJob
-from justimage.given import Given
+from justimage.given import Given, nothing_told
 from justimage.progress import Job, Progress, finish
 from justimage.recipe import Recipe
 from justimage.stopping import requested, requests
@@ -61,7 +63,7 @@ class SampleOptions(SamplingOptions):
     tiles: bool = False
     """keep the size of one photograph of --condition, and answer by overlapping tiles of the model's size"""
     answers: int = 4
-    """images for each prompt, or each image of --condition"""
+    """images for each prompt, for --numbers, or for each image of --condition"""
     classes: tuple[str, ...] = ()
     """numbers or names, over and over; -1 for no class [all; of a picture alone the first 16]"""
     balanced: bool = False
@@ -95,8 +97,11 @@ def main(words: Sequence[str]) -> int:
     if o.balanced and o.classes:
         raise ValueError("--balanced samples all classes; leave --classes out")
     shown_at_once = total if o.balanced or o.folder or o.npz else min(total, 16)
+    if o.balanced and given:
+        raise ValueError("--balanced is for classes alone; leave it out where words, numbers or images are asked for")
     classes = parse_classes(o.classes, recipe) or ([] if given else list(range(shown_at_once))) or [NULL_CLASS]
-    several = len(given) * o.answers if given else max(16 // len(classes), 1) * len(classes)
+    cycle = math.lcm(len(given), len(classes)) if given else 0
+    several = cycle * o.answers if given else max(16 // len(classes), 1) * len(classes)
     count = o.count if o.count is not None else several
     for name, value in ("answers", o.answers), ("count", count), ("batch", o.batch):
         if value < 1:
@@ -123,7 +128,7 @@ def main(words: Sequence[str]) -> int:
     if not is_main:
         return 0
     if out:
-        grid = grid_of_answers(images, o, given, recipe) if given else labelled_grid(images, job, recipe)
+        grid = grid_of_answers(images, o, given, job, recipe) if given else labelled_grid(images, job, recipe)
         disk.write(out, figures.encode(grid, out.suffix))
     seconds = time.perf_counter() - started
     s = job.sampling
@@ -172,24 +177,15 @@ def given_conditions(o: SampleOptions, recipe: Recipe, size: tuple[int, int]) ->
     if o.numbers:
         if not recipe.told.columns:
             raise ValueError(f"numbers is {o.numbers[0]!r}, but this model is not told numbers; it has {has_instead(recipe)}")
-        entries["vector"] = recipe.told.vector(dict(map(named_number, o.numbers)))[None]
+        numbers = dict(map(named_number, o.numbers))
+        if len(numbers) < len(o.numbers):
+            raise ValueError(f"numbers has {' '.join(o.numbers)}; each name once")
+        entries["vector"] = recipe.told.vector(numbers)[None]
     if o.condition:
         entries["image"] = torch.cat([read_told(path, recipe, size) for path in o.condition])
     if not entries:
         return None
-    a = recipe.model  # an entry that is not given says "nothing", as where it was dropped in training
-    absent = {
-        "text": none_of_text(recipe) if a.text_length else None,
-        "vector": torch.zeros(1, a.vector) if a.vector else None,
-        "image": torch.zeros(1, a.image_channels, *a.size) if a.image_channels else None,
-    }
-    return Given({name: none for name, none in absent.items() if none is not None} | entries)
-
-
-def none_of_text(recipe: Recipe) -> Tensor:
-    """The text that says nothing, (1, ...)."""
-    a = recipe.model
-    return torch.zeros(1, a.text_length, a.text_features) if a.text_features else torch.full((1, a.text_length), NULL_CLASS)
+    return Given(nothing_told(recipe) | entries)  # as where it was dropped in training
 
 
 def has_instead(recipe: Recipe) -> str:
@@ -201,26 +197,31 @@ def has_instead(recipe: Recipe) -> str:
 
 def named_number(word: str) -> tuple[str, float]:
     name, _, value = word.partition("=")
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise ValueError(f"numbers has {word!r}; allowed: NAME=VALUE, such as area=3000") from error
+    with suppress(ValueError):
+        if math.isfinite(float(value)):
+            return name, float(value)
+    raise ValueError(f"numbers has {word!r}; allowed: NAME=VALUE, such as area=3000")
 
 
-def grid_of_answers(images: Tensor, o: SampleOptions, given: Given, recipe: Recipe) -> figures.Image.Image:
-    """A grid with a column for each of what was given: images first, then the answers below each other."""
-    columns = min(len(given), len(images))
-    names = o.prompt if len(o.prompt) == len(given) else [path.stem for path in o.condition]
+def grid_of_answers(images: Tensor, o: SampleOptions, given: Given, job: SampleJob, recipe: Recipe) -> figures.Image.Image:
+    """A grid with a column for each of what was asked for: images first, then the answers below each other."""
+    columns = min(math.lcm(len(given), len(job.classes)), len(images))
+    names = o.prompt or [path.stem for path in o.condition]
+    if len(names) != len(given) or len(given) == 1 < columns:
+        names = [class_name(job.label(i), recipe) for i in range(columns)]
     if o.condition:
         told = given.at(range(columns))["image"]
         images = torch.cat([figures.as_image(told, images.shape[1]), images])
-    return figures.image_grid(images, columns, top=[*names] if len(names) == len(given) else [])
+    return figures.image_grid(images, columns, top=[names[i % len(names)] for i in range(columns)])
+
+
+def class_name(label: int, recipe: Recipe) -> str:
+    return "" if label < 0 else recipe.class_names[label] if recipe.class_names else str(label)
 
 
 def labelled_grid(images: Tensor, job: SampleJob, recipe: Recipe) -> figures.Image.Image:
     """A grid with whole cycles of the classes in each row, and their names above."""
     cycle = len(job.classes)
     columns = min(len(images), cycle * max(1, 8 // cycle) if cycle <= 16 else 8)
-    labels = [job.label(i) for i in range(columns)]
-    words = ["" if c < 0 else recipe.class_names[c] if recipe.class_names else str(c) for c in labels]
+    words = [class_name(job.label(i), recipe) for i in range(columns)]
     return figures.image_grid(images, columns, top=words if cycle <= columns else [])

@@ -21,6 +21,7 @@ from justimage.cli.estimate import Estimate, format_time
 from justimage.cli.options import checked_device, parse, parse_known
 from justimage.cli.progress import Advance, bar
 from justimage.data import BUILT_IN, is_table, look
+from justimage.data.encoded import ENCODED
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
 from justimage.distributed import rank_and_size
@@ -67,8 +68,9 @@ class TrainOptions:
     checkpoint: OmitArgPrefixes[Checkpointing]
     evaluation: OnlineEvaluation
     condition: str = ""
-    """what the network is told beside the classes: images of the same names, in a folder, an archive or a store; or a table
-    (.csv) with a row for each image: a column file, and a column text or columns of numbers"""
+    """what the network is told beside the classes: images of the same names, in a folder, an archive or a store; a table
+    (.csv, .tsv) with a row for each image: a column file, and a column text or columns of numbers; or its texts, encoded
+    (.safetensors, by justimage prepare)"""
     preset: str | None = None
     """the recipe to start from; the options below change single values [digits for --data digits or textured-digits; else
     folder-64 on a GPU, and on a CPU laptop, which fits itself to the images and to --budget]"""
@@ -179,7 +181,7 @@ def starting_recipe(start: Start) -> tuple[str, Recipe]:
             recipe = recipes.fine_tuned(recipe, known)
     if start.image_size is not None:
         recipe = recipes.resized(recipe, start.image_size)
-    if is_table(start.condition):  # whose words may say left and right
+    if is_table(start.condition) or start.condition.endswith(ENCODED):  # whose words may say left and right
         recipe = recipes.with_values(recipe, flip=False)
     data = recipe.data if start.data is None else start.data
     if data and is_store(place := Path(data).expanduser()):
@@ -229,7 +231,7 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     run = open_shown(recipe, out, device, fresh, say)
     total, seen = run.recipe.training.total_images, run.state.images_seen
     say(describe_run(run))
-    sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), '--out', 'grid.png'])}"
+    sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), *asked(run.recipe), '--out', 'grid.png'])}"
     if seen >= total or run.ended_early:
         run.log_event("finished early" if run.ended_early else "finished")
         say(f"this run is complete, at {seen:,} images" + (f"; {sample}" if hint else ""))
@@ -263,6 +265,15 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     if stopped or hint:
         say(f"resume with:  {again}" if stopped else sample)
     return STOPPED if stopped else 0
+
+
+def asked(recipe: Recipe) -> list[str]:
+    """What a model may be asked for, as options of justimage sample."""
+    if recipe.training.task in ("", "inpaint") and recipe.model.text_length:
+        return ["--prompt", "WORDS"]
+    if recipe.told.columns:
+        return ["--numbers", *(f"{name}={mean:.3g}" for name, mean in zip(recipe.told.columns, recipe.told.mean, strict=True))]
+    return ["--condition", "IMAGE.png"] if recipe.model.image_channels and recipe.training.task != "inpaint" else []
 
 
 def open_shown(recipe: Recipe, out: Path, device: torch.device, fresh: bool, say: Callable[..., None]) -> runs.Run:

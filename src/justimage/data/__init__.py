@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from justimage.data.arrays import ArraySource, refuse_unprepared
-from justimage.data.beside import Told, ToldSource, tell
+from justimage.data.beside import Told, ToldBefore, ToldSource, tell
 from justimage.data.built_in import BUILT_IN, digits, textured_digits
 from justimage.data.files import Files, open_files
 from justimage.data.images import Crop, Decode, decode
@@ -40,6 +40,7 @@ __all__ = [
     "Store",
     "Stream",
     "Told",
+    "ToldBefore",
     "ToldSource",
     "all_alike",
     "as_source",

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from justimage.checks import check_finite
 from justimage.conditions import text_bytes
 from justimage.data.encoded import ENCODED, encode_texts, read_encoded
 from justimage.data.files import Files, class_root, open_files
-from justimage.data.images import PILLOW_FORMATS, Crop
+from justimage.data.images import FORMATS, PILLOW_FORMATS, Crop, upright_size
 from justimage.data.look import look
 from justimage.data.source import Source
 from justimage.data.store import Store, is_store, open_store
@@ -33,8 +33,10 @@ from justimage.normalization import Normalization
 
 MAX_TEXT = 512
 """Bytes of the longest text."""
-SAMPLED_PAIRS = 64
-"""Pairs of images whose shapes are compared."""
+CONSTANT = 1e-7
+"""Deviation of numbers, relative to their mean, up to which they differ by rounding."""
+SAMPLED_PAIRS = 2000
+"""Pairs of images, at most, whose shapes are compared."""
 SAME_SHAPE = 0.03
 """Most that the logarithms of two aspects may differ by."""
 
@@ -65,7 +67,8 @@ class Told:
             allowed = ", ".join(self.columns) or "none"
             raise ValueError(f"this model is not told {printable(unknown[0])!r}; allowed: {allowed}")
         known = [name in numbers for name in self.columns]
-        scaled = [(numbers.get(name, m) - m) / (s or 1.0) for name, m, s in zip(self.columns, self.mean, self.std, strict=True)]
+        statistics = zip(self.columns, self.mean, self.std, strict=True)
+        scaled = [(numbers.get(name, m) - m) / (s if s > CONSTANT * abs(m) else 1.0) for name, m, s in statistics]
         return torch.tensor([*scaled, *map(float, known)])
 
     def text(self, texts: Sequence[str], length: int) -> Tensor:
@@ -132,23 +135,35 @@ class ToldSource:
             condition["vector"] = self.vectors[chosen]
         if self.texts is not None:
             texts = self.texts[chosen]
-            condition["text"] = texts.float() if texts.is_floating_point() else texts
+            condition["text"] = texts.float() if texts.is_floating_point() else texts.long()
         return images, condition
 
 
-def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True) -> ToldSource:
-    """A source with conditions from `path` beside its classes: a table, or images as `data` takes them.
+@dataclass(frozen=True)
+class ToldBefore:
+    """What a trained network was told, and other images must be told alike."""
+
+    told: Told
+    channels: int
+    """of its images"""
+    length: int
+    """of its texts"""
+
+
+def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True, before: ToldBefore | None = None) -> ToldSource:
+    """A source with conditions from `path` beside its classes: a table, or images as `data` takes them. before: what the
+    network that they are for was told.
 
     ValueError or OSError, in one line, for what is not there for every image, or does not match.
     """
     if not source.has_class_numbers:
         raise ValueError("these images have conditions of their own; --condition is for images that have classes or none")
     if Path(path).suffix.lower() == ENCODED:
-        found = tell_encoded(source, path, keep_classes)
+        found = tell_encoded(source, path, keep_classes, before)
     elif is_table(path):
-        found = tell_table(source, path, keep_classes)
+        found = tell_table(source, path, keep_classes, before)
     else:
-        found = tell_images(source, path, crop, keep_classes)
+        found = tell_images(source, path, crop, keep_classes, before)
     digest = hashlib.sha256(f"{source.fingerprint} {found.fingerprint}".encode()).hexdigest()
     return replace(found, fingerprint=digest)
 
@@ -156,7 +171,7 @@ def tell(source: Source, path: str, crop: Crop, keep_classes: bool = True) -> To
 # images -----------------------------------------------------------------------------------------------------------------
 
 
-def tell_images(source: Source, path: str, crop: Crop, keep_classes: bool) -> ToldSource:
+def tell_images(source: Source, path: str, crop: Crop, keep_classes: bool, before: ToldBefore | None) -> ToldSource:
     """A source with images from another place: of the same names, or, of stores, in the same order."""
     place = Path(path).expanduser()
     if is_store(place):
@@ -165,7 +180,7 @@ def tell_images(source: Source, path: str, crop: Crop, keep_classes: bool) -> To
             sizes = (f"{shape[2]} x {shape[1]}" for shape in (images.shape, source.shape))
             raise ValueError("{} has images of {}, the data of {}".format(path, *sizes))
     else:
-        images = open_files(path, replace(crop, channels=look(path).channels, upscale=True))
+        images = open_files(path, replace(crop, channels=(before and before.channels) or look(path).channels, upscale=True))
     if isinstance(images, Files) and isinstance(source, Files):
         matched = match(source.names, images.names, path)
         check_same_shapes(source, images, matched)
@@ -173,7 +188,7 @@ def tell_images(source: Source, path: str, crop: Crop, keep_classes: bool) -> To
         check_count(source, len(images), path, "images")
         matched = np.arange(len(source))
     statistics = images.statistics if isinstance(images, Store) and images.floats else None
-    told = Told(normalization=Normalization(*statistics) if statistics else Normalization())
+    told = before.told if before else Told(normalization=Normalization(*statistics) if statistics else Normalization())
     return ToldSource(source, told, keep_classes, images.fingerprint, images, matched)
 
 
@@ -184,18 +199,18 @@ def check_same_shapes(source: Files, images: Files, matched: NDArray[np.int64]) 
         for files, index in (source, i), (images, int(matched[i])):
             try:
                 with Image.open(io.BytesIO(files.contents.read_bytes(index)), formats=PILLOW_FORMATS) as image:
-                    sizes.append(image.size)
+                    sizes.append(upright_size(image))
             except Exception:  # damaged: reading it will say so, with its name
                 break
         if len(sizes) == 2 and abs(math.log(sizes[0][0] / sizes[0][1] * sizes[1][1] / sizes[1][0])) > SAME_SHAPE:
-            (w, h), (w2, h2) = sizes
+            (h, w), (h2, w2) = sizes
             raise ValueError(f"{printable(source.names[i])} is {w} x {h} and what is told of it {w2} x {h2}: shapes must agree")
 
 
 # tables -----------------------------------------------------------------------------------------------------------------
 
 
-def tell_table(source: Source, path: str, keep_classes: bool) -> ToldSource:
+def tell_table(source: Source, path: str, keep_classes: bool, before: ToldBefore | None) -> ToldSource:
     """A source with the words and numbers of a table."""
     header, rows = read_table(Path(path).expanduser())
     if FILE in header:
@@ -206,22 +221,28 @@ def tell_table(source: Source, path: str, keep_classes: bool) -> ToldSource:
         rows = [rows[i] for i in matched]
     check_count(source, len(rows), path, "rows")
     names = [name for name in header if name not in (FILE, TEXT)]
+    if before:
+        names = list(before.told.columns)
+        if missing := [name for name in [*names, *[TEXT] * bool(before.length)] if name not in header]:
+            raise ValueError(f"{path} has no column {printable(missing[0])!r}, which the model is told: {', '.join(header)}")
     texts = vectors = None
-    if TEXT in header:
+    if TEXT in header and (not before or before.length):
         written = [row[header.index(TEXT)].strip() for row in rows]
         longest = max(written, key=lambda text: len(text.encode()))
         length = len(longest.encode())
         if not 0 < length <= MAX_TEXT:
             raise ValueError(f"{path}: its longest text has {length} bytes; allowed: 1 to {MAX_TEXT}: {longest[:60]!r}")
-        texts = torch.stack([text_bytes(text, length) for text in written])
-    told = Told()
+        length = before.length if before else length
+        texts = torch.stack([text_bytes(text, length).to(torch.int16) for text in written])
+    told = before.told if before else Told()
     if names:
         table = [{name: parse_cell(row[header.index(name)], name, path) for name in names} for row in rows]
         columns = np.array([[row[name] for name in names] for row in table])
         for i, name in enumerate(names):
             if not np.isfinite(columns[:, i]).any():
                 raise ValueError(f"{path}: column {printable(name)!r} has no number")
-        told = Told(tuple(names), tuple(np.nanmean(columns, 0).tolist()), tuple(np.nanstd(columns, 0).tolist()))
+        if not before:
+            told = Told(tuple(names), tuple(np.nanmean(columns, 0).tolist()), tuple(np.nanstd(columns, 0).tolist()))
         vectors = torch.stack([told.vector({n: v for n, v in row.items() if math.isfinite(v)}) for row in table])
     elif texts is None:
         raise ValueError(f"{path} has no column but {FILE!r}; give a column {TEXT!r} of words, or columns of numbers")
@@ -229,11 +250,17 @@ def tell_table(source: Source, path: str, keep_classes: bool) -> ToldSource:
     return ToldSource(source, told, keep_classes, digest, vectors=vectors, texts=texts)
 
 
-def tell_encoded(source: Source, path: str, keep_classes: bool) -> ToldSource:
+def tell_encoded(source: Source, path: str, keep_classes: bool, before: ToldBefore | None) -> ToldSource:
     """A source with texts that an encoder has read."""
     texts, encoder, files = read_encoded(Path(path).expanduser())
-    if files is not None and isinstance(source, Files):
+    if files is not None:
+        if not isinstance(source, Files):
+            raise ValueError(f"{path} names files, and this data has none; encode a table without a column {FILE!r}")
         texts = texts[torch.from_numpy(match(source.names, files, path))]
+    if before:
+        if encoder != before.told.encoder:
+            raise ValueError(f"{path} is by {printable(encoder)}, the model's texts by {before.told.encoder or 'no encoder'}")
+        texts = torch.nn.functional.pad(texts, (0, 0, 0, max(before.length - texts.shape[1], 0)))[:, : before.length]
     check_count(source, len(texts), path, "texts")
     digest = hashlib.sha256(encoder.encode() + texts.contiguous().numpy().tobytes()).hexdigest()
     return ToldSource(source, Told(encoder=encoder), keep_classes, digest, texts=texts)
@@ -252,11 +279,11 @@ def parse_cell(cell: str, name: str, path: str) -> float:
 
 # which is whose ---------------------------------------------------------------------------------------------------------
 
-SPELLINGS: tuple[Callable[[PurePosixPath], str], ...] = (
-    lambda path: str(path),
-    lambda path: str(path.with_suffix("")),
-    lambda path: path.name,
-    lambda path: path.stem,
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda path: path,
+    lambda path: without_suffix(path),
+    lambda path: path.rpartition("/")[2],
+    lambda path: without_suffix(path).rpartition("/")[2],
 )
 """Of two paths, the part that must be the same; the strictest first."""
 
@@ -264,23 +291,32 @@ SPELLINGS: tuple[Callable[[PurePosixPath], str], ...] = (
 def match(wanted: Sequence[str], given: Sequence[str], path: str) -> NDArray[np.int64]:
     """The index in `given` of each wanted name, below the folders that hold the classes; ValueError where one is missing, or is
     there twice."""
+    if "" in map(clean, given):
+        raise ValueError(f"{path} has a row of no file; each names one, or there is no column {FILE!r}")
     problems = []
     for found in [clean(name) for name in given], below_root(given):
         for spelling in SPELLINGS:
-            names = [spelling(PurePosixPath(name)) for name in found]
+            names = [spelling(name) for name in found]
             places = {name: i for i, name in enumerate(names)}
-            keys = [spelling(PurePosixPath(name)) for name in below_root(wanted)]
+            keys = [spelling(name) for name in below_root(wanted)]
             missing = [i for i, key in enumerate(keys) if key not in places]
             if len(set(keys)) < len(keys):
                 continue
             if not missing and len(places) == len(names):
                 return np.array([places[key] for key in keys])
-            problems.append((len(missing), missing))
-    count, missing = min(problems)
+            twice = next((name for name in names if places[name] != names.index(name)), "") if not missing else ""
+            problems.append((len(missing), missing, twice))
+    count, missing, twice = min(problems)
     if count:
         more = f" (and {count - 1:,} more)" if count > 1 else ""
         raise ValueError(f"{path} has nothing for {printable(wanted[missing[0]])}{more}")
-    raise ValueError(f"{path} has more than one for some image; each needs its own, by its path below the folder")
+    raise ValueError(f"{path} has more than one called {printable(twice)}; give each image its own, by its path in the folder")
+
+
+def without_suffix(path: str) -> str:
+    """A path without the suffix of an image."""
+    stem, _, suffix = path.rpartition(".")
+    return stem if f".{suffix.lower()}" in FORMATS else path
 
 
 def clean(name: str) -> str:

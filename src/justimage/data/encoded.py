@@ -28,6 +28,9 @@ BATCH = 64
 def encode_table(table: Path, out: Path, encoder: str, max_tokens: int = 64) -> Job[tuple[int, ...]]:
     """Encode a table's column of texts into a file; the shape of what is in it. ValueError or OSError, in one line, for what
     cannot be read or written."""
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
+    encoder = str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder
     header, rows = read_table(table)
     if TEXT not in header:
         raise ValueError(f"{table} has no column {TEXT!r} to encode; it has {', '.join(header)}")
@@ -70,7 +73,11 @@ def encode_texts(encoder: str, texts: Sequence[str], max_tokens: int) -> Tensor:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     given = tokenizer(list(texts), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt")
-    found = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
+    try:
+        found = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
+    except (RuntimeError, IndexError) as error:
+        limit = getattr(model.config, "max_position_embeddings", "fewer")
+        raise ValueError(f"{encoder} cannot read {max_tokens} tokens; it reads {limit}: --max-tokens") from error
     return found.float() * given["attention_mask"][..., None]
 
 
@@ -85,8 +92,8 @@ def read_encoded(path: Path) -> tuple[Tensor, str, list[str] | None]:
         raise ValueError(
             f"{path} holds no encoded texts; justimage prepare TABLE.csv {path} --encoder NAME makes some"
         ) from error
-    if texts.ndim != 3 or not texts.is_floating_point() or not texts.isfinite().all():
+    if texts.ndim != 3 or 0 in texts.shape or not texts.is_floating_point() or not texts.isfinite().all() or not encoder:
         raise ValueError(f"{path}: its text is {texts.dtype} {tuple(texts.shape)}; it must be finite, (n, tokens, features)")
-    if files is not None and (not isinstance(files, list) or len(files) != len(texts)):
+    if files is not None and (not isinstance(files, list) or len(files) != len(texts) or {*map(type, files)} - {str}):
         raise ValueError(f"{path} has {len(texts)} texts and not as many files")
     return texts, encoder, files

@@ -84,3 +84,10 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     image = image.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image as it is shown, by its EXIF orientation."""
+    turned = image.getexif().get(0x0112, 1) >= 5
+    width, height = image.size
+    return (width, height) if turned else (height, width)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from justimage.data.arrays import refuse_unprepared
 from justimage.data.built_in import BUILT_IN
 from justimage.data.files import Files, open_files
-from justimage.data.images import PILLOW_FORMATS, Crop
+from justimage.data.images import PILLOW_FORMATS, Crop, upright_size
 from justimage.data.store import is_store, open_store
 
 SAMPLED = 100
@@ -72,7 +72,7 @@ def shape_of(files: Files, index: int) -> tuple[int, int, bool] | None:
     """Height and width of an image as it is shown, and whether it is grey; None for one that cannot be read."""
     try:
         image = Image.open(io.BytesIO(files.contents.read_bytes(index)), formats=PILLOW_FORMATS)
-        width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
+        height, width = upright_size(image)
         if image.mode in ("1", "L", "LA", "I", "I;16"):
             return height, width, True
         pixels = np.asarray(ImageOps.contain(image.convert("RGB"), (64, 64))).astype(int)

@@ -99,8 +99,10 @@ def misfit(real: OfImages, indices: range, answers: Tensor, told: Tensor) -> Ten
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of images in [-1, 1], in dB, (..., b)."""
-    return 10 * torch.log10(4 / (x.clamp(-1, 1) - truth).square().mean((-3, -2, -1)).clamp(min=1e-10))
+    """Peak signal-to-noise ratio of images in [-1, 1], in dB, (..., b); of floats beyond, by the true image's range."""
+    peak = (truth.amax((-3, -2, -1)) - truth.amin((-3, -2, -1))).clamp(min=2.0)
+    low, high = min(-1.0, float(truth.min())), max(1.0, float(truth.max()))
+    return 10 * torch.log10(peak**2 / (x.clamp(low, high) - truth).square().mean((-3, -2, -1)).clamp(min=1e-10))
 
 
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
@@ -109,5 +111,7 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
     if min(x.shape[-2:]) < 7:
         return torch.full(x.shape[:1], torch.nan)
-    pairs = zip(x.clamp(-1, 1).numpy(), truth.numpy(), strict=True)
-    return torch.tensor([structural_similarity(a, b, channel_axis=0, data_range=2.0) for a, b in pairs])
+    pairs = zip(x.numpy(), truth.numpy(), strict=True)
+    ranges = [max(2.0, float(b.max() - b.min())) for b in truth]
+    found = [structural_similarity(a, b, channel_axis=0, data_range=r) for (a, b), r in zip(pairs, ranges, strict=True)]
+    return torch.tensor(found)

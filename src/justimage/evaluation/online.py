@@ -12,6 +12,7 @@ from justimage.evaluation.reference import cached_statistics, compute_features, 
 from justimage.evaluation.scores import Gaussian, frechet
 from justimage.features import Extractor, open_features
 from justimage.generate import BATCH
+from justimage.given import OfImages
 from justimage.progress import Job
 from justimage.recipe import Recipe
 from justimage.training import TrainState
@@ -59,11 +60,13 @@ def distance(
     """The Frechet distance of samples of one average to the real images."""
     count, world = recipe.evaluation.count, state.world
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+    plain = source.has_class_numbers and not recipe.training.task
     number, total, products = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     with state.ema.lend(ema), torch.compiler.set_stance("force_eager"):
         for first in range(0, count, BATCH * world.size):  # as many passes in each process: they gather weights together
             start = first + world.rank * BATCH
-            condition = conditions_of(source, state.denoiser.classes, range(start, start + BATCH))
+            places = range(start, start + BATCH)
+            condition = conditions_of(source, state.denoiser.classes, places) if plain else OfImages(source, recipe).at(places)
             images = sampling.sample(state.denoiser, condition, start, recipe.sampling, dtype=dtype, batch=BATCH)
             x = online_fid.extractor.extract(images)[0][: max(count - start, 0)].double()
             number, total, products = number + len(x), total + x.sum(0), products + x.T @ x

@@ -160,7 +160,7 @@ def protocol(sampler: FeatureSampler, job: SampleJob, count: int) -> dict[str, A
         "protocol": {
             "labels": job.labels,
             "images": count,
-            "as": "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)",
+            "as": described_labels(job),
             "reference": info["statistics"],
             "neighbours": f"k = {scores.NEIGHBOURS}, in the space of the features, at most {MAX_REAL:,} real images",
             "resize": "to {} x {}, bicubic, antialiased".format(*sampler.resize) if sampler.resize else "none",
@@ -173,6 +173,13 @@ def protocol(sampler: FeatureSampler, job: SampleJob, count: int) -> dict[str, A
         "reference": info,
         "features": {"name": extractor.name, "fingerprint": extractor.fingerprint},
     }
+
+
+def described_labels(job: SampleJob) -> str:
+    """Where the classes of a job's images are from."""
+    if job.conditions:
+        return "those of the real images, like all that they are told"
+    return "the paper's (equally many of each class)" if job.labels == "balanced" else "ADM's (random classes)"
 
 
 def versions() -> dict[str, str]:
@@ -192,7 +199,7 @@ def sample_grid(generator: ImageGenerator, job: SampleJob) -> Image.Image:
     indices = range(columns * (8 if columns == 8 else max(2, 64 // columns)))
     images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, indices))
     names = generator.recipe.class_names
-    labelled = names and len(job.classes) == columns and job.labels == "balanced"
+    labelled = names and len(job.classes) == columns and job.labels == "balanced" and not job.conditions
     return figures.image_grid(images, columns, top=[names[job.label(i)] for i in range(columns)] if labelled else [])
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import inf
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from justimage.architectures import Architecture, architecture
 from justimage.checks import check_choice, check_finite, check_range
 from justimage.data import Crop, Decode, Source, Told, ToldSource
@@ -248,13 +250,12 @@ class Recipe:
 
     def sizes_told(self, source: Source) -> dict[str, int]:
         """The sizes of image, vector and text that a network is told, from a task or from the conditions of the data."""
-        first = {} if source.has_class_numbers else source[0][1]
+        first = {} if source.has_class_numbers or any(name.startswith("net ") for name in self.custom) else source[0][1]
         entries = first if isinstance(first, dict) else {}
-        forms = {"image_channels": ("image", [3]), "vector": ("vector", [1]), "text_length": ("text", [1, 2])}
-        found = {
-            size: len(entries[name]) if name in entries and entries[name].ndim in dims else 0
-            for size, (name, dims) in forms.items()
-        }
+        for name, tensor in entries.items():
+            check_entry(name, tensor, self.model.size)
+        sizes = {"image_channels": "image", "vector": "vector", "text_length": "text"}
+        found = {size: len(entries[name]) if name in entries else 0 for size, name in sizes.items()}
         found["text_features"] = entries["text"].shape[1] if found["text_length"] and entries["text"].ndim == 2 else 0
         if found["image_channels"] and (self.training.task or self.training.augment):
             other = f"task {self.training.task}" if self.training.task else "augment"
@@ -262,6 +263,25 @@ class Recipe:
         if self.training.task:
             found["image_channels"] = open_task(self.training.task, self.shape).channels
         return found
+
+
+def check_entry(name: str, tensor: Tensor, size: tuple[int, int]) -> None:
+    """ValueError for an entry of a condition that a JiT has no use for."""
+    forms = {
+        "classes": (tensor.ndim == 0 and not tensor.is_floating_point(), "a class number"),
+        "vector": (tensor.ndim == 1 and tensor.is_floating_point(), "floats (n,)"),
+        "image": (tensor.is_floating_point() and tuple(tensor.shape[1:]) == size, "floats (channels, {}, {})".format(*size)),
+        "text": (tensor.ndim == (2 if tensor.is_floating_point() else 1), "bytes (n,), -1 for none, or floats (n, features)"),
+    }
+    if name not in forms:
+        raise ValueError(
+            f"a condition has the entry {name!r}; a JiT is told {', '.join(forms)}, a network of your own anything"
+        )
+    fits, allowed = forms[name]
+    if not fits:
+        raise ValueError(f"the entry {name!r} of a condition is {tensor.dtype} {tuple(tensor.shape)}; allowed: {allowed}")
+    if name == "text" and not tensor.is_floating_point() and not bool(((tensor >= -1) & (tensor < 256)).all()):
+        raise ValueError(f"the entry 'text' of a condition has {int(tensor.max())}; bytes are 0 to 255, and -1 for none")
 
 
 def normalization_of(source: Source) -> Normalization:

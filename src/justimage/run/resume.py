@@ -86,7 +86,8 @@ def open_run(
         state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid, initial)
-        run.copies = None if recipe.training.task else watch_copies(source, recipe.training.flip)
+        plain = source.source if isinstance(source, datasets.ToldSource) else source
+        run.copies = None if recipe.training.task else watch_copies(plain, recipe.training.flip)
         if newest:
             run.restore(Path(newest))
     run.ended_early = world.on_main(lambda: lock_and_begin(run, damage, fresh))
@@ -199,8 +200,9 @@ def find_newest(directory: Path, recipe: Recipe, source: Source) -> tuple[str | 
     state = checkpoint.read_state(newest)
     if state.get("images_seen") != int(newest.name):
         raise CorruptCheckpoint(f"{newest / 'state.json'} says that it is of another moment than its folder's name")
+    changed = f"its files or classes, or {recipe.condition}," if recipe.condition else "its files or classes"
     if state.get("fingerprint") != source.fingerprint:
-        raise ValueError(f"{recipe.data} is not the data that {directory} was trained on (its files or classes changed)")
+        raise ValueError(f"{recipe.data} is not the data that {directory} was trained on ({changed} changed)")
     return str(newest), damage
 
 
