@@ -1,0 +1,55 @@
+"""The examples' own measures: a reader reads what was composed, a slant is the slant, and what is held out is nowhere."""
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+
+
+def example(name: str) -> Any:
+    place = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(name, place)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_reader_reads_what_was_composed_and_nothing_else() -> None:
+    pairs = example("digit_pairs")
+    reader, chance = pairs.Reader(), np.random.default_rng(0)
+    drawn = {size: pairs.digits(size) for size in (pairs.LARGE, pairs.SMALL)}
+    shown = [(what, pairs.compose(what, chance, drawn)) for what in pairs.captions()[::7]]
+    assert np.mean([reader.agrees(*each) for each in shown]) > 0.98
+    others = [(b, r, a) if a != b else ((a + 1) % 10, r, b) for (a, r, b), _ in shown]
+    assert not any(reader.agrees(other, picture) for other, (_, picture) in zip(others, shown, strict=True))
+    assert reader.read(torch.zeros(pairs.SIZE, pairs.SIZE)) is None
+
+
+def test_captions_held_out_are_in_no_picture(tmp_path: Path) -> None:
+    pairs = example("digit_pairs")
+    pairs.make(tmp_path, 300)
+    held_out = {pairs.caption(*what) for what in pairs.captions() if pairs.is_held_out(*what)}
+    with open(tmp_path / "captions.csv") as file:
+        written = [row["text"] for row in csv.DictReader(file)]
+    assert len(held_out) == 60 and len(written) == 300 and not held_out & set(written)
+
+
+def test_a_slant_is_the_slant_of_a_line(tmp_path: Path) -> None:
+    slanted = example("slanted_digits")
+    images = torch.zeros(3, slanted.SIZE, slanted.SIZE)
+    for image, slope in zip(images, (-0.5, 0.0, 0.5), strict=True):
+        for row in range(8, 25):
+            image[row, round(16 - slope * (row - 16))] = 1.0
+    assert slanted.slants(images).tolist() == pytest.approx([-0.5, 0.0, 0.5], abs=0.03)
+    slanted.make(tmp_path)
+    with open(tmp_path / "numbers.csv") as file:
+        rows = list(csv.DictReader(file))
+    kept = [float(row["slant"]) for row in rows if row["file"][0] in "38"]
+    assert max(kept) < max(float(row["slant"]) for row in rows) and len(rows) > 1600
