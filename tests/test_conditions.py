@@ -17,7 +17,7 @@ from justimage.cli.photographs import read_photo
 from justimage.cli.prepare import main as prepare_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
-from justimage.data.beside import match
+from justimage.data.matching import match
 from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
 from justimage.given import Given, OfImages
@@ -51,6 +51,12 @@ def told(place: Path, condition: str, total_images: int = 48 * 8, **changes: Any
     """A small recipe that is told what lies beside the images."""
     options = dict(image_size=8, patch_size=2, classes=None, flip=False) | changes
     return small(total_images, data=str(place / "images"), condition=str(place / condition) if condition else "", **options)
+
+
+def sampled(place: Path, *words: str) -> int:
+    """The exit code of a picture from the run in a place, in two steps."""
+    common = ["--from", str(place / "run"), "--steps", "2", "--device", "cpu", "--out", str(place / "a.png")]
+    return sample_command([*common, *words])
 
 
 # what is read -------------------------------------------------------------------------------------------------------------
@@ -216,19 +222,7 @@ def test_texts_are_encoded_once_and_prompts_alike(place: Path, encoder: str, tmp
     assert torch.allclose(run.source[index][1]["text"], run.recipe.told.text([text], length)[0], atol=2e-3)
     finish(run)
     assert equal(digest(run.state), digest(resumed(recipe, tmp_path / "cut", at=8 * 8).state))
-    words = [
-        "--from",
-        str(tmp_path / "run"),
-        "--prompt",
-        text,
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "a.png"),
-    ]
-    assert sample_command(words) == 0
+    assert sampled(tmp_path, "--prompt", text) == 0
 
 
 def test_an_encoder_that_is_not_there_is_one_line(place: Path, tmp_path: Path) -> None:
@@ -359,19 +353,7 @@ def test_sampling_by_words_numbers_and_images(
 
 def test_a_model_without_classes_is_sampled_with_nothing_told(place: Path, tmp_path: Path) -> None:
     finish(runs.open_run(told(place, "table.csv", 8 * 8, classes=0, guidance=1.5), tmp_path / "run", "cpu"))
-    words = [
-        "--from",
-        str(tmp_path / "run"),
-        "--device",
-        "cpu",
-        "--steps",
-        "2",
-        "--count",
-        "2",
-        "--out",
-        str(tmp_path / "a.png"),
-    ]
-    assert sample_command(words) == 0
+    assert sampled(tmp_path, "--count", "2") == 0
 
 
 def test_sampling_by_images(place: Path, tmp_path: Path) -> None:
