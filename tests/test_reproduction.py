@@ -23,7 +23,7 @@ from justimage.progress import Progress, finish
 from justimage.recipe import with_values
 from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, scales
 from justimage.reproduction.plots import tiles
-from justimage.reproduction.runner import read_result, run_jobs
+from justimage.reproduction.runner import devices, read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.scoring import ensure_classifier, fingerprint_of_data
 from justimage.reproduction.tables import format_number, write_results
@@ -334,6 +334,11 @@ def test_an_error_in_a_job_reaches_whoever_asked_for_it(tmp_path: Path, processe
     with pytest.raises(ValueError, match="this cannot be done"):
         list(run_jobs([FakeJob(True), FakeJob(False)][:processes], lab, ["cpu"] * processes))
     assert read_result(lab, FakeJob(True)) is None
+
+
+def test_several_jobs_share_a_gpu_where_asked_for() -> None:
+    assert devices("cuda:1", at_once=3) == ["cuda:1"] * 3
+    assert devices("cpu", at_once=3) == devices("cpu")
 
 
 def test_closing_ends_the_processes(tmp_path: Path) -> None:

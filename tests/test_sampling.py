@@ -10,6 +10,7 @@ import torch
 from scipy.integrate import quad
 from torchdiffeq import odeint
 
+from justimage.demo.pictures import denoising_figure
 from justimage.diffusion import Diffusion
 from justimage.normalization import from_uint8, to_uint8
 from justimage.sampling import Denoiser, GuidedVelocity, Sampling, sample, trajectory, with_passes
@@ -32,6 +33,13 @@ def test_samples_are_the_references(device, name, settings) -> None:
     model, start = tiny(device), noise(2, (2, 3, 32, 32)) * settings.pop("scale", 1.0)
     *_, last = trajectory(model, start.to(device), torch.tensor([3, 7], device=device), Sampling(**settings))
     assert relative_error(last.z, TINY_ARRAYS[name]) < 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_way_from_noise_is_drawn_on_every_device(device) -> None:
+    model = tiny(device)
+    one, two = denoising_figure(model, [3]), denoising_figure(model, [3, -1])
+    assert two.width == one.width and two.height > one.height
 
 
 class Counting(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +15,31 @@ from justimage.data.images import Crop
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(module, "IMAGES", 200)
+    monkeypatch.setenv("JUSTIMAGE_CACHE", str(tmp_path / "cache"))
     module.textured_digits.cache_clear()
     yield
     module.textured_digits.cache_clear()
 
 
-def test_an_image_depends_on_its_number_alone(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_drawn_once(few: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = data.textured_digits((16, 16))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "draw_textured", lambda *_: pytest.fail("drawn again"))
+        module.textured_digits.cache_clear()
+        again = data.textured_digits((16, 16))
+    assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
+    (kept,) = (tmp_path / "cache" / "textured-digits").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])  # damaged
+    module.textured_digits.cache_clear()
+    assert torch.equal(first.images, data.textured_digits((16, 16)).images)
+
+
+def test_an_image_depends_on_its_number_alone(few: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = data.textured_digits((32, 32))
     monkeypatch.setattr(module, "CHUNK", 50)
+    monkeypatch.setenv("JUSTIMAGE_CACHE", str(tmp_path / "another"))
     module.textured_digits.cache_clear()
     again = data.textured_digits((32, 32))
     assert torch.equal(first.images, again.images) and first.fingerprint == again.fingerprint

@@ -34,6 +34,7 @@ examples:
   justimage reproduce table2 --data photos/              the same on your own images
   justimage reproduce table4 table11 --scale overnight   what ten easy classes cannot tell
   justimage reproduce table2 --scale gpu --data cifar10.zip
+  justimage reproduce table4 table11 --scale overnight --at-once 16     on one large GPU
   justimage reproduce table6 --scale paper --gpus 64 --gpu-type h100     the exact trainings, as commands for a cluster
   justimage reproduce all
   justimage reproduce mine.py                            an experiment of your own (docs/reproduce.md)
@@ -64,6 +65,8 @@ class ReproduceOptions:
     """the real images to score against, as evaluate takes them [the data]"""
     device: str | None = None
     """one device to use [all GPUs; or all cores of the CPU]"""
+    at_once: int = 1
+    """jobs at a time on each GPU, where they are too small to fill one"""
     gpus: int = 8
     """GPUs of a cluster, for the plans of --scale paper"""
     gpu_type: str = "h100"
@@ -81,7 +84,9 @@ def main(argv: Sequence[str]) -> int:
     chosen = {name: experiment(word) for name, word in words.items()}
     if o.device and o.device != "cpu":
         checked_device(o.device)
-    on = devices(o.device)
+    if o.at_once < 1:
+        raise ValueError(f"--at-once is a number of jobs, at least 1; {o.at_once} was given")
+    on = devices(o.device, o.at_once)
     if scale.name == "gpu" and on[0] == "cpu" and not o.device:
         raise ValueError("the scale gpu needs one, and there is none here; use --scale laptop, or wait for days: --device cpu")
     lab = Lab(o.out or Path("reproduced") / scale.name, scale, on[0])
@@ -91,9 +96,8 @@ def main(argv: Sequence[str]) -> int:
     with stage(f"reading {scale.data}"):
         lab = replace(lab, fingerprint=scoring.fingerprint_of_data(scale))
     with stopping.requests("this moment; trainings resume from their last checkpoints"):
-        for name, e in chosen.items():
-            began, table = time.perf_counter(), Table(e, lab)
-            run_missing(name, table, on)
+        began = time.perf_counter()
+        for name, table in run_tables({name: Table(e, lab) for name, e in chosen.items()}, on):
             command = shlex.join(["justimage", "reproduce", words[name], *options_of(argv, o)])
             for claim in write_results(name, table, lab.root, time.perf_counter() - began, command):
                 print(f"{claim.verdict}: {claim.sentence} ({claim.evidence})")
@@ -104,9 +108,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def options_of(argv: Sequence[str], o: ReproduceOptions) -> list[str]:
-    """The command line without the names of experiments, which stand together."""
+    """The command line without the names of experiments, which stand together, and without the folder."""
     first = next(i for i, word in enumerate(argv) if word in o.names)
-    return [*argv[:first], *argv[first + len(o.names) :]]
+    rest = [*argv[:first], *argv[first + len(o.names) :]]
+    place = rest.index("--out") if "--out" in rest else len(rest)
+    return rest[:place] + rest[place + 2 :]
 
 
 def jobs_of(tables: dict[str, Table]) -> list[tuple[str, Job]]:
@@ -122,21 +128,29 @@ def jobs_of(tables: dict[str, Table]) -> list[tuple[str, Job]]:
     return list(found.values())
 
 
-def run_missing(name: str, table: Table, on: Sequence[str]) -> None:
-    """Run the jobs of a table that have no result, with progress shown; then fill in its results."""
-    lab = table.lab
-    jobs = jobs_of({name: table})
-    missing = {job.key(lab): (title.removeprefix(f"{name}: "), job) for title, job in jobs if read_result(lab, job) is None}
-    print(f"{name}: {len(jobs) - len(missing)} of {len(jobs)} jobs are done", flush=True)
+def run_tables(tables: dict[str, Table], on: Sequence[str]) -> Iterator[tuple[str, Table]]:
+    """Run the jobs of some tables that have no result, in order, with progress shown; yields each table when it has all of its
+    results."""
+    lab, waiting = next(iter(tables.values())).lab, dict(tables)
+    jobs = jobs_of(tables)
+    missing = {job.key(lab): (title, job) for title, job in jobs if read_result(lab, job) is None}
+    print(f"{', '.join(tables)}: {len(jobs) - len(missing)} of {len(jobs)} jobs are done", flush=True)
+
+    def complete() -> Iterator[tuple[str, Table]]:
+        for name, table in list(waiting.items()):
+            found = {job.key(lab): read_result(lab, job) for _, job in jobs_of({name: table})}
+            if None not in found.values():
+                table.results.update({key: result for key, result in found.items() if result is not None})
+                yield name, waiting.pop(name)
+
+    yield from complete()
     prepare_shared([job for _, job in missing.values() if isinstance(job, TrainAndScore)], lab)
     with job_bars(len(missing)) as show, closing(run_jobs([job for _, job in missing.values()], lab, on)) as updates:
         for update in updates:
             show(update, missing[update.key][0])
             stopping.check()
-    for _, job in jobs:
-        result = read_result(lab, job)
-        assert result is not None
-        table.results[job.key(lab)] = result
+            if update.result is not None:
+                yield from complete()
 
 
 def prepare_shared(jobs: Sequence[TrainAndScore], lab: Lab) -> None:

@@ -8,15 +8,18 @@ Image i is a function of i alone, drawn at any size.
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from justimage import randomness
+from justimage import disk, randomness
 from justimage.data.arrays import ArraySource
 
 DEFAULT_SIZE = 32, 32
@@ -66,17 +69,24 @@ GROUNDS = [(f"{size} {name}", periods, pattern) for size, periods in PERIODS for
 
 @lru_cache(maxsize=2)
 def textured_digits(size: tuple[int, int]) -> ArraySource:
-    """The IMAGES images of a size (height, width), with their hundred classes in turn: drawn in ten seconds at 64 x 64."""
+    """The IMAGES images of a size (height, width), with their hundred classes in turn: drawn in ten seconds at 64 x 64, then
+    kept in the cache."""
     small = digits((8, 8))
-    by_digit = [torch.nonzero(small.labels == d).flatten() for d in range(10)]
-    labels = torch.arange(IMAGES) % (10 * len(GROUNDS))
-    images = torch.empty(IMAGES, 1, *size, dtype=torch.uint8)
-    for start in range(0, IMAGES, CHUNK):
-        chunk = slice(start, start + CHUNK)
-        images[chunk, 0] = draw_textured(np.arange(start, start + CHUNK), labels[chunk], small.images, by_digit, size)
     names = [f"{digit} on {name}" for digit in range(10) for name, _, _ in GROUNDS]
     facts = [small.fingerprint, IMAGES, SEED, DISTANCE, SIDE, LIGHT, PERIODS, SUPERSAMPLING, names, size]
-    return ArraySource(images, labels, names, hashlib.sha256(repr(facts).encode()).hexdigest())
+    fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
+    labels = torch.arange(IMAGES) % (10 * len(GROUNDS))
+    kept = disk.cache_dir("textured-digits") / f"{size[0]}x{size[1]}-{fingerprint[:16]}.safetensors"
+    try:
+        images = load_file(kept)["images"]
+    except (OSError, SafetensorError):
+        by_digit = [torch.nonzero(small.labels == d).flatten() for d in range(10)]
+        chunks = torch.arange(IMAGES).split(CHUNK)
+        drawn = [draw_textured(chunk.numpy(), labels[chunk], small.images, by_digit, size) for chunk in chunks]
+        images = torch.cat(drawn)[:, None]
+        with suppress(OSError):  # a cache that cannot be written
+            disk.write(kept, save({"images": images}))
+    return ArraySource(images, labels, names, fingerprint)
 
 
 def draw_textured(indices: np.ndarray, labels: Tensor, ink: Tensor, by_digit: list[Tensor], size: tuple[int, int]) -> Tensor:

@@ -17,11 +17,13 @@ DENOISING_COLUMNS = 9
 def denoising_figure(model: Denoiser, classes: Sequence[int]) -> Image.Image:
     """Images of some classes (-1 for none) on their way from noise: the sample above, and below it the clean image predicted
     from it."""
-    noise = torch.stack([randomness.image_noise(1000 + i, model.shape) for i in range(len(classes))])
-    points = list(sampling.trajectory(model, noise * model.diffusion.noise_scale, torch.tensor(classes)))
+    device = next(model.net.parameters()).device
+    noise = torch.stack([randomness.image_noise(1000 + i, model.shape) for i in range(len(classes))]).to(device)
+    points = list(sampling.trajectory(model, noise * model.diffusion.noise_scale, torch.tensor(classes, device=device)))
     shown = [points[round(i * (len(points) - 1) / (DENOISING_COLUMNS - 1))] for i in range(DENOISING_COLUMNS)]
     rows = [row for i in range(len(classes)) for row in ([p.z[i] for p in shown], [p.x[i] for p in shown])]
-    images = model.normalization.to_uint8(model.normalization.denormalize(torch.stack([i for row in rows for i in row])))
+    pixels = torch.stack([i for row in rows for i in row]).cpu()
+    images = model.normalization.to_uint8(model.normalization.denormalize(pixels))
     return figures.image_grid(
         images, DENOISING_COLUMNS, top=[f"t = {p.t:.2f}" for p in shown], left=["sample", "x-pred."] * len(classes)
     )

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -28,12 +29,12 @@ class Update(NamedTuple):
     result: Result | None = None
 
 
-def devices(word: str | None = None) -> list[str]:
-    """One for each process: the GPUs, or the cores of a CPU; or the one GPU asked for."""
+def devices(word: str | None = None, at_once: int = 1) -> list[str]:
+    """One for each process: the GPUs, or the one asked for, each `at_once` times; or the cores of a CPU."""
     if word and word != "cpu":
-        return [word]
+        return [word] * at_once
     if not word and torch.cuda.is_available():
-        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] * at_once
     return ["cpu"] * cpu_count()
 
 
@@ -60,8 +61,8 @@ def run_group(groups: Sequence[Sequence[Job]], lab: Lab, processes: int, number:
     os.environ["LOCAL_WORLD_SIZE"] = str(processes)
     for job in groups[number]:
         key = job.key(lab)
-        # one thread on a CPU, so that bits do not depend on the number of cores
-        with single_threaded() if lab.device == "cpu" else torch.cuda.device(lab.device):
+        # one thread, so that bits do not depend on the number of cores, nor processes on a GPU wait for each other's threads
+        with single_threaded(), nullcontext() if lab.device == "cpu" else torch.cuda.device(lab.device):
             result = yield from map_progress(job.run(lab), partial(Update, key))
         origin = {"machine": machine_name(lab.device), "torch": torch.__version__, "date": date.today().isoformat()}
         result = jsonable(result | origin)

@@ -15,6 +15,7 @@ from justimage.architectures import Architecture
 from justimage.data import BUILT_IN
 from justimage.data.store import is_store, open_store
 from justimage.diffusion import Diffusion
+from justimage.generate import BATCH
 from justimage.recipe import IMAGENET, Checkpointing, Logging, OnlineEvaluation, Parallelism, Recipe, Training, with_values
 from justimage.sampling import Sampling
 
@@ -66,6 +67,8 @@ class Scale:
     checkpoint: Checkpointing = Checkpointing()
     seeds: int = 1
     """trainings of each row whose effect is small"""
+    gpu_batch: int = BATCH
+    """images sampled at a time on a GPU"""
     classifier: dict[str, Any] = field(default_factory=dict)
     """of the classifier: width, features, images to train on, batch"""
 
@@ -148,6 +151,7 @@ OVERNIGHT = replace(
     sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
     parallelism=Parallelism(compile=True, workers=0),
     seeds=3,
+    gpu_batch=500,
     classifier=dict(width=16, features=64, images=60_000, batch=64),
 )  # fmt: skip
 
@@ -166,6 +170,7 @@ GPU = Scale(
     sampling=Sampling(steps=25, guidance=2.0, interval=(0.1, 1.0)),
     logging=Logging(preview_every=10**12, preview_count=20),
     checkpoint=Checkpointing(save_every=500_000, keep_checkpoints=1, on_nonfinite="skip"),
+    gpu_batch=500,
     classifier=dict(width=64, features=128, images=500_000, batch=128),
 )  # fmt: skip
 

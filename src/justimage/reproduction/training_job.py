@@ -17,7 +17,7 @@ from justimage.chunks import single_threaded
 from justimage.evaluation import report
 from justimage.evaluation.feature_sampler import FeatureSampler
 from justimage.evaluation.search import HIGH, LOW, Search, Setting, Trial
-from justimage.generate import ImageGenerator, Precision, SampleJob
+from justimage.generate import BATCH, ImageGenerator, Precision, SampleJob
 from justimage.progress import Progress
 from justimage.recipe import Checkpointing, Recipe, with_values
 from justimage.reproduction import Job, Lab, Result, hash_of, map_progress, scoring
@@ -145,7 +145,8 @@ class TrainAndScore:
             sampling = replace(sampling, t_clip=self.sampling_t_clip)
         if not recipe.model.classes:
             sampling = replace(sampling, guidance=1.0)
-        return generator.make_job(recipe.training.sample_ema, sampling=sampling, seed=self.first_seed(lab.scale))
+        batch = BATCH if lab.device == "cpu" else lab.scale.gpu_batch
+        return generator.make_job(recipe.training.sample_ema, None, sampling, seed=self.first_seed(lab.scale), batch=batch)
 
     def save_samples(self, lab: Lab, generator: ImageGenerator, job: SampleJob) -> None:
         """Store the images that figures show, uint8, with their classes."""
