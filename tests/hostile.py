@@ -26,7 +26,8 @@ import torch
 from PIL import Image
 
 import justimage
-from justimage import cli, convert, disk, recipe as recipes, run as runs
+from justimage import cli, disk, recipe as recipes, run as runs
+from justimage.convert.official import import_official
 from justimage.data import Crop, open_source
 from justimage.data.store import open_store
 from justimage.transformer import JiT
@@ -64,7 +65,7 @@ def resume(path: Path, out: Path) -> None:
 
 
 def official(path: Path, out: Path) -> None:
-    convert.import_official(path, out / "ours", context_start=1)
+    import_official(path, out / "ours", context_start=1)
 
 
 def images(path: Path, out: Path) -> None:

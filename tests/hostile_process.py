@@ -26,7 +26,8 @@ from typing import Any, TextIO
 import torch
 from PIL import Image
 
-from justimage import convert, distributed, recipe as recipes, run as runs
+from justimage import distributed, recipe as recipes, run as runs
+from justimage.convert.official import export_official
 from justimage.data import prepare as preparation
 from justimage.run.metrics import Metrics
 from tests import sets
@@ -63,7 +64,7 @@ def make_good(place: Path) -> None:
     load(place / "run", place)
     sample(place / "run", place)
     GOOD["run"] = place / "run"
-    GOOD["official"] = convert.export_official(place / "run", place / "good.pth")
+    GOOD["official"] = export_official(place / "run", place / "good.pth")
     official(GOOD["official"], place)
     GOOD["folder"] = sets.folder_of(place / "set", 5)
     GOOD["store"], GOOD["begun"] = place / "store", place / "begun"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from justimage import convert
 from justimage.architectures import Architecture
+from justimage.convert import official
 from justimage.diffusion import Diffusion
 from justimage.sampling import Denoiser
 from justimage.transformer import JiT
@@ -40,7 +40,7 @@ def official_weights(shapes: dict[str, list[int]], scale: float) -> dict[str, Te
     for name, shape in shapes.items():
         if name == "net.pos_embed":
             side = int(shape[1] ** 0.5)
-            weights[name] = convert.sincos_positions(side, side, shape[2])
+            weights[name] = official.sincos_positions(side, side, shape[2])
             continue
         w = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
         w = 1 + np.float32(0.1) * w if "norm" in name and name.endswith("weight") else np.float32(scale) * w
@@ -51,7 +51,7 @@ def official_weights(shapes: dict[str, list[int]], scale: float) -> dict[str, Te
 def tiny(device: str = "cpu", **process: Any) -> Denoiser:
     """The tiny reference network, ready to compare."""
     net = JiT(TINY_ARCHITECTURE)
-    net.load_state_dict(convert.to_ours(official_weights(TINY["state_dict_shapes"], 0.2), TINY_ARCHITECTURE))
+    net.load_state_dict(official.to_ours(official_weights(TINY["state_dict_shapes"], 0.2), TINY_ARCHITECTURE))
     return Denoiser(net.eval().to(device), Diffusion(**process))
 
 

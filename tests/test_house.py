@@ -155,7 +155,7 @@ def test_only_the_core_is_imported_at_the_top(file: Path) -> None:
 
 def test_pickles_are_loaded_in_one_place_only() -> None:
     callers = [f.name for f in HOUSE.rglob("*.py") if "torch.load(" in f.read_text()]
-    assert callers == ["convert.py"]
+    assert callers == ["official.py"]
 
 
 def test_a_disk_is_changed_in_one_place_only() -> None:

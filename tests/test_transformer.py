@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from justimage import dropout, randomness
 from justimage.architectures import Architecture, architecture
-from justimage.convert import to_official
+from justimage.convert.official import to_official
 from justimage.cost import cost, training_memory
 from justimage.diffusion import Batch, Diffusion
 from justimage.dropout import Dropout, dropout_layers, set_dropout_keys

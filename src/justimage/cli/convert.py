@@ -7,9 +7,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from justimage import checkpoint, convert, disk
+from justimage import checkpoint, disk
 from justimage.cli.options import parse
 from justimage.cli.progress import stage
+from justimage.convert import official
 
 DESCRIPTION = """The authors' checkpoints into a folder that --from and justimage.load take, and back.
 
@@ -38,12 +39,12 @@ def main(words: Sequence[str]) -> int:
     disk.check_writable(o.target)
     with stage(f"reading {o.source}, writing {o.target}"):
         if o.to == "official":
-            written = convert.export_official(o.source, o.target)
+            written = official.export_official(o.source, o.target)
         else:
-            written = convert.import_official(o.source, o.target, o.context_start)
+            written = official.import_official(o.source, o.target, o.context_start)
     if o.to == "official":
         recipe = checkpoint.read_recipe(checkpoint.resolve(o.source))
-        if (theirs := convert.official_sampling(recipe)) != recipe.sampling:
+        if (theirs := official.official_sampling(recipe)) != recipe.sampling:
             print(f"the authors' code does not sample as this recipe does; it will by {theirs.solver}, {theirs.steps} steps")
     print(written)
     return 0

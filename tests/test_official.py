@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import justimage
-from justimage import checkpoint, convert
+from justimage import checkpoint
+from justimage.convert import official
 from justimage.recipe import Recipe
 from justimage.sampling import Sampling, trajectory
 from tests.reference import SHARED, TINY, TINY_ARRAYS, needs_shared, noise, official_weights, relative_error
@@ -31,14 +32,14 @@ def tiny_file(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_converts_with_its_averages_and_back(tiny_file: Path, tmp_path: Path) -> None:
-    folder = convert.import_official(tiny_file, tmp_path / "ours", context_start=2)
+    folder = official.import_official(tiny_file, tmp_path / "ours", context_start=2)
     model = justimage.load(folder, ema=0)
     out = model.net(noise(1, (4, 3, 32, 32)), torch.from_numpy(TINY_ARRAYS["t"]), torch.from_numpy(TINY_ARRAYS["y"]))
     assert relative_error(out, TINY_ARRAYS["forward"]) < 1e-5
     for ema, factor in (0.9999, 0.9), (0.9996, 0.8):
         weight = justimage.load(folder, ema=ema).net.state_dict()["time.hidden.weight"]
         torch.testing.assert_close(weight, model.net.state_dict()["time.hidden.weight"] * factor)
-    back = convert.export_official(folder, tmp_path / "back.pth")
+    back = official.export_official(folder, tmp_path / "back.pth")
     with torch.serialization.safe_globals([argparse.Namespace]):
         theirs, ours = (torch.load(p, weights_only=True) for p in (tiny_file, back))
     for part in "model", "model_ema1", "model_ema2":
@@ -47,7 +48,7 @@ def test_a_checkpoint_converts_with_its_averages_and_back(tiny_file: Path, tmp_p
 
 
 def test_one_file_of_a_converted_folder_loads_alone(tiny_file: Path, tmp_path: Path) -> None:
-    folder = convert.import_official(tiny_file, tmp_path / "ours", context_start=2)
+    folder = official.import_official(tiny_file, tmp_path / "ours", context_start=2)
     whole = justimage.load(folder, ema=0.9996)
     moved = (folder / "ema-0.9996-00001-of-00001.safetensors").rename(tmp_path / "weights.safetensors")
     for alone in justimage.load(moved), justimage.load(moved, ema=0.9996):
@@ -62,8 +63,8 @@ def test_settings_survive_the_way_there_and_back(tmp_path: Path) -> None:
         tmp_path / "a.pth", TINY["state_dict_shapes"], 0.2, num_sampling_steps=7, sampling_method="euler", cfg=3.0,
         ema_decay1=0.99, ema_decay2=0.9, noise_scale=2.0, t_eps=0.04, label_drop_prob=0.2, interval_min=0.2,
     )  # fmt: skip
-    first = convert.import_official(file, tmp_path / "ours", context_start=2)
-    again = convert.import_official(convert.export_official(first, tmp_path / "b.pth"), tmp_path / "more", context_start=2)
+    first = official.import_official(file, tmp_path / "ours", context_start=2)
+    again = official.import_official(official.export_official(first, tmp_path / "b.pth"), tmp_path / "more", context_start=2)
     recipe = checkpoint.read_recipe(first)
     assert recipe == checkpoint.read_recipe(again)
     assert (recipe.sampling.steps, recipe.sampling.solver, recipe.training.ema) == (7, "euler", (0.99, 0.9))
@@ -71,22 +72,22 @@ def test_settings_survive_the_way_there_and_back(tmp_path: Path) -> None:
 
 
 def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tmp_path: Path) -> None:
-    folder = convert.import_official(tiny_file, tmp_path / "ours", context_start=2)
+    folder = official.import_official(tiny_file, tmp_path / "ours", context_start=2)
     recipe = checkpoint.read_recipe(folder)
     recipe = replace(recipe, diffusion=replace(recipe.diffusion, prediction="v"))
     groups = {g: checkpoint.load_group(folder, g) for g in ("model", "ema-0.9999", "ema-0.9996")}
     checkpoint.write_checkpoint(tmp_path / "v", groups, recipe, {})
     with pytest.raises(ValueError, match="x-prediction"):
-        convert.export_official(tmp_path / "v", tmp_path / "v.pth")
+        official.export_official(tmp_path / "v", tmp_path / "v.pth")
 
 
 def test_sampling_that_the_authors_code_does_not_know_becomes_theirs() -> None:
     known = Recipe(sampling=Sampling("euler", steps=20, guidance=1.5, interval=(0.2, 0.9)))
-    assert convert.official_sampling(known) == known.sampling
+    assert official.official_sampling(known) == known.sampling
     few = Sampling(guidance=1.5, interval=(0.2, 0.9), t_clip=0.0)
     wanted = Sampling("heun", steps=50, guidance=1.5, interval=(0.2, 0.9), t_clip=0.05)
     for other in replace(few, solver="unipc"), few, replace(few, t_clip=0.05, times="cosine"):
-        assert convert.official_sampling(Recipe(sampling=other)) == wanted
+        assert official.official_sampling(Recipe(sampling=other)) == wanted
 
 
 @pytest.mark.full
@@ -94,8 +95,8 @@ def test_sampling_that_the_authors_code_does_not_know_becomes_theirs() -> None:
 def test_b16_is_the_references_forward_and_generation(tmp_path: Path) -> None:
     shapes = json.loads((SHARED / "reference" / "official_state_dict_jit_b_16_256.json").read_text())
     torch.save({"model": official_weights(shapes, 0.02), "args": argparse.Namespace()}, tmp_path / "b16.pth")
-    model = justimage.load(convert.import_official(tmp_path / "b16.pth", tmp_path / "b16"), ema=0)
-    assert set(convert.to_official(dict(model.net.named_parameters()), model.net.architecture)) == set(shapes)
+    model = justimage.load(official.import_official(tmp_path / "b16.pth", tmp_path / "b16"), ema=0)
+    assert set(official.to_official(dict(model.net.named_parameters()), model.net.architecture)) == set(shapes)
     forward = np.load(SHARED / "reference" / "forward_jit_b_16_256.npz")
     with torch.no_grad():
         out = model.net(noise(256, (2, 3, 256, 256)), torch.from_numpy(forward["t"]), torch.from_numpy(forward["y"]))
@@ -119,7 +120,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     for write in (lambda o, p: torch.save(o, p), lambda o, p: p.write_bytes(pickle.dumps(o))):
         write({"model": {}, "args": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
         with pytest.raises(ValueError, match="nothing of it was run"):
-            convert.import_official(tmp_path / "evil.pth", tmp_path / "ours")
+            official.import_official(tmp_path / "evil.pth", tmp_path / "ours")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "ours").exists()
 
 
@@ -157,18 +158,18 @@ def test_what_does_not_fit_is_named_and_nothing_written(fault: str, tiny_file: P
         "text": "not an official checkpoint",
     }
     with pytest.raises(ValueError, match=words[fault]):
-        convert.import_official(tiny_file, tmp_path / "ours", context_start=2)
+        official.import_official(tiny_file, tmp_path / "ours", context_start=2)
     assert not list(tmp_path.glob("*ours*"))
 
 
 def test_an_unknown_size_asks_where_class_tokens_enter(tiny_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--context-start"):
-        convert.import_official(tiny_file, tmp_path / "ours")
+        official.import_official(tiny_file, tmp_path / "ours")
 
 
 def test_nothing_is_overwritten(tiny_file: Path, tmp_path: Path) -> None:
-    folder = convert.import_official(tiny_file, tmp_path / "ours", context_start=2)
-    for again in (lambda: convert.import_official(tiny_file, folder, 2), lambda: convert.export_official(folder, tiny_file)):
+    folder = official.import_official(tiny_file, tmp_path / "ours", context_start=2)
+    for again in (lambda: official.import_official(tiny_file, folder, 2), lambda: official.export_official(folder, tiny_file)):
         with pytest.raises(FileExistsError):
             again()
     assert checkpoint.verify(folder)

@@ -208,7 +208,7 @@ def export_official(source: Path, target: Path) -> Path:
     """A run or converted folder as one official checkpoint file.
 
     model_ema1 becomes the average that the recipe samples with, model_ema2 the shortest; a way of sampling that the authors'
-    code does not know becomes theirs (`official_sampling`). Errors as in `from_official`.
+    code does not know becomes theirs (`official_sampling`). Errors as in `import_official`.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new file")
