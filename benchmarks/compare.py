@@ -29,8 +29,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from justimage import convert, data, distributed, training, tuning
+from justimage import data, distributed, training, tuning
 from justimage.architectures import architecture
+from justimage.convert.official import to_ours
 from justimage.inference import compile_denoiser
 from justimage.recipe import Parallelism, Recipe, Training
 from justimage.sampling import Denoiser, Sampling, sample, with_passes
@@ -153,7 +154,7 @@ def main() -> None:
         report(f"training step, batch {o.batch}", alternate(work, o.rounds, device), o.batch)
     theirs.eval()
     ours = Denoiser(JiT(a).to(device).eval())
-    ours.net.load_state_dict(convert.to_ours(theirs.state_dict(), a))
+    ours.net.load_state_dict(to_ours(theirs.state_dict(), a))
     compiled = compile_denoiser(ours, bf16)
     if "forward" in o.only:
         z, t = torch.randn(o.batch, *ours.shape, device=device), torch.rand(o.batch, device=device)

@@ -377,22 +377,10 @@ SCORED = "--count", "12", "--steps", "2", "--batch", "5", "--device", "cpu", "--
 def test_answers_are_scored_against_the_true_images(place: Path, digits_classifier: Path, tmp_path: Path) -> None:
     recipe = told(place, "", 8 * 8, image_size=16, patch_size=4, task="upscale:2", classes=0, upscale=True)
     finish(runs.open_run(recipe, tmp_path / "run", "cpu"))
-    words = [
-        "--features",
-        str(digits_classifier),
-        "--count",
-        "12",
-        "--steps",
-        "2",
-        "--batch",
-        "5",
-        "--device",
-        "cpu",
-        "--resize",
-        "32",
-    ]
-    assert evaluate_command([str(tmp_path / "run"), *words, "--out", str(tmp_path / "out")]) == 0
+    words = [str(tmp_path / "run"), *SCORED, "--features", str(digits_classifier), "--out", str(tmp_path / "out")]
+    assert evaluate_command([*words, "--answers", "6"]) == 0
     (report,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/report.json"))
+    assert report["answers_each"] == 6
     found = {name: score["value"] for name, score in report["answers"].items()}
     source = data.open_source(str(place / "images"), data.Crop((16, 16), 1, upscale=True))
     x = torch.stack([source[i][0] for i in range(12)]) / 127.5 - 1

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import nn
 
 from justimage import editing
+from justimage.cli.edit import read_mask
+from justimage.cli.photographs import read_photo
 from justimage.conditions import Condition
 from justimage.diffusion import Diffusion
 from justimage.editing import Measurement, averages, blur, grey, known_pixels
@@ -142,6 +144,26 @@ def test_the_way_between_two_noises_has_no_jumps() -> None:
 
 
 # the command ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64), (96, 64), (33, 47)])
+def test_a_mask_of_the_photographs_size_is_cropped_like_it(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Where the mask is white a photograph that is white there, too, is not black."""
+    photo = Image.new("L", size, 0)
+    photo.paste(255, (size[0] // 2 - 11, size[1] // 2 - 12, size[0] // 2 + 11, size[1] // 2 + 13))
+    photo.save(tmp_path / "photo.png")
+    mask = read_mask(tmp_path / "photo.png", (16, 16), (size[1], size[0]))
+    seen = read_photo(tmp_path / "photo.png", (1, 16, 16), any_size=True)[0, 0]
+    assert mask.shape == seen.shape and set(mask.unique().tolist()) == {0.0, 1.0}
+    assert bool((mask[seen > 0] == 1).all()) and mask.sum() < 2 * (seen > 0).sum()
+
+
+def test_a_mask_of_another_size_is_one_line(tmp_path: Path) -> None:
+    Image.new("L", (30, 10), 255).save(tmp_path / "mask.png")
+    with pytest.raises(
+        ValueError, match=r"mask.png is 30 x 10; allowed: the photograph's 64 x 32, or the shape of the model's 16 x 16"
+    ):
+        read_mask(tmp_path / "mask.png", (16, 16), (32, 64))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class EditOptions:
     strength: float | None = None
     """vary it: the share of the way back to noise, above 0 to 1"""
     mask: Path | None = None
-    """draw anew what is white in this picture; black stays as it is, to the pixel"""
+    """draw anew what is white in this picture, of the photograph's size; black stays as it is, to the pixel"""
     upscale: int | None = None
     """times larger than the photograph is taken to be; divides the model's size"""
     colourise: bool = False
@@ -208,21 +208,36 @@ def measured(o: EditOptions, denoiser: Denoiser) -> tuple[editing.Measurement, T
     if o.deblur is not None:
         return editing.blur(o.deblur, (height, width)), x
     assert o.mask
-    known = editing.known_pixels(1 - read_mask(o.mask, (height, width)))
+    known = editing.known_pixels(1 - read_mask(o.mask, (height, width), photo_size(o.photo)))
     return known, known.forward(x)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """A mask (height, width) of 0 and 1; ValueError for one of more tones than two, or of another shape."""
+def read_mask(path: Path, size: tuple[int, int], photo: tuple[int, int]) -> Tensor:
+    """A mask of 0 and 1, of the model's size (height, width), where one of the photograph's is cropped like it. ValueError for
+    one of more tones than two, or of another shape."""
     with reading(path):
         pixels = torch.from_numpy(np.array(Image.open(path).convert(MODES[1])))
     if not bool(((pixels == 0) | (pixels == 255)).all()):
         raise ValueError(f"{path} has grey tones; a mask is black where the photograph stays, and white where it is drawn anew")
     height, width = pixels.shape
+    if (height, width) == photo:
+        pixels = centre(pixels, size)
+        height, width = pixels.shape
     if abs(math.log(width / height * size[0] / size[1])) > 0.05:
-        raise ValueError(f"{path} is {width} x {height}; it must have the shape of the model's images, {size[1]} x {size[0]}")
+        raise ValueError(
+            f"{path} is {width} x {height}; allowed: the photograph's {photo[1]} x {photo[0]}, or the "
+            f"shape of the model's {size[1]} x {size[0]}"
+        )
     covered = F.adaptive_max_pool2d if min(height / size[0], width / size[1]) > 1 else F.interpolate
     return covered(pixels[None, None].float() / 255, size)[0, 0]
+
+
+def centre(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The largest part of that shape, at the centre of an image (height, width)."""
+    scale = min(pixels.shape[0] / shape[0], pixels.shape[1] / shape[1])
+    height, width = (max(1, round(side * scale)) for side in shape)
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
 
 
 def answers(e: Edit) -> tuple[Tensor, Tensor]:

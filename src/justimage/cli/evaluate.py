@@ -66,6 +66,8 @@ class EvalOptions(SamplingOptions):
 class EvaluateOptions(EvalOptions):
     count: int = 50_000
     """images, guided and as many unguided"""
+    answers: int = report.ANSWERS
+    """to each image that a model is told, for PSNR and their spread"""
     out: Path | None = None
     """where reports and features are kept [RUN/evaluations]"""
 
@@ -74,6 +76,8 @@ def main(words: Sequence[str]) -> int:
     o = parse(EvaluateOptions, words, "evaluate", DESCRIPTION)
     if o.count < 2:
         raise ValueError(f"count is {o.count}; it must be 2 or more")
+    if not 2 <= o.answers <= 256:
+        raise ValueError(f"answers is {o.answers}; allowed: 2 to 256")
     is_main = rank_and_size()[0] == 0
     with requests("this batch, kept"), stages(is_main) as show:
         sampler, job = open_sampler(o, o.out, show)
@@ -86,7 +90,7 @@ def main(words: Sequence[str]) -> int:
             name = f"ema{ema.ema_name(job.ema)}-guidance{job.sampling.guidance:g}-{o.count}-{others}"
             out = sampler.root / f"{generator.checkpoint.name}-{name}"
             command = shlex.join(["justimage", "evaluate", *words])
-            found = finish(report.evaluate(sampler, job, o.count, out, command), show_batches)
+            found = finish(report.evaluate(sampler, job, o.count, out, command, o.answers), show_batches)
     print(report.scores_table(found))
     for warning in found["warnings"]:
         print(f"warning: {warning}")

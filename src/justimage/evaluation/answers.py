@@ -17,12 +17,10 @@ from justimage.normalization import to_uint8
 from justimage.progress import Job, Progress
 from justimage.tasks import open_task
 
-ANSWERS = 4
-"""Answers to each image."""
 INPUTS = 256
 """Images that are answered."""
-SHOWN = 8
-"""Of these, shown."""
+SHOWN, SHOWN_ANSWERS = 8, 4
+"""Of these, shown, and of the answers to each."""
 TITLES = {
     "psnr": "PSNR of an answer, dB",
     "psnr_mean": "PSNR of the mean of the answers, dB",
@@ -42,17 +40,17 @@ class Answers(NamedTuple):
     picture: Image.Image
 
 
-def score_answers(sampler: FeatureSampler, job: SampleJob, count: int) -> Job[Answers]:
-    """Score ANSWERS answers to each of the first images, at most INPUTS of `count`; FID of the simplest answers to `count`."""
+def score_answers(sampler: FeatureSampler, job: SampleJob, count: int, several: int) -> Job[Answers]:
+    """Score several answers to each of the first images, at most INPUTS of `count`; FID of the simplest answers to `count`."""
     real, recipe = sampler.generator.conditions, sampler.generator.recipe
     assert isinstance(real, OfImages)
     inputs, found = min(INPUTS, count, len(real)), {name: [] for name in TITLES if not name.startswith("fid")}
-    shown = [[] for _ in range(ANSWERS + 2)]
+    shown = [[] for _ in range(min(several, SHOWN_ANSWERS) + 2)]
     for start in range(0, inputs, job.batch):
         yield Progress("answers", start, inputs)
         indices = range(start, min(start + job.batch, inputs))
         truth, told = real.truth(indices), real.at(indices)["image"]
-        images = [sampler.generator.sample_indices(job, [i + k * len(real) for i in indices]) for k in range(ANSWERS)]
+        images = [sampler.generator.sample_indices(job, [i + k * len(real) for i in indices]) for k in range(several)]
         answers = torch.stack([recipe.normalization.normalize(each) for each in images])
         simplest = simplest_answer(real, told)
         found["psnr"] += psnr(answers, truth).mean(0).tolist()
@@ -64,7 +62,9 @@ def score_answers(sampler: FeatureSampler, job: SampleJob, count: int) -> Job[An
         found["psnr_simplest"] += psnr(simplest, truth).tolist()
         found["ssim_simplest"] += ssim(simplest, truth).tolist()
         for row, each in zip(
-            shown, (figures.as_image(told, truth.shape[1]), *map(to_uint8, answers), to_uint8(truth)), strict=True
+            shown,
+            (figures.as_image(told, truth.shape[1]), *map(to_uint8, answers[:SHOWN_ANSWERS]), to_uint8(truth)),
+            strict=True,
         ):
             row.append(each)
     features = []
@@ -77,7 +77,7 @@ def score_answers(sampler: FeatureSampler, job: SampleJob, count: int) -> Job[An
     results = {name: Score(float(v.mean()), scores.standard_error(v)) for name, v in each.items()}
     results["fid_simplest"] = scores.fid(features, sampler.reference.statistics)[0]
     rows = [torch.cat(row)[:SHOWN] for row in shown]
-    left = ["told", *["answer"] * ANSWERS, "truth"]
+    left = ["told", *["answer"] * (len(rows) - 2), "truth"]
     return Answers(results, figures.image_grid(torch.cat(rows), len(rows[0]), left=left))
 
 

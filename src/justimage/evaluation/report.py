@@ -25,6 +25,8 @@ from justimage.evaluation.scores import Score
 from justimage.generate import ImageGenerator, SampleJob
 from justimage.progress import Job
 
+ANSWERS = 4
+"""Answers to each image that a model is told."""
 TITLES = {
     "fid": "FID",
     "inception_score": "IS",
@@ -103,8 +105,11 @@ def ensure_samples(sampler: FeatureSampler, job: SampleJob, count: int) -> Job[N
         yield from sampler.ensure(each, count, f"sampling, {name}")
 
 
-def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, command: str = "") -> Job[dict[str, Any]]:
-    """Score a job's first `count` images, and the unguided ones; write report.json, report.md and pictures into `out`."""
+def evaluate(
+    sampler: FeatureSampler, job: SampleJob, count: int, out: Path, command: str = "", answers_each: int = ANSWERS
+) -> Job[dict[str, Any]]:
+    """Score a job's first `count` images, and the unguided ones; write report.json, report.md and pictures into `out`.
+    answers_each: to an image that a model is told."""
     if count < 2:
         raise ValueError(f"count is {count}; it must be 2 or more")
     generator, extractor, reference = sampler.generator, sampler.extractor, sampler.reference
@@ -127,9 +132,9 @@ def evaluate(sampler: FeatureSampler, job: SampleJob, count: int, out: Path, com
 
     told = {}
     if generator.recipe.model.image_channels:
-        found = yield from score_answers(sampler, job, count)
+        found = yield from score_answers(sampler, job, count, answers_each)
         pictures["answers.png"] = found.picture
-        told = {"answers": {name: score_to_json(s) for name, s in found.scores.items()}}
+        told = {"answers_each": answers_each, "answers": {name: score_to_json(s) for name, s in found.scores.items()}}
 
     report = {
         "scores": {name: {n: score_to_json(s) for n, s in each.items()} for name, each in results.items()},
@@ -250,7 +255,7 @@ def scores_table(report: dict[str, Any]) -> str:
     for name in report["scores"][columns[0]]:
         lines.append(f"| {TITLES[name]} | {' | '.join(to_display(report['scores'][c][name]) for c in columns)} |")
     if told := report.get("answers"):
-        lines += ["", "| answers to images | |", "|---|---|"]
+        lines += ["", f"| {report['answers_each']} answers to each image | |", "|---|---|"]
         lines += [f"| {answers.TITLES[name]} | {to_display(score)} |" for name, score in told.items()]
     return "\n".join(lines)
 
