@@ -47,10 +47,12 @@ def score_answers(sampler: FeatureSampler, job: SampleJob, count: int, several: 
     inputs, found = min(INPUTS, count, len(real)), {name: [] for name in TITLES if not name.startswith("fid")}
     shown = [[] for _ in range(min(several, SHOWN_ANSWERS) + 2)]
     for start in range(0, inputs, job.batch):
-        yield Progress("answers", start, inputs)
         indices = range(start, min(start + job.batch, inputs))
         truth, told = real.truth(indices), real.at(indices)["image"]
-        images = [sampler.generator.sample_indices(job, [i + k * len(real) for i in indices]) for k in range(several)]
+        images = []
+        for k in range(several):
+            yield Progress("answers", start * several + k * len(indices), inputs * several)
+            images.append(sampler.generator.sample_indices(job, [i + k * len(real) for i in indices]))
         answers = torch.stack([recipe.normalization.normalize(each) for each in images])
         simplest = simplest_answer(real, told)
         found["psnr"] += psnr(answers, truth).mean(0).tolist()
