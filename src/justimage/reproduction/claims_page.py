@@ -36,6 +36,8 @@ def forest(margins: Sequence[Margin]) -> bytes | None:
     """Claims below each other: each margin with its interval, and the paper's."""
 
     def plot(figure: Any) -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
         axes = figure.subplots()
         for y, (_, interval, paper, holds) in enumerate(margins):
             axes.hlines(y, interval.low, interval.high, color=COLORS[holds], linewidth=2)
@@ -44,6 +46,9 @@ def forest(margins: Sequence[Margin]) -> bytes | None:
                 axes.plot(paper, y, "D", color="#999999", markersize=4, markerfacecolor="none")
         axes.axvline(1, color="#333333", linewidth=0.8)
         axes.set(xscale="log", xlabel="times beyond the bound of the claim", ylim=(len(margins) - 0.5, -0.5))
+        axes.xaxis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1, 1.5, 2, 3)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_yticks(range(len(margins)), [words for words, *_ in margins], fontsize=8)
 
     return figures.plot_png(plot, (11, 1 + 0.24 * len(margins)))
