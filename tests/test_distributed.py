@@ -55,6 +55,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
         "policies",
         "first_weights",
         "compiled",
+        "budgets",
     )
     return out, several(2, out, *parts, "own_optimizer")
 
@@ -181,6 +182,14 @@ def test_all_processes_end_in_the_same_step_with_their_state_untouched(two: tupl
             assert "the loss became" in case["ended"] and case["at"] == 24 and case["untouched"], case
             assert case["seconds"] < 5, case
     assert len(two[1][0]["not_finite"]) == 16
+
+
+def test_a_budget_is_one_length_for_all_processes_and_grows_in_proportion(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (one["budgets"] for one in two[1])
+    assert first == second
+    (length, seen, weights), (longer, later, more) = first
+    assert seen[-1] == length > 0 and later[0] > length and later[-1] == longer and weights != more
+    assert 1.5 * length - small().training.batch < longer <= 1.5 * length
 
 
 def test_one_process_ends_with_its_state_untouched(tmp_path: Path) -> None:

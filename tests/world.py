@@ -33,6 +33,7 @@ from justimage.evaluation.scores import gaussian
 from justimage.features import Extractor
 from justimage.normalization import Normalization
 from justimage.recipe import Recipe, with_values
+from justimage.run import budget
 from tests.test_training import digest, small
 
 STEPS = 24
@@ -310,6 +311,17 @@ def policies(out: Path) -> dict[str, Any]:
                 pass
         lines = [(line["images_seen"], line["loss"]) for line in log.records(out / policy / "metrics.jsonl")]
         found[policy] = {"passed over": run.state.skipped_steps, "lines": lines, "weights": sha(*digest(run.state))}
+    return found
+
+
+def budgets(out: Path) -> list[list[Any]]:
+    """Of a run by a budget, begun, and then continued: its length, what each step had seen, and the weights."""
+    found = []
+    with mock.patch.multiple(budget, MEASURED_SECONDS=0.1, MIN_STEPS=1):
+        for seconds in 1.0, 1.5:
+            run = runs.open_run(small(budget=seconds), out / "budget", "cpu")
+            seen = [step.images_seen for step in runs.steps(run)]
+            found.append([run.recipe.training.total_images, seen, sha(*digest(run.state))])
     return found
 
 
