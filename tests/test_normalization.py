@@ -129,6 +129,23 @@ def test_any_number_of_channels_has_a_picture() -> None:
         assert figures.image_grid(images, 2).size[0] > 80
 
 
+@pytest.mark.parametrize(
+    ("label", "lines"),
+    [
+        ("cat", ["cat"]),
+        ("8 left of a small 0", ["8 left", "of a", "small 0"]),
+        ("living_room", ["living_", "room"]),
+        ("hippopotamus", ["hippop"]),
+        ("", [""]),
+    ],
+)
+def test_labels_are_broken_into_lines(label: str, lines: list[str]) -> None:
+    class Font:
+        getlength = len
+
+    assert figures.wrap(label, 7 if " " in label or "_" in label else 6, Font) == lines
+
+
 @pytest.mark.full
 def test_a_model_of_five_channels_samples_in_the_units_of_its_data(weather: Path, tmp_path: Path) -> None:
     """Mean and deviation of each channel come out within 5 % (the mean: of the deviation)."""

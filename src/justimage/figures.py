@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from justimage.normalization import to_uint8
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+LINE = 15
+"""Pixels from one line of a label to the next."""
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
@@ -33,15 +36,16 @@ def image_grid(images: Tensor, columns: int, top: Sequence[str] = (), left: Sequ
     scale = display_scale(images)
     height, width = images.shape[-2] * scale + gap, images.shape[-1] * scale + gap
     font = ImageFont.load_default(size=13)
-    y0 = 20 if any(top) else gap
+    above = [wrap(label, width, font) for label in top[:columns]]
+    y0 = max((LINE * len(lines) + 5 for lines in above if any(lines)), default=gap)
     x0 = max((int(font.getlength(label)) + 10 for label in left), default=gap)
     rows = -(-len(images) // columns)
     grid = Image.new("RGB", (x0 + columns * width, y0 + rows * height), PAPER)
     pen = ImageDraw.Draw(grid)
     for i, image in enumerate(images):
         grid.paste(to_pil(image, scale).convert("RGB"), (x0 + i % columns * width, y0 + i // columns * height))
-    for i, label in enumerate(top[:columns]):
-        pen.text((x0 + i * width + width // 2, y0 // 2), shorten(label, width, font), INK, font, anchor="mm")
+    for i, lines in enumerate(above):
+        pen.multiline_text((x0 + i * width + width // 2, y0 // 2), "\n".join(lines), INK, font, "mm", LINE - 13, "center")
     for i, label in enumerate(left[:rows]):
         pen.text((x0 - 6, y0 + i * height + height // 2), label, INK, font, anchor="rm")
     return grid
@@ -53,11 +57,18 @@ def as_image(x: Tensor, channels: int) -> Tensor:
     return to_uint8(x)
 
 
-def shorten(label: str, width: float, font: Any) -> str:
-    """Cut a label to a width in pixels, leaving at least one character."""
-    while len(label) > 1 and font.getlength(label) > width:
-        label = label[:-1]
-    return label
+def wrap(label: str, width: float, font: Any) -> list[str]:
+    """Break a label into lines of a width in pixels, at spaces and after "_" and "-"; a longer part is cut, to at least one
+    character."""
+    lines = [""]
+    for part in re.findall(r"\s*[^\s_-]+[_-]*|[_-]+", label):
+        if lines[-1] and font.getlength(lines[-1] + part) > width:
+            lines.append("")
+        line = (lines[-1] + part).strip()
+        while len(line) > 1 and font.getlength(line) > width:
+            line = line[:-1]
+        lines[-1] = line
+    return lines
 
 
 def encode(image: Image.Image, suffix: str) -> bytes:
