@@ -32,6 +32,7 @@ from justimage.recipe import Recipe, Training
 from justimage.sampling import Denoiser, Sampling, sample, trajectory
 from justimage.solvers import SOLVERS
 from justimage.transformer import JiT
+from tests.hub_server import HubServer
 from tests.reference import TINY, TINY_ARCHITECTURE, TINY_ARRAYS, noise, official_weights, relative_error
 
 ODD = Architecture(
@@ -116,14 +117,19 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             values = dict(latents=noise(1, (2, 3, 32, 32)).tolist(), class_labels=[0, 4], solver=solver, num_inference_steps=4)
             jobs[f"{solver}, by step"] = {"call": values, "loop": True}
             jobs[f"{solver}, by pipeline"] = {"call": values | {"guidance_scale": 1.0}}
+    return Model(name, ours, folder, run_alone(place, folder, jobs), place / "again")
+
+
+def run_alone(place: Path, folder: str | Path, jobs: dict[str, Any], **environment: str) -> dict[str, np.ndarray]:
+    """The samples of jobs, by a process that cannot import justimage."""
     (place / "jobs.json").write_text(json.dumps(jobs))
     words = Path(__file__).with_name("diffusers_alone.py"), folder, place / "jobs.json", place / "found.npz"
-    environment = {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
     line = [sys.executable, *map(str, words)]
     done = subprocess.run(line, env=plain | environment, cwd=place, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    return Model(name, ours, folder, dict(np.load(place / "found.npz")), place / "again")
+    return dict(np.load(place / "found.npz"))
 
 
 pytestmark = pytest.mark.full
@@ -183,6 +189,27 @@ def test_what_diffusers_saves_runs_and_comes_back(model: Model, tmp_path: Path) 
         assert checkpoint.read_recipe(back) == wanted
         there, here = justimage.load(model.ours, device="cpu").net, justimage.load(back, device="cpu").net
         assert all(torch.equal(p, q) for p, q in zip(there.parameters(), here.parameters(), strict=True))
+
+
+def test_a_repository_on_the_hub_runs_and_comes_back(model: Model, tmp_path: Path) -> None:
+    """With its code, by a stand-in for the Hub."""
+    from tests.test_hub import Command
+
+    if model.name == "odd":
+        return
+    server = HubServer()
+    files = {str(file.relative_to(model.folder)): file.read_bytes() for file in model.folder.rglob("*") if file.is_file()}
+    server.repositories["me/cats"] = {"main": files}
+    jobs = {"as configured": {"call": CONDITIONS[model.name] | {"seeds": [3, 8]}}}
+    hub = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "friend"}
+    found = run_alone(tmp_path, "me/cats", jobs, **hub)
+    assert np.array_equal(found["as configured"], model.found["as configured"])
+    server.requests[:] = []
+    done = Command(server, tmp_path)("convert", "hf://me/cats", "back")
+    server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in server.requests if ".py" in line]  # code is not even fetched
+    assert checkpoint.read_recipe(tmp_path / "back") == RECIPES["paper"].shared((0.9996,))
 
 
 def test_another_average(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from justimage import checkpoint, disk
+from justimage import checkpoint, disk, hub
 from justimage.cli.options import parse
 from justimage.cli.progress import stage
 from justimage.convert import diffusers_folder, official
@@ -28,7 +28,7 @@ examples:
 @dataclass(frozen=True)
 class ConvertOptions:
     source: Positional[Path]
-    """an official checkpoint or a folder of diffusers, or (with --to) a run or converted folder"""
+    """an official checkpoint or a folder of diffusers (or hf://organisation/name); with --to a run or converted folder"""
     target: Positional[Path]
     """a new folder, or a new .pth file"""
     to: Literal["justimage", "official", "diffusers"] = "justimage"
@@ -47,10 +47,10 @@ def main(words: Sequence[str]) -> int:
             written = official.export_official(o.source, o.target)
         elif o.to == "diffusers":
             written = diffusers_folder.export_diffusers(o.source, o.target, o.ema)
-        elif diffusers_folder.is_diffusers_folder(o.source):
-            written = diffusers_folder.import_diffusers(o.source, o.target, o.context_start)
+        elif diffusers_folder.is_diffusers_folder(source := hub.fetch(o.source) if hub.is_address(o.source) else o.source):
+            written = diffusers_folder.import_diffusers(source, o.target, o.context_start)
         else:
-            written = official.import_official(o.source, o.target, o.context_start)
+            written = official.import_official(source, o.target, o.context_start)
     if o.to == "official":
         recipe = checkpoint.read_recipe(checkpoint.resolve(o.source))
         if (theirs := official.official_sampling(recipe)) != recipe.sampling:

@@ -4,7 +4,7 @@ The folder is complete: weights as safetensors, configurations as JSON, and the 
 alone. That code is this package's own: each file in carried/ is joined with the rooms that it imports, so there is no second
 implementation of anything. Reading a folder runs none of its code and unpickles nothing.
 
-    model_index.json  justimage_pipeline.py  README.md
+    model_index.json  pipeline.py  README.md
     transformer/      config.json            justimage_transformer.py  diffusion_pytorch_model.safetensors
     scheduler/        scheduler_config.json  justimage_scheduler.py
 
@@ -38,8 +38,9 @@ from justimage.sampling import Sampling
 from justimage.transformer import JiT
 
 HOUSE = Path(justimage.__file__).parent
-CODE = {"": "justimage_pipeline", "transformer": "justimage_transformer", "scheduler": "justimage_scheduler"}
-"""The file of carried/ in each folder."""
+CODE = {"": "pipeline", "transformer": "justimage_transformer", "scheduler": "justimage_scheduler"}
+"""The file of carried/ in each folder. diffusers looks for a custom pipeline in pipeline.py; it copies the others to one place,
+where names of their own keep them apart from those of other models."""
 CLASSES = {"": "JiTPipeline", "transformer": "JiTModel", "scheduler": "JiTScheduler"}
 WEIGHTS = "diffusion_pytorch_model"
 TWO_CLIPS = {"t_clip": "training_t_clip"}

@@ -28,20 +28,14 @@ class JiTPipeline(DiffusionPipeline):
     """Sample images of classes, or from what else the transformer takes, by the scheduler.
 
     id2label: the names of the classes, by their number. normalization: mean and std of each channel, of data that is floats in
-    its own units rather than pixels. recipe: the rest of what justimage needs to take the folder back.
+    its own units rather than pixels. recipe: the rest of what justimage needs to take the folder back. (Each is a dict or None;
+    older versions of diffusers stumble over that as an annotation.)
     """
 
     model_cpu_offload_seq = "transformer"
     _callback_tensor_inputs = ("latents",)
 
-    def __init__(
-        self,
-        transformer: Any,
-        scheduler: Any,
-        id2label: dict | None = None,
-        normalization: dict | None = None,
-        recipe: dict | None = None,
-    ) -> None:
+    def __init__(self, transformer: Any, scheduler: Any, id2label=None, normalization=None, recipe=None) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
         self.register_to_config(id2label=id2label, normalization=normalization, recipe=recipe)
