@@ -360,6 +360,8 @@ def test_our_own_folder_is_read_strictly(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             diffusers_folder.import_diffusers(tmp_path / str(number), tmp_path / "back")
     assert not (tmp_path / "back").exists()
+    with pytest.raises(ValueError, match="is a folder of diffusers; make a checkpoint of it: justimage convert"):
+        justimage.load(folder)
 
 
 def test_what_cannot_be_carried_is_refused(tmp_path: Path) -> None:
