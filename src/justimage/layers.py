@@ -133,7 +133,7 @@ def rotations(rows: int, columns: int, head_dimension: int) -> tuple[Tensor, Ten
     The first sine of each pair is negative, as in (x cos - y sin, y cos + x sin).
     """
     half = head_dimension // 2
-    frequencies = 10000 ** (-torch.arange(0, half, 2) / half)
+    frequencies = 10000 ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)
     row = (torch.arange(rows)[:, None] * frequencies).repeat_interleave(2, dim=-1)
     column = (torch.arange(columns)[:, None] * frequencies).repeat_interleave(2, dim=-1)
     angles = torch.cat([row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], dim=-1).flatten(0, 1)

@@ -14,11 +14,11 @@ from math import inf
 import torch
 from torch import Tensor
 
-from justimage import randomness
 from justimage.checks import check_choice, check_finite, check_range
 from justimage.conditions import Condition, join, map_tensors, null_like
 from justimage.diffusion import Diffusion, convert, with_extras
 from justimage.normalization import Normalization
+from justimage.randomness import image_noise
 from justimage.sample_arguments import Integers, check_condition, check_noise, complete_arguments
 from justimage.solvers import GRIDS, SOLVERS, Point
 
@@ -207,7 +207,7 @@ class GuidedVelocity:
         return a.item(), b.item()
 
     def noise(self, number: int) -> Tensor:
-        noise = torch.stack([randomness.image_noise(seed, self.denoiser.shape, number + 1) for seed in self.seeds])
+        noise = torch.stack([image_noise(seed, self.denoiser.shape, number + 1) for seed in self.seeds])
         device = next(self.denoiser.net.parameters()).device
         return noise.to(device, non_blocking=True) * self.denoiser.diffusion.noise_scale
 
@@ -257,7 +257,7 @@ def sample_batches(
         if noise is not None:
             z = noise[part].to(device, torch.promote_types(noise.dtype, torch.float32))
         else:
-            z = torch.stack([randomness.image_noise(seed, denoiser.shape) for seed in seeds[part]]).to(device)
+            z = torch.stack([image_noise(seed, denoiser.shape) for seed in seeds[part]]).to(device)
         z = z * denoiser.diffusion.noise_scale
         given = map_tensors(lambda tensor, part=part: tensor[part].to(device), condition)
         with eval_mode(net), autocast_to(dtype, device):

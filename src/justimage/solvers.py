@@ -87,7 +87,7 @@ def adams(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Poi
 # exponential solvers ----------------------------------------------------------------------------------------------------
 
 
-class Prediction(NamedTuple):
+class Predicted(NamedTuple):
     """The clean image predicted at some lambda."""
 
     level: float
@@ -101,7 +101,7 @@ def level(velocity: Velocity, t: float) -> float:
     return -inf if a <= 0 else inf if b <= 0 else log(a / b)
 
 
-def differences(history: Sequence[Prediction]) -> list[Tensor]:
+def differences(history: Sequence[Predicted]) -> list[Tensor]:
     """First and second divided differences of predictions, newest first, by lambda; as many as there are finite ones for."""
     known = [p for p in history if not isinf(p.level)]
     first = [(p.x - q.x) / (p.level - q.level) for p, q in pairwise(known)]
@@ -118,12 +118,12 @@ def first_order(velocity: Velocity, z: Tensor, x: Tensor, t: float, s: float) ->
 def multistep(velocity: Velocity, z: Tensor, times: Sequence[float], order: int) -> Iterator[Point]:
     """Exponential Adams-Bashforth: the polynomial through the latest predictions is integrated from t to s, weighted by
     e^lambda."""
-    history: list[Prediction] = []
+    history: list[Predicted] = []
     v = x = torch.zeros_like(z)
     for t, s in pairwise(times):
         v, x = velocity(z, t)
         yield Point(t, z, v, x)
-        history = [Prediction(level(velocity, t), x), *history][:order]
+        history = [Predicted(level(velocity, t), x), *history][:order]
         z, h, (a, _) = first_order(velocity, z, x, t, s), level(velocity, s) - level(velocity, t), velocity.coefficients(s)
         if isinf(h):
             continue
@@ -150,7 +150,7 @@ def dpm3(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Poin
 def unipc(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
     """UniPC (Zhao et al. 2023, B2): the steps of dpm2, each corrected by the prediction at its end, which the next one needs
     anyway. Its measured order is 3; one evaluation a step."""
-    history: list[Prediction] = []
+    history: list[Predicted] = []
     step = None
     v = x = torch.zeros_like(z)
     for t, s in pairwise(times):
@@ -158,7 +158,7 @@ def unipc(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Poi
         if step:
             z = step.corrected(x)
         yield Point(t, z, v, x)
-        history = [Prediction(level(velocity, t), x), *history][:2]
+        history = [Predicted(level(velocity, t), x), *history][:2]
         h, a = level(velocity, s) - level(velocity, t), velocity.coefficients(s)[0]
         step = UniPCStep(first_order(velocity, z, x, t, s), a, h, history, [] if isinf(h) else differences(history))
         z = step.predicted()
@@ -174,7 +174,7 @@ class UniPCStep(NamedTuple):
     """the coefficient of x at its end"""
     h: float
     """its length in lambda"""
-    history: Sequence[Prediction]
+    history: Sequence[Predicted]
     slopes: Sequence[Tensor]
 
     def predicted(self) -> Tensor:
@@ -195,12 +195,12 @@ class UniPCStep(NamedTuple):
 
 def sde(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Iterator[Point]:
     """SDE-DPM-Solver++ 2M: in each step old noise is replaced by new, so that errors made before fade."""
-    history: list[Prediction] = []
+    history: list[Predicted] = []
     v = x = torch.zeros_like(z)
     for number, (t, s) in enumerate(pairwise(times)):
         v, x = velocity(z, t)
         yield Point(t, z, v, x)
-        history = [Prediction(level(velocity, t), x), *history][:2]
+        history = [Predicted(level(velocity, t), x), *history][:2]
         h, (_, b), (a_s, b_s) = level(velocity, s) - level(velocity, t), velocity.coefficients(t), velocity.coefficients(s)
         new = -expm1(-2 * h)
         z = b_s / b * exp(-h) * z + a_s * new * x + b_s * sqrt(new) * velocity.noise(number)

@@ -59,6 +59,8 @@ def resolve(path: str | Path, groups: Collection[str] = ()) -> Path:
         verify(place, groups)
         return place
     folder = newest(place, groups)
+    if folder is None and (place / "model_index.json").exists():
+        raise ValueError(f"{path} is a folder of diffusers; make a checkpoint of it: justimage convert {path} FOLDER")
     if folder is None:
         raise ValueError(f"{path} holds no checkpoint; give a run, a converted folder, or a .safetensors file of weights")
     return folder

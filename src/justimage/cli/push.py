@@ -59,9 +59,7 @@ def main(words: Sequence[str]) -> int:
         raise ValueError(f"{o.source} was trained with {', '.join(recipe.custom)}, which nobody else has; it cannot be shared")
     values = (0.0, *recipe.training.ema) if o.all else o.ema or (recipe.training.sample_ema,)
 
-    kept, usual = tuple(v for v in values if v), recipe.training.sample_ema
-    training = replace(recipe.training, ema=kept, sample_ema=usual if usual in kept else max(kept, default=0.0), init="")
-    shared = replace(recipe, data="", condition="", training=training)
+    shared = recipe.shared(values)
     seen = checkpoint.read_state(place)["images_seen"]
     with stage(f"uploading {o.source} to {o.repository}"), tempfile.TemporaryDirectory() as parent:
         groups = {name: checkpoint.load_group(place, name) for name in (f"ema-{ema_name(v)}" if v else "model" for v in values)}

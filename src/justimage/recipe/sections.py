@@ -1,5 +1,6 @@
 """The sections of a recipe (Table 9): everything that determines a training, as plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import inf
 from typing import Any, Literal, get_args
@@ -224,6 +225,13 @@ class Recipe:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         return (self.model.channels, *self.model.size)
+
+    def shared(self, emas: Sequence[float]) -> "Recipe":
+        """This recipe as it is given away: with some of its averages (0: the weights themselves), and without the paths of this
+        machine."""
+        kept, usual = tuple(ema for ema in emas if ema), self.training.sample_ema
+        ema = usual if usual in kept else max(kept, default=0.0)
+        return replace(self, data="", condition="", training=replace(self.training, ema=kept, sample_ema=ema, init=""))
 
     def denoiser(self, net: Any) -> Denoiser:
         """A network with everything that is needed to sample from it."""
