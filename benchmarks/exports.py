@@ -124,15 +124,14 @@ def score(o: argparse.Namespace) -> None:
             start = time.perf_counter()
             images = justimage.sample(now, classes, seeds=0)
             taken = time.perf_counter() - start
-            found[name] = fid([extract(part)[0] for part in images.split(500)], real), images
-            (value, _, *_), influences = found[name][0]
-            (_, reference), exact = found["PyTorch"]
+            distance, influences = fid([extract(part)[0] for part in images.split(500)], real)
+            found[name] = images, distance.value, influences
+            exact, usual, its_influences = found["PyTorch"]
             rms = (images.float() - exact.float()).square().mean().sqrt()
-            paired = standard_error(influences - found["PyTorch"][0][1])
-            change = value - found["PyTorch"][0][0].value
+            change, paired = distance.value - usual, standard_error(influences - its_influences)
             print(
-                f"{name}: distance {value:.3f} ({change:+.3f} ± {paired:.3f}), images differ by {rms:.2f} levels (rms), "
-                f"{o.count / taken:.1f} images/s",
+                f"{name}: distance {distance.value:.3f} ({change:+.3f} ± {paired:.3f}), images differ by {rms:.2f} "
+                f"levels (rms), {o.count / taken:.1f} images/s",
                 flush=True,
             )
 

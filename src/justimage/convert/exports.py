@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from justimage import __version__, checkpoint, disk, recipe as recipes
-from justimage.conditions import NULL_CLASS, Condition, map_tensors
+import justimage
+from justimage import checkpoint, disk, recipe as recipes
+from justimage.conditions import NULL_CLASS, Condition
 from justimage.convert.int8 import with_int8_weights
 from justimage.convert.onnx_graph import ONNX_BYTES, network_graph, sampler_graph
 from justimage.convert.unrolled import BareNetwork, UnrolledSampler, batch_sizes
@@ -58,7 +59,7 @@ def export_file(
     usual = checkpoint.ema_of(place) if place.is_file() else recipe.training.sample_ema
     used = usual if ema is None else ema
     about = {
-        "version": __version__, "weights": checkpoint.fingerprint(place, used), "ema": used,
+        "version": justimage.__version__, "weights": checkpoint.fingerprint(place, used), "ema": used,
         "recipe": recipes.to_json(replace(recipe, data="", condition="")),
     }  # fmt: skip
     return export(model, target, sampling, int8, about)
@@ -86,7 +87,9 @@ def export(
     plain, net = model.net, with_int8_weights(model.net) if int8 else model.net
     model = replace(model, net=net.eval().requires_grad_(False))
     if (size := bytes_of(model.net)) > ONNX_BYTES and target.suffix == ".onnx":
-        raise ValueError(f"the weights are {size / 1e9:.1f} GB, and an ONNX file holds 2: --to pt2{'' if int8 else ', or --int8'}")
+        raise ValueError(
+            f"the weights are {size / 1e9:.1f} GB, and an ONNX file holds 2: --to pt2{'' if int8 else ', or --int8'}"
+        )
     module = UnrolledSampler(model, sampling) if sampling else BareNetwork(model.net)
     written = {"kind": "sampler" if sampling else "network", "int8": int8, "sampling": sampling and asdict(sampling)}
     content = json.dumps(dict(about or {}) | written)

@@ -14,7 +14,7 @@ from justimage.convert.unrolled import BareNetwork, UnrolledSampler, batch_sizes
 from justimage.sampling import Denoiser, Sampling
 
 OPSET = 20
-"""Of ONNX. Attention and RMSNormalization, of 23, are no faster on a CPU (benchmarks/RESULTS.md), and fewer programs know them."""
+"""Of ONNX. Attention and RMSNormalization, of 23, are hardly faster on a CPU, and fewer programs know them."""
 ONNX_BYTES = 2**31 - 2**24
 """Of the weights that fit into a file beside their graph."""
 DOMAIN, NETWORK = "justimage", "network"
@@ -36,9 +36,7 @@ def network_graph(net: nn.Module, example: tuple[Any, ...], names: list[str]) ->
     return trace(BareNetwork(net), example, names, "output")
 
 
-def sampler_graph(
-    network: Graph, model: Denoiser, sampling: Sampling, example: tuple[Any, ...], names: list[str]
-) -> Graph:
+def sampler_graph(network: Graph, model: Denoiser, sampling: Sampling, example: tuple[Any, ...], names: list[str]) -> Graph:
     """The graph of a sampler, with the network's, which it takes over, in place of each evaluation."""
     import onnx_ir as ir
     from onnx_ir.passes.common import InlinePass
