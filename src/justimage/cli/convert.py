@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     o = parse(ConvertOptions, words, "convert", DESCRIPTION)
     disk.check_writable(o.target)
     if o.to in ("onnx", "pt2"):
-        return export(o)
+        return write_export(o)
     with stage(f"reading {o.source}, writing {o.target}"):
         if o.to == "official":
             written = official.export_official(o.source, o.target)
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def export(o: ConvertOptions) -> int:
+def write_export(o: ConvertOptions) -> int:
     """Write a network or a sampler as ONNX or .pt2, and print how well it agrees and how to run it."""
     if o.target.suffix != f".{o.to}":
         raise ValueError(f"{o.target} must end in .{o.to}")

@@ -229,8 +229,7 @@ def usage(target: Path, inputs: Named) -> str:
     def random(name: str, tensor: Tensor) -> str:
         sizes = ", ".join(map(str, (4, *tensor.shape[1:])))
         if not tensor.is_floating_point():
-            zeros = f"np.zeros(({sizes},), int)" if numpy else f"torch.zeros({sizes}, dtype=torch.long)"
-            return zeros.replace(",,", ",")
+            return f"np.zeros([{sizes}], int)" if numpy else f"torch.zeros({sizes}, dtype=torch.long)"
         if numpy:
             return f"np.random.{'rand' if name == 't' else 'randn'}({sizes}).astype('f')"
         return f"torch.{'rand' if name == 't' else 'randn'}({sizes})"

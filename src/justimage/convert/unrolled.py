@@ -51,4 +51,4 @@ class UnrolledSampler(nn.Module):
 def batch_sizes(example: tuple[Any, ...]) -> tuple[Any, ...]:
     """Which sizes of these arguments are any number: the first of each tensor, the batch."""
     batch = torch.export.Dim("batch")
-    return tuple(map_tensors(lambda _: {0: batch}, argument) for argument in example)
+    return tuple(map_tensors(lambda _: {0: batch}, argument) for argument in example)  # pyright: ignore[reportArgumentType]
