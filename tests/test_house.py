@@ -63,7 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"normalization"},
     "preview": {"conditions", "data", "figures", "normalization", "randomness", "recipe", "sampling", "tasks", "training"},
     # generating and scoring
-    "convert": {"architectures", "checkpoint", "diffusion", "disk", "ema", "layers", "recipe", "sampling", "transformer"},
+    "convert": {
+        "architectures", "checkpoint", "conditions", "diffusion", "disk", "ema", "layers", "recipe", "sample_arguments",
+        "sampling", "solvers", "transformer",
+    },
     "convert/carried": {
         "architectures", "conditions", "diffusion", "normalization", "randomness", "sample_arguments", "sampling", "solvers",
         "transformer",

@@ -198,7 +198,7 @@ class GuidedVelocity:
             x = self.evaluate(z, t, self.condition)[1] + (guidance - 1) * self.difference
             return convert(x, "x", "v", z, self.denoiser.diffusion.coefficients(t, z), self.sampling.t_clip), x
         v, x = self.evaluate(torch.cat([z, z]), t, join(self.condition, null_like(self.condition)))
-        (v, v_null), (x, x_null) = v.chunk(2), x.chunk(2)
+        (v, v_null), (x, x_null) = (q.unflatten(0, (2, -1)) for q in (v, x))
         self.difference = x - x_null
         return v_null + guidance * (v - v_null), x_null + guidance * (x - x_null)
 

@@ -121,7 +121,7 @@ class JiT(nn.Module):
         a = self.architecture
         told = y if isinstance(y, dict) else {} if y is None else {"classes": y}
         dtype = self.class_table.weight.dtype
-        time, (label, context) = self.time(t, dtype), self.embed_label(told, len(z))
+        time, (label, context) = self.time(t, dtype), self.embed_label(told, z.shape[0])
         if "augmentation" in told:
             time = time + self.augmentation(told["augmentation"].to(dtype))
         both = F.silu(time + label)
@@ -131,7 +131,7 @@ class JiT(nn.Module):
         x = self.embed(self.patches(z)) + self.positions.to(dtype)  # (b, patches, width)
         if a.image_channels:
             image = told.get("image")
-            image = z.new_zeros(len(z), a.image_channels, *a.size) if image is None else image
+            image = z.new_zeros(z.shape[0], a.image_channels, *a.size) if image is None else image
             x = x + self.embed_image(self.patches(image))
         cos, sin = self.cos[a.context :].to(dtype), self.sin[a.context :].to(dtype)
         for i, block in enumerate(self.blocks):

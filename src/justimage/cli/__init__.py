@@ -27,7 +27,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   feature-space  a classifier of your data as the space to score in; statistics of real images
   info           the networks: parameters, multiply-adds, tokens, memory to train
   plan           what a training takes on given GPUs: bytes per GPU, images/s, days
-  convert        the authors' checkpoints into this format, and back
+  convert        the authors' checkpoints into this format, and back; a model as ONNX or .pt2
   push           upload a model to the Hub of Hugging Face, from where hf://name/of-it is used
 
 examples:
