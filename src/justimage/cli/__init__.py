@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from justimage.cli.pipe import ReaderGone, closed_pipe_guard
 
@@ -29,6 +29,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   plan           what a training takes on given GPUs: bytes per GPU, images/s, days
   convert        the authors' checkpoints into this format, and back
   push           upload a model to the Hub of Hugging Face, from where hf://name/of-it is used
+  doctor         this machine: what it has, what will be fast, what is missing and the command for it
 
 examples:
   justimage demo
@@ -41,7 +42,7 @@ A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds 
 
 COMMANDS = (
     "demo", "prepare", "train", "sample", "edit", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
-    "push",
+    "push", "doctor",
 )  # fmt: skip
 UNATTENDED = ("demo", "train", "reproduce", "feature-space")
 """Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""
@@ -77,9 +78,7 @@ def run(argv: list[str]) -> None:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         fail(f"no command is called {argv[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
-        with show_loading():
-            command = import_module(f"justimage.cli.{argv[0].replace('-', '_')}")
-        exit_with(command.main(argv[1:]))
+        exit_with(load_command(argv[0]).main(argv[1:]))
     except (ValueError, OSError, RuntimeError) as error:
         code = exit_code(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
@@ -90,6 +89,15 @@ def run(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         exit_with(INTERRUPTED)
+
+
+def load_command(name: str) -> Any:
+    """The module of a command."""
+    try:
+        with show_loading():
+            return import_module(f"justimage.cli.{name.replace('-', '_')}")
+    except ImportError as error:  # of PyTorch, or of what else everything needs
+        fail(f"{one_line(error)}; justimage doctor says what is missing here")
 
 
 @contextmanager
