@@ -52,7 +52,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
 def main() -> None:
-    """Run the command in sys.argv: the console script. Exit codes: 0 done; 1 of doctor, where nothing can work; 2 a mistake of the
+    """Run the command in sys.argv: the console script. Exit codes: 0 done; 1 of doctor, nothing can work; 2 a mistake of the
     user; 70 hung, a loss that is not finite, or a failure of another process; 74 a disk that cannot be written; 75 stopped on
     request (start it again); 78 no usable checkpoint; 130 interrupted; 141 the reader of the output is gone."""
     argv = sys.argv[1:]
