@@ -25,6 +25,7 @@ from justimage.inference import suit_cpu
 from justimage.operators import declare_operators
 from justimage.recipe import from_json, to_json
 from justimage.transformer import JiT
+from tests.random_models import save_encoder
 from tests.test_training import digest, equal, finish, resumed, small
 
 NAMES = [f"{kind}/{i}.png" for kind in ("dark", "light") for i in range(6)]
@@ -200,15 +201,9 @@ def test_images_that_do_not_fit_are_one_line(place: Path, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small T5 of random weights that reads bytes, as on the Hub."""
     declare_operators()
-    transformers = pytest.importorskip("transformers")
-    place = str(tmp_path_factory.mktemp("encoder"))
-    torch.manual_seed(0)
-    sizes = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=384, **sizes)).save_pretrained(place)
-    transformers.ByT5Tokenizer().save_pretrained(place)
-    return place
+    pytest.importorskip("transformers")
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def test_texts_are_encoded_once_and_prompts_alike(place: Path, encoder: str, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "chunks", "conditions", "data", "disk", "distributed", "ema", "features", "figures", "generate", "given",
         "normalization", "progress", "randomness", "recipe", "sampling", "stopping", "tasks", "training",
     },
+    # the machine
+    "machine": {"disk"},
     # the paper
     "reproduction": {
         "architectures", "checkpoint", "chunks", "cost", "data", "diffusion", "disk", "distributed", "evaluation",

@@ -15,6 +15,7 @@ from justimage.evaluation import scores
 from justimage.evaluation.scores import Gaussian, gaussian
 from justimage.features import inception
 from justimage.operators import declare_operators
+from tests.random_models import save_inception
 
 
 def cloud(count: int, dimension: int = 16, seed: int = 0, shift: float = 0.0, spread: float = 1.0) -> Tensor:
@@ -140,26 +141,9 @@ def test_nearest_finds_the_nearest_row_other_than_itself() -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with random weights in the format of Inception's, initialised so that features vary."""
     declare_operators()
-    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    fidelity.load_state_dict_from_url, original = None, fidelity.load_state_dict_from_url
-    try:
-        torch.manual_seed(0)
-        net = fidelity.FeatureExtractorInceptionV3.__new__(fidelity.FeatureExtractorInceptionV3)
-        net.load_state_dict = lambda state: None
-        fidelity.load_state_dict_from_url = lambda *_, **__: {}
-        net.__init__("inception-v3-compat", ["2048"])
-        del net.load_state_dict
-    finally:
-        fidelity.load_state_dict_from_url = original
-    for module in net.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    torch.nn.init.normal_(net.fc.weight, std=0.05)
-    torch.save(net.state_dict(), path)
-    return path
+    pytest.importorskip("torch_fidelity")
+    return save_inception(tmp_path_factory.mktemp("weights") / "random.pth")
 
 
 def smooth_images(count: int, seed: int, brightness: float) -> Tensor:

@@ -178,6 +178,12 @@ def preferred_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     return "bf16" if device.type != "cpu" or any(able.get(f"{name}_bf16") for name in ("avx512", "amx", "arm")) else "fp32"
 
 
+def backends() -> list[str]:
+    """The ways by which processes can talk to each other with this build of PyTorch."""
+    found = {"nccl": dist.is_nccl_available, "gloo": dist.is_gloo_available} if dist.is_available() else {}
+    return [name for name, there in found.items() if there()]
+
+
 def rank_and_size() -> tuple[int, int]:
     """(rank, world size) from the environment, without initialising torch.distributed."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -158,6 +158,7 @@ def time_block(a: Architecture, bf16: bool, compiled: bool, device: torch.device
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 out = call(x, condition, angles, angles)
             out.float().sum().backward()
+            torch.empty(0, device=device).sum().item()  # a GPU is waited for
         except Exception:  # of whatever compiler is there, or is not
             if compiled:
                 return None

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from justimage.cli.pipe import ReaderGone, closed_pipe_guard
 
@@ -29,6 +29,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   plan           what a training takes on given GPUs: bytes per GPU, images/s, days
   convert        the authors' checkpoints into this format, and back; a model as ONNX or .pt2
   push           upload a model to the Hub of Hugging Face, from where hf://name/of-it is used
+  doctor         this machine: what it has, what will be fast, what is missing and the command for it
 
 examples:
   justimage demo
@@ -41,7 +42,7 @@ A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds 
 
 COMMANDS = (
     "demo", "prepare", "train", "sample", "edit", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
-    "push",
+    "push", "doctor",
 )  # fmt: skip
 UNATTENDED = ("demo", "train", "reproduce", "feature-space")
 """Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""
@@ -51,9 +52,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
 def main() -> None:
-    """Run the command in sys.argv: the console script. Exit codes: 0 done; 2 a mistake of the user; 70 hung, a loss that is
-    not finite, or a failure of another process; 74 a disk that cannot be written; 75 stopped on request (start it again); 78 no
-    usable checkpoint; 130 interrupted; 141 the reader of the output is gone."""
+    """Run the command in sys.argv: the console script. Exit codes: 0 done; 1 of doctor, nothing can work; 2 a mistake of the
+    user; 70 hung, a loss that is not finite, or a failure of another process; 74 a disk that cannot be written; 75 stopped on
+    request (start it again); 78 no usable checkpoint; 130 interrupted; 141 the reader of the output is gone."""
     argv = sys.argv[1:]
     unattended = is_distributed() or (bool(argv) and argv[0] in UNATTENDED)
     try:
@@ -77,9 +78,7 @@ def run(argv: list[str]) -> None:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         fail(f"no command is called {argv[0]!r}; " + (f"perhaps {near[0]}" if near else f"there are {', '.join(COMMANDS)}"))
     try:
-        with show_loading():
-            command = import_module(f"justimage.cli.{argv[0].replace('-', '_')}")
-        exit_with(command.main(argv[1:]))
+        exit_with(load_command(argv[0]).main(argv[1:]))
     except (ValueError, OSError, RuntimeError) as error:
         code = exit_code(error)
         if os.environ.get("JUSTIMAGE_TRACEBACK") or code is None:
@@ -90,6 +89,15 @@ def run(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         exit_with(INTERRUPTED)
+
+
+def load_command(name: str) -> Any:
+    """The module of a command."""
+    try:
+        with show_loading():
+            return import_module(f"justimage.cli.{name.replace('-', '_')}")
+    except ImportError as error:  # of PyTorch, or of what else everything needs
+        fail(f"{one_line(error)}; justimage doctor says what is missing here")
 
 
 @contextmanager

@@ -4,13 +4,14 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 import tyro
 
 from justimage.cli import fail
-from justimage.distributed import find_device
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -51,8 +52,12 @@ def tyro_message(box: str) -> str:
     return message + (f"; perhaps {near[1]}" if near else "")
 
 
-def checked_device(name: str | None) -> torch.device:
+def checked_device(name: str | None) -> "torch.device":
     """The device of that name, or the best available; ValueError where it cannot be used."""
+    import torch  # here, as `doctor` must be able to say that it is missing
+
+    from justimage.distributed import find_device
+
     try:
         device = find_device(name)
         torch.zeros(1, device=device).item()
