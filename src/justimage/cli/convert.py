@@ -13,8 +13,8 @@ from justimage.cli.progress import stage
 from justimage.convert import diffusers_folder, exports, official
 from justimage.sampling import with_passes
 
-DESCRIPTION = """Other programs' formats: the authors' checkpoints and folders of diffusers, both ways; and a model as a file that
-runs without this package, ONNX or torch.export's .pt2.
+DESCRIPTION = """Other programs' formats: the authors' checkpoints and folders of diffusers, both ways; and a model as a file
+that runs without this package, ONNX or torch.export's .pt2.
 
 Strict, and no code of a file or folder is run.
 
