@@ -5,9 +5,10 @@ guidance's double batch, in one graph. Both take any number of images. A file ge
 with PyTorch's.
 """
 
+import copy
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,8 @@ BATCHES = 1, 3
 """Images with which a file is compared; it is traced with 2."""
 ABOUT = "justimage"
 """The entry of a file that says, as JSON, how it was made: a property of ONNX's metadata, an extra file of .pt2."""
+BEFORE = "z", "t", "noise"
+"""Inputs that stand before the condition."""
 Named = dict[str, Tensor]
 """Inputs by name: z and t, or noise; then what the network is told."""
 
@@ -84,8 +87,8 @@ def export(
     if sampling and sampling.solver == "sde":
         raise ValueError("solver sde draws noise at each step, which a file cannot; choose another: --passes 13")
     check_condition(told_of(model, 2), 2, model.classes, sampling.guidance if sampling else 1.0)
-    plain, net = model.net, with_int8_weights(model.net) if int8 else model.net
-    model = replace(model, net=net.eval().requires_grad_(False))
+    plain = copy.deepcopy(model.net).eval().requires_grad_(False)  # the caller's may be in training
+    model = replace(model, net=with_int8_weights(plain) if int8 else plain)
     if (size := bytes_of(model.net)) > ONNX_BYTES and target.suffix == ".onnx":
         raise ValueError(
             f"the weights are {size / 1e9:.1f} GB, and an ONNX file holds 2: --to pt2{'' if int8 else ', or --int8'}"
@@ -108,12 +111,13 @@ def export(
         except Exception as error:  # of two exporters and a runtime, which raise whatever they like
             reason = disk.printable(" ".join(str(error).split())[:200])
             raise ValueError(f"this network does not export to {target.suffix}: {reason or type(error).__name__}") from error
-        worst = max(map(relative_error, found, wanted))
-        if not worst <= TOLERANCE:
+        errors = [relative_error(*pair) for pair in zip(found, wanted, strict=True)]
+        if not all(error <= TOLERANCE for error in errors):  # nan is not
+            worst = max(errors, key=lambda error: error if error == error else torch.inf)
             raise ValueError(f"{target} would differ from PyTorch by {worst:.1e}, more than {TOLERANCE:g}; nothing was written")
-        inputs = random_inputs(model, BATCHES[-1], False)
-        lost = relative_norm(net(*arguments(inputs)), plain(*arguments(inputs))) if int8 else 0.0
-    return Exported(target, usage(target, random_inputs(model, 2, bool(sampling))), worst, lost)
+        inputs = arguments(random_inputs(model, BATCHES[-1], False))
+        lost = relative_norm(BareNetwork(model.net)(*inputs), BareNetwork(plain)(*inputs)) if int8 else 0.0
+    return Exported(target, usage(target, random_inputs(model, 2, bool(sampling))), max(errors), lost)
 
 
 def check_target(target: Path) -> None:
@@ -166,8 +170,8 @@ def named(condition: Condition) -> Named:
 
 def arguments(inputs: Named) -> tuple[Any, ...]:
     """Inputs as a module takes them: z and t, or noise, and the condition: classes alone, or a dict."""
-    first = [tensor for name, tensor in inputs.items() if name in ("z", "t", "noise")]
-    told = {name: tensor for name, tensor in inputs.items() if name not in ("z", "t", "noise")}
+    first = [tensor for name, tensor in inputs.items() if name in BEFORE]
+    told = {name: tensor for name, tensor in inputs.items() if name not in BEFORE}
     return (*first, told["classes"] if set(told) == {"classes"} else told or None)
 
 
@@ -223,27 +227,24 @@ def relative_norm(found: Tensor, wanted: Tensor) -> float:
 
 
 def usage(target: Path, inputs: Named) -> str:
-    """Three lines of Python that run a file without this package, on random numbers."""
-    numpy = target.suffix == ".onnx"
+    """Three lines of Python that run a file without this package, on random numbers and class 0."""
+    onnx = target.suffix == ".onnx"
 
-    def random(name: str, tensor: Tensor) -> str:
+    def made(name: str, tensor: Tensor) -> str:
         sizes = ", ".join(map(str, (4, *tensor.shape[1:])))
         if not tensor.is_floating_point():
-            return f"np.zeros([{sizes}], int)" if numpy else f"torch.zeros({sizes}, dtype=torch.long)"
-        if numpy:
-            return f"np.random.{'rand' if name == 't' else 'randn'}({sizes}).astype('f')"
-        return f"torch.{'rand' if name == 't' else 'randn'}({sizes})"
+            return f"np.zeros([{sizes}], int)" if onnx else f"torch.zeros({sizes}, dtype=torch.long)"
+        random = "rand" if name == "t" else "randn"
+        return f'np.random.{random}({sizes}).astype("f")' if onnx else f"torch.{random}({sizes})"
 
-    values = {name: random(name, tensor) for name, tensor in inputs.items()}
+    def as_dict(names: Iterable[str]) -> str:
+        return "{" + ", ".join(f'"{name}": {made(name, inputs[name])}' for name in names) + "}"
+
     output = "images" if "noise" in inputs else "output"
-    if numpy:
-        feed = ", ".join(f'"{name}": {value}' for name, value in values.items())
-        return (
-            f'import numpy as np, onnxruntime\nsession = onnxruntime.InferenceSession("{target}")\n'
-            f"{output} = session.run(None, {{{feed}}})[0]"
-        )
-    told = [name for name in values if name not in ("z", "t", "noise")]
-    words = [value for name, value in values.items() if name not in told]
-    words.append(values["classes"] if told == ["classes"] else "{" + ", ".join(f'"{n}": {values[n]}' for n in told) + "}")
-    words[-1] = words[-1] if told else "None"
-    return f'import torch\nmodule = torch.export.load("{target}").module()\n{output} = module({", ".join(words)})'
+    if onnx:
+        session = f'session = onnxruntime.InferenceSession("{target}")'
+        return f"import numpy as np, onnxruntime\n{session}\n{output} = session.run(None, {as_dict(inputs)})[0]"
+    first, told = [name for name in inputs if name in BEFORE], [name for name in inputs if name not in BEFORE]
+    condition = made("classes", inputs["classes"]) if told == ["classes"] else as_dict(told) if told else "None"
+    words = ", ".join([*(made(name, inputs[name]) for name in first), condition])
+    return f'import torch\nmodule = torch.export.load("{target}").module()\n{output} = module({words})'
