@@ -1,0 +1,100 @@
+"""Compare: two models, averages or settings from the same seeds, side by side."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, cast
+
+import torch
+
+from justimage.web.draw import averages_of, classes_of
+from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan
+from justimage.web.models import Models
+from justimage.web.show import AT_ONCE, DRAWS, QUIET, note, picture, refusals, sheet
+
+
+def both(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
+    """Two drawings in step; the one that is ready first waits at its end. ValueError where they are not of the same seeds."""
+    if (first.count, first.job.seed) != (second.count, second.job.seed):
+        raise ValueError("the two drawings have other seeds; compare images of the same")
+    left = right = None
+    for one, other in zip_longest(frames(first, models, visitor), frames(second, models, visitor)):
+        left, right = one or left, other or right
+        assert left and right  # each has a first frame
+        yield left, right
+
+
+def difference(first: Frame, second: Frame) -> str:
+    """How far the images are from each other, in a sentence."""
+    if first.x.shape != second.x.shape:
+        return f"images of {first.x.shape[-1]} and {second.x.shape[-1]} pixels"
+    apart = (first.x.float() - second.x.float()).square().mean().sqrt().item()
+    same = int(torch.eq(first.x, second.x).flatten(1).all(1).sum())
+    return f"apart by {apart:.1f} of 255 (rms); {same} of {len(first.x)} equal to the byte"
+
+
+def layout(models: Models, model: Any) -> Any:
+    """Put the tab's fields on the page; returns an event's function and outputs that follow the chosen model."""
+    import gradio as gr
+
+    with gr.Row():
+        classes = gr.Dropdown(
+            [], multiselect=True, allow_custom_value=True, label="Classes", info="of both; empty for all", scale=3
+        )
+        count = gr.Number(min(4, models.max_images), label="Images", precision=0, min_width=90, elem_id="compare-count")
+        seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="compare-seed")
+    sides = []
+    with gr.Row():
+        for side in "left", "right":
+            with gr.Column(min_width=280), gr.Group():
+                name = gr.Dropdown([], label=f"Model, {side}", elem_id=f"{side}-model")
+                with gr.Row():
+                    ema = gr.Dropdown([], label="Average", min_width=120, elem_id=f"{side}-ema")
+                    guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=120, elem_id=f"{side}-guidance")
+                    passes = gr.Number(13, label="Passes", precision=0, min_width=80, elem_id=f"{side}-passes")
+                x = gr.HTML(picture(None, "x"), elem_id=f"{side}-x", min_height=160)
+                command = gr.Code(label="Command", language="shell", interactive=False, wrap_lines=True, lines=2)
+                sides.append((name, ema, guidance, passes, x, command))
+    with gr.Row():
+        go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="ji-go", min_width=90)
+        stop = gr.Button("Stop", variant="stop", min_width=70)
+    line = gr.HTML(note(""), elem_id="compare-line")
+
+    def compare(request: gr.Request, classes: Any, count: Any, seed: Any, *chosen: Any) -> Iterator[tuple[Any, ...]]:
+        visitor = request.session_hash or ""
+        with refusals(), models.turns.place(visitor):
+            drawings = []
+            for name, ema, guidance, passes in (chosen[:4], chosen[4:]):
+                drawings.append(plan(models, name, classes, count, seed, guidance, None, BY_PASSES, passes=passes, ema=ema))
+            one, other = drawings
+            first = second = None
+            for first, second in both(one, other, models, visitor):
+                pictures = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
+                yield *pictures, note(f"step {first.step} of {first.steps}, {second.step} of {second.steps}"), "", ""
+            assert first and second
+            yield gr.skip(), gr.skip(), note(difference(first, second)), one.command(), other.command()
+
+    given = [classes, count, seed, *(field for side in sides for field in side[:4])]
+    shown = [sides[0][4], sides[1][4], line, sides[0][5], sides[1][5]]
+    begun = go.click(compare, given, shown, **DRAWS)
+    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **AT_ONCE)
+
+    def average(name: str) -> Any:
+        with refusals():
+            generator = models.generator(name)
+            offered = averages_of(generator.emas)
+            return gr.Dropdown(offered, value=offered[0][1])
+
+    for name, ema, *_ in sides:
+        name.input(average, name, ema, **QUIET)
+
+    def follow(name: str) -> tuple[Any, ...]:
+        generator, names = models.generator(name), models.names
+        offered, s = averages_of(generator.emas), generator.recipe.sampling
+        passes = s.passes if s.passes <= 100 else 13
+        left = gr.Dropdown(names, value=name), gr.Dropdown(offered, value=offered[0][1]), s.guidance, passes
+        other = names[(names.index(name) + 1) % len(names)]
+        averages = averages_of(models.generator(other).emas)
+        right = gr.Dropdown(names, value=other), gr.Dropdown(averages, value=averages[-1][1]), s.guidance, passes
+        return gr.Dropdown(classes_of(generator.recipe), value=[]), *left, *right
+
+    return follow, [classes, *(field for side in sides for field in side[:4])]
