@@ -9,7 +9,7 @@ import torch
 from justimage.web.draw import averages_of, classes_of
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, QUIET, note, picture, refusals, sheet
+from justimage.web.show import AT_ONCE, DRAWS, QUIET, command_box, note, picture, refusals, sheet
 
 
 def both(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
@@ -45,18 +45,18 @@ def layout(models: Models, model: Any) -> Any:
     sides = []
     with gr.Row():
         for side in "left", "right":
-            with gr.Column(min_width=280), gr.Group():
+            with gr.Column(min_width=280):
                 name = gr.Dropdown([], label=f"Model, {side}", elem_id=f"{side}-model")
                 with gr.Row():
                     ema = gr.Dropdown([], label="Average", min_width=120, elem_id=f"{side}-ema")
                     guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=120, elem_id=f"{side}-guidance")
                     passes = gr.Number(13, label="Passes", precision=0, min_width=80, elem_id=f"{side}-passes")
                 x = gr.HTML(picture(None, "x"), elem_id=f"{side}-x", min_height=160)
-                command = gr.Code(label="Command", language="shell", interactive=False, wrap_lines=True, lines=2)
+                command = command_box("Command")
                 sides.append((name, ema, guidance, passes, x, command))
     with gr.Row():
         go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="ji-go", min_width=90)
-        stop = gr.Button("Stop", variant="stop", min_width=70)
+        stop = gr.Button("Stop", min_width=70, size="md")
     line = gr.HTML(note(""), elem_id="compare-line")
 
     def compare(request: gr.Request, classes: Any, count: Any, seed: Any, *chosen: Any) -> Iterator[tuple[Any, ...]]:
@@ -94,7 +94,13 @@ def layout(models: Models, model: Any) -> Any:
         left = gr.Dropdown(names, value=name), gr.Dropdown(offered, value=offered[0][1]), s.guidance, passes
         other = names[(names.index(name) + 1) % len(names)]
         averages = averages_of(models.generator(other).emas)
-        right = gr.Dropdown(names, value=other), gr.Dropdown(averages, value=averages[-1][1]), s.guidance, passes
+        second = averages[-1 if other == name else 0][1]
+        right = (
+            gr.Dropdown(names, value=other),
+            gr.Dropdown(averages, value=second),
+            s.guidance,
+            passes,
+        )
         return gr.Dropdown(classes_of(generator.recipe), value=[]), *left, *right
 
     return follow, [classes, *(field for side in sides for field in side[:4])]

@@ -7,10 +7,10 @@ from typing import Any
 
 from justimage.recipe import Recipe
 from justimage.solvers import GRIDS, SOLVERS
-from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_of, grid_png, images_zip, plan
+from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_png, images_zip, plan
 from justimage.web.files import Files
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, QUIET, note, picture, refusals, sheet
+from justimage.web.show import AT_ONCE, DRAWS, QUIET, command_box, note, picture, refusals, sheet
 
 HISTORY = 12
 """Drawings of a visitor that stay in sight."""
@@ -69,21 +69,21 @@ def layout(models: Models, files: Files, model: Any) -> Any:
             )
             with gr.Row():
                 count = gr.Number(min(FIRST, models.max_images), label="Images", precision=0, min_width=90, elem_id="count")
-                seed = gr.Number(0, label="Seed", info="", precision=0, min_width=90, elem_id="seed")
+                seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="seed")
             guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", info="1 for none", elem_id="guidance")
             with gr.Accordion("Solver, interval, average", open=False):
                 solver = gr.Dropdown([RECIPES, BY_PASSES, *SOLVERS], value=RECIPES, label="Solver", elem_id="solver")
                 passes = gr.Number(13, label="Passes of the network", precision=0, visible=False, elem_id="passes")
-                steps = gr.Number(50, label="Steps", precision=0, visible=False, elem_id="steps")
-                times = gr.Dropdown(list(GRIDS), value="linear", label="Times", visible=False, elem_id="times")
+                steps = gr.Number(12, label="Steps", precision=0, visible=False, elem_id="steps")
+                times = gr.Dropdown(list(GRIDS), value="logsnr", label="Times", visible=False, elem_id="times")
                 with gr.Row():
                     low = gr.Slider(0, 1, 0, step=0.01, label="Guided from t", min_width=120)
                     high = gr.Slider(0, 1, 1, step=0.01, label="to t", min_width=120)
                 ema = gr.Dropdown([], label="Average of the weights", elem_id="ema")
+            go = gr.Button("Draw", variant="primary", elem_id="draw", elem_classes="ji-go")
             with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="draw", elem_classes="ji-go", min_width=90)
-                again = gr.Button("Another seed", elem_id="again", min_width=90)
-                stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=70)
+                again = gr.Button("Other seeds", elem_id="again", min_width=90, size="md")
+                stop = gr.Button("Stop", elem_id="stop", min_width=70, size="md")
         with gr.Column(scale=5, min_width=300):
             with gr.Row():
                 z, x = gr.HTML(empty_z, elem_id="z", min_height=200), gr.HTML(empty_x, elem_id="x", min_height=200)
@@ -92,14 +92,10 @@ def layout(models: Models, files: Files, model: Any) -> Any:
                 grid = gr.DownloadButton("All in one PNG", interactive=False, size="sm", elem_id="grid")
                 each = gr.DownloadButton("Each as a PNG, zipped", interactive=False, size="sm", elem_id="each")
             with gr.Accordion("The same by a command, and in Python", open=False):
-                command = gr.Code(
-                    label="Command", language="shell", interactive=False, wrap_lines=True, lines=2, elem_id="command"
-                )
-                python = gr.Code(
-                    label="Python", language="python", interactive=False, wrap_lines=True, lines=2, elem_id="python"
-                )
+                command = command_box("Command", "command")
+                python = command_box("Python", "python")
             history = gr.Gallery(
-                label="Drawn before", columns=6, height="auto", object_fit="contain", visible=False, elem_id="history"
+                label="Drawn before", columns=6, height=190, object_fit="contain", rows=1, visible=False, elem_id="history"
             )
     kept = gr.State([])
 
@@ -120,7 +116,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
             zipped = files.write(place / "images.zip", images_zip(drawing, frame.x))
             kept = [(str(one), drawing.title, drawing.command()), *kept][:HISTORY]
             kept = [entry for entry in kept if Path(entry[0]).exists()]
-            whole = picture(grid_of(drawing, frame.x), drawing.title, lossless=True)
+            whole = picture(sheet(frame.x), drawing.title, lossless=True)
             yield (
                 gr.skip(), whole, note(f"done: {drawing.job.sampling.passes} passes an image"),
                 gr.DownloadButton(value=str(one), interactive=True), gr.DownloadButton(value=str(zipped), interactive=True),

@@ -20,7 +20,7 @@ from justimage.web.draw import classes_of
 from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan
 from justimage.web.files import Files
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, note, number, picture, refusals, sheet, whole
+from justimage.web.show import AT_ONCE, DRAWS, command_box, note, number, picture, refusals, sheet, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
@@ -148,7 +148,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
             drawn = gr.ImageEditor(
                 label="Photograph, and a brush", type="pil", image_mode="RGBA", sources=("upload", "clipboard"), transforms=(),
                 layers=False, brush=gr.Brush(default_size=40, colors=["#e8590c"], color_mode="fixed"), height=420,
-                canvas_size=(768, 768), elem_id="editor",
+                canvas_size=(640, 640), elem_id="editor",
             )  # fmt: skip
             take = gr.Button("No photograph at hand: draw one", size="sm", elem_id="take")
         with gr.Column(scale=2, min_width=280):
@@ -167,7 +167,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
                 seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="edit-seed")
             with gr.Row():
                 go = gr.Button("Edit", variant="primary", elem_id="edit", elem_classes="ji-go", min_width=90)
-                stop = gr.Button("Stop", variant="stop", min_width=70)
+                stop = gr.Button("Stop", min_width=70)
     line = gr.HTML(note(""), elem_id="edit-line")
     with gr.Row():
         given = gr.HTML(picture(None, "as the model is given it"), elem_id="given")
@@ -176,9 +176,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
         result = gr.DownloadButton("The picture", interactive=False, size="sm", elem_id="edit-picture")
         sources = gr.DownloadButton("Photograph and mask, zipped", interactive=False, size="sm", elem_id="edit-sources")
     with gr.Accordion("The same by a command", open=False):
-        command = gr.Code(
-            label="Command", language="shell", interactive=False, wrap_lines=True, lines=2, elem_id="edit-command"
-        )
+        command = command_box("Command", "edit-command")
 
     def run(request: gr.Request, name: Any, drawn: Any, task: Any, *chosen: Any) -> Iterator[tuple[Any, ...]]:
         visitor = request.session_hash or ""
@@ -215,7 +213,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
         visitor = request.session_hash or ""
         with refusals(), models.turns.place(visitor):
             *_, last = frames(plan(models, name, (), 1, seed), models, visitor)
-            image = figures.to_pil(last.x[0], max(1, 384 // last.x.shape[-1])).convert("RGB")
+            image = figures.to_pil(last.x[0], max(1, 512 // last.x.shape[-1])).convert("RGB")
             return {"background": image, "layers": [], "composite": image}
 
     take.click(take_one, [model, seed], drawn, **DRAWS)

@@ -19,7 +19,7 @@ from justimage.solvers import SOLVERS
 from justimage.web.draw import classes_of
 from justimage.web.drawing import MAX_SEED, Frame, frames, plan
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, number, picture, pixels, refusals, sheet, whole
+from justimage.web.show import AT_ONCE, DRAWS, number, picture, pixels, refusals, row, sheet, whole
 
 MAX_NEIGHBOURS = 8
 
@@ -99,7 +99,7 @@ def neighbours(models: Models, name: str, image: Tensor, count: Any = MAX_NEIGHB
     for d, i in zip(distance.tolist(), near.places[which].tolist(), strict=True):
         picture, label = near.source[i]
         words = class_name(int(label), recipe) if recipe.model.classes and not isinstance(label, dict) else ""
-        found.append((picture, f"{words} {d / averaged(image[None]).shape[1] ** 0.5:.0f}".strip()))
+        found.append((picture, f"{words}, apart by {d / near.features.shape[1] ** 0.5:.0f}".removeprefix(", ")))
     return found
 
 
@@ -119,9 +119,9 @@ def layout(models: Models, model: Any) -> Any:
             guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=110)
     with gr.Row():
         go = gr.Button("Show the way between them", variant="primary", elem_id="way", elem_classes="ji-go")
-        stop = gr.Button("Stop", variant="stop", min_width=70)
+        stop = gr.Button("Stop", min_width=70)
     strip = gr.HTML(picture(None, "from one to the other: noise on the great circle, classes on the line"), elem_id="strip")
-    near = gr.Button("Training images next to the first one", elem_id="near")
+    near = gr.Button("Training images next to the first one", elem_id="near", size="md")
     found = gr.HTML(picture(None, "the nearest by averages of their pixels"), elem_id="found")
 
     def show_way(request: gr.Request, name: Any, a: Any, i: Any, b: Any, j: Any, count: Any, guidance: Any) -> Iterator[str]:
@@ -138,11 +138,7 @@ def layout(models: Models, model: Any) -> Any:
             drawing = plan(models, name, [a] if a else ["-1"], 1, i, guidance)
             *_, last = frames(drawing, models, visitor)
             pictures = neighbours(models, name, last.x[0])
-            images = torch.stack([last.x[0], *(image for image, _ in pictures)])
-            return picture(
-                figures.image_grid(images, len(images), top=["drawn", *(words for _, words in pictures)]),
-                "drawn, and the training images nearest to it with class and distance in grey levels (rms)", lossless=True,
-            )  # fmt: skip
+            return row([(figures.to_pil(image), words) for image, words in [(last.x[0], "drawn"), *pictures]])
 
     (a, i), (b, j) = ends
     begun: list[Any] = [go.click(show_way, [model, a, i, b, j, count, guidance], strip, **DRAWS)]

@@ -5,7 +5,7 @@ import html
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,11 +74,25 @@ def data_uri(image: Image.Image, lossless: bool = False) -> str:
     return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def picture(image: Image.Image | None, caption: str, lossless: bool = False, hint: str = "") -> str:
-    """A picture with its caption below; without one, an empty frame of the same size."""
-    words = html.escape(caption, quote=True)
-    inside = f'<img src="{data_uri(image, lossless)}" alt="{words}">' if image else f"<div>{html.escape(hint)}</div>"
+def picture(image: Image.Image | None, caption: str, lossless: bool = False, hint: str = "", pixels: bool = True) -> str:
+    """A picture with its caption below; without one, an empty frame. pixels: whether they stay sharp squares when enlarged."""
+    words, kind = html.escape(caption, quote=True), ' class="ji-pixels"' if pixels else ""
+    inside = f'<img src="{data_uri(image, lossless)}" alt="{words}"{kind}>' if image else f"<div>{html.escape(hint)}</div>"
     return f'<figure class="ji">{inside}<figcaption>{words}</figcaption></figure>'
+
+
+def row(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    """Small pictures beside each other, each with its caption."""
+    return f'<div class="ji-row">{"".join(picture(image, caption, lossless=True) for image, caption in pictures)}</div>'
+
+
+def command_box(label: str, name: str = "") -> Any:
+    """A field that shows a command, to be copied."""
+    import gradio as gr
+
+    return gr.Textbox(
+        label=label, interactive=False, lines=2, max_lines=10, buttons=["copy"], elem_classes="ji-code", elem_id=name or None
+    )  # fmt: skip
 
 
 def sheet(images: Tensor, columns: int = 0) -> Image.Image:

@@ -144,7 +144,7 @@ def layout(models: Models, demo: Demo) -> Any:
 
     with gr.Row():
         run = gr.Dropdown(models.runs, value=next(iter(models.runs), None), label="Training", scale=4, elem_id="run")
-        train = gr.Button("Train the demo: handwritten digits, in minutes", elem_id="train", scale=2)
+        train = gr.Button("Train the demo: digits, in minutes", elem_id="train", scale=1, size="md")
     line = gr.HTML(note(""), elem_id="watch-line")
     with gr.Row():
         loss = gr.HTML(picture(None, "the loss, once there are two lines of metrics"), elem_id="loss")
@@ -174,15 +174,16 @@ def layout(models: Models, demo: Demo) -> Any:
             follow = not seen.startswith(f"{name} ") or before >= last - 1  # stay at the newest, unless one looks back
             number = last if follow else min(int(before), last)
             rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in latest(metrics))
+            grid = picture(*preview(place, max(number, 1)), lossless=True, pixels=False)
             return (
-                chooser, note(words), picture(curve(metrics), "training loss over images seen", lossless=True),
+                chooser, note(words), picture(curve(metrics), "training loss over images seen", lossless=True, pixels=False),
                 gr.Slider(1, max(last, 2), max(number, 1), step=1, interactive=last > 1),
-                picture(*preview(place, max(number, 1)), lossless=True), f'<table class="ji-table">{rows}</table>', mark,
+                grid, f'<table class="ji-table">{rows}</table>', mark,
             )  # fmt: skip
 
     def look(name: Any, at: Any) -> str:
         with refusals():
-            return picture(*preview(directory(models, name), whole(at, "preview", 1, 10**6)), lossless=True)
+            return picture(*preview(directory(models, name), whole(at, "preview", 1, 10**6)), lossless=True, pixels=False)
 
     def start() -> str:
         with refusals():
