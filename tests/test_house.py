@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "experiments": {"figures", "recipe", "reproduction"},
 }  # fmt: skip
-"""A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
+"""A room and the rooms it may import; rooms that are not named (run, demo, cli, web) stand above and may import any of these."""
 DATA = {
     "source": {"images"},
     "images": set(),

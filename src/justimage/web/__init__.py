@@ -134,6 +134,7 @@ def build(
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "100"  # its own statistics
     if not 1 <= max_images <= 64:
         raise ValueError(f"max-images is {max_images}; allowed: 1 to 64")
     found = Path(home) if home is not None else Path() if not sources else None

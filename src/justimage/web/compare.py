@@ -51,13 +51,15 @@ def layout(models: Models, model: Any) -> Any:
                     ema = gr.Dropdown([], label="Average", min_width=120, elem_id=f"{side}-ema")
                     guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=120, elem_id=f"{side}-guidance")
                     passes = gr.Number(13, label="Passes", precision=0, min_width=80, elem_id=f"{side}-passes")
-                x = gr.HTML(picture(None, "x"), elem_id=f"{side}-x", min_height=160)
-                command = command_box("Command")
-                sides.append((name, ema, guidance, passes, x, command))
+                sides.append((name, ema, guidance, passes))
     with gr.Row():
         go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="ji-go", min_width=90)
         stop = gr.Button("Stop", min_width=70, size="md")
     line = gr.HTML(note(""), elem_id="compare-line")
+    with gr.Row():
+        pictures = [gr.HTML(picture(None, side), elem_id=f"{side}-x", min_width=280) for side in ("left", "right")]
+    with gr.Accordion("The same by commands", open=False):
+        commands = [command_box(f"Command, {side}", f"{side}-command") for side in ("left", "right")]
 
     def compare(request: gr.Request, classes: Any, count: Any, seed: Any, *chosen: Any) -> Iterator[tuple[Any, ...]]:
         visitor = request.session_hash or ""
@@ -68,13 +70,13 @@ def layout(models: Models, model: Any) -> Any:
             one, other = drawings
             first = second = None
             for first, second in both(one, other, models, visitor):
-                pictures = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
-                yield *pictures, note(f"step {first.step} of {first.steps}, {second.step} of {second.steps}"), "", ""
+                drawn = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
+                yield *drawn, note(f"step {first.step} of {first.steps}, {second.step} of {second.steps}"), "", ""
             assert first and second
             yield gr.skip(), gr.skip(), note(difference(first, second)), one.command(), other.command()
 
-    given = [classes, count, seed, *(field for side in sides for field in side[:4])]
-    shown = [sides[0][4], sides[1][4], line, sides[0][5], sides[1][5]]
+    given = [classes, count, seed, *(field for side in sides for field in side)]
+    shown = [*pictures, line, *commands]
     begun = go.click(compare, given, shown, **DRAWS)
     stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **AT_ONCE)
 
@@ -103,4 +105,4 @@ def layout(models: Models, model: Any) -> Any:
         )
         return gr.Dropdown(classes_of(generator.recipe), value=[]), *left, *right
 
-    return follow, [classes, *(field for side in sides for field in side[:4])]
+    return follow, [classes, *(field for side in sides for field in side)]

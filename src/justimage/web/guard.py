@@ -27,7 +27,7 @@ READ = re.compile(
     r"|/gradio_api/(startup-events|theme\.css|app_id|user|token|login_check|queue/(data|status)|upload_progress|file=.+)/?"
     r"|/gradio_api/heartbeat/[\w-]{1,64}"
 )
-WRITE = re.compile(r"/login/?|/gradio_api/(queue/join|cancel|reset|upload|component_server)/?")
+WRITE = re.compile(r"/login/?|/gradio_api/(queue/join|run/\w{1,64}|cancel|reset|upload|component_server)/?")
 MAX_JSON, MAX_UPLOAD, MAX_STORED = 2**18, 20 * 2**20, 2 * 2**30
 """Bytes of a message, of an upload, and of all files that the page holds."""
 MAX_READING = 2**28
@@ -119,7 +119,7 @@ class Guard:
         if not declared.isdigit() or int(declared) > limit:
             raise Refused(413, f"at most {limit} bytes are read")
         body = await self.read_body(receive, limit)
-        if path.startswith("/gradio_api/queue/join"):
+        if path.startswith(("/gradio_api/queue/join", "/gradio_api/run/")):
             await self.check_visitor(body)
         elif path.startswith("/gradio_api/component_server"):
             check_layers(body)

@@ -1,8 +1,11 @@
 """How the page looks, and what its keys do; nothing is loaded from elsewhere."""
 
 CSS = """
-.gradio-container { --body-text-color-subdued: #5a6270; max-width: 1320px !important; margin: 0 auto !important; }
-.dark .gradio-container, .gradio-container.dark { --body-text-color-subdued: #a3abb8; }
+.gradio-container { --body-text-color-subdued: #5a6270; --block-info-text-color: #5a6270;
+  max-width: 1320px !important; margin: 0 auto !important; }
+.dark .gradio-container, .gradio-container.dark { --body-text-color-subdued: #a3abb8;
+  --block-info-text-color: #a3abb8; }
+.gradio-container main { width: 100%; max-width: none !important; }
 #top { align-items: end; }
 #title h1 { font-size: 1.35rem; font-weight: 650; margin: 0 0 .5rem; }
 #title, #facts { min-width: 120px; }
@@ -21,6 +24,8 @@ CSS = """
 .ji-table th, .ji-table td { text-align: left; padding: .2rem 1.2rem .2rem 0 !important; font-weight: 400;
   border: 0 !important; }
 .ji-table td { font-variant-numeric: tabular-nums; }
+#history .grid-container { height: auto; }
+#history .thumbnail-item { aspect-ratio: auto; height: 110px; }
 #strip img { max-height: 40vh; }
 button:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible { outline: 2px solid
   var(--primary-500); outline-offset: 1px; }
