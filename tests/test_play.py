@@ -23,13 +23,13 @@ from justimage.cli import edit, play, sample
 from justimage.cli.edit import answer_steps
 from justimage.normalization import to_uint8
 from justimage.web import Page, build, check_host
-from justimage.web.compare import both, difference
-from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, grid_png, images_zip, plan
+from justimage.web.compare import difference, side_by_side
+from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, grid_png, images_zip, plan_drawing
 from justimage.web.edit import TASKS, answers_png, cropped, edit_frames, plan_edit
 from justimage.web.explore import neighbours, plan_way, way_frames
 from justimage.web.models import Models
 from justimage.web.turns import Busy, Turns
-from justimage.web.watch import directory, lines, previews, state
+from justimage.web.watch import metrics_of, previews, run_directory, state
 from tests.visitor import Visitor
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_page_command_and_python_give_the_same_bytes(
     name: str, models: Models, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawing = plan(models, "run", **SETTINGS[name])
+    drawing = plan_drawing(models, "run", **SETTINGS[name])
     images = drawn(drawing, models).x
 
     words = shlex.split(drawing.command())
@@ -84,7 +84,7 @@ def test_page_command_and_python_give_the_same_bytes(
 
 
 def test_a_png_says_what_it_is(models: Models) -> None:
-    drawing = plan(models, "run", classes=["4"], count=2, seed=9)
+    drawing = plan_drawing(models, "run", classes=["4"], count=2, seed=9)
     images = drawn(drawing, models).x
     text = Image.open(io.BytesIO(grid_png(drawing, images))).text
     settings = json.loads(text["Settings"])
@@ -96,7 +96,9 @@ def test_a_png_says_what_it_is(models: Models) -> None:
 
 
 def test_frames_lead_from_noise_to_the_images(models: Models) -> None:
-    seen = list(frames(replace(plan(models, "run", count=2, solver="euler", steps=40, times="linear"), name="run"), models))
+    seen = list(
+        frames(replace(plan_drawing(models, "run", count=2, solver="euler", steps=40, times="linear"), name="run"), models)
+    )
     assert seen[0].t == 0 and seen[-1].t == 1 and [f.t for f in seen] == sorted(f.t for f in seen)
     assert torch.equal(seen[-1].z, seen[-1].x) and not torch.equal(seen[0].z, seen[0].x)
 
@@ -126,16 +128,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_mistake_is_one_line(name: str, models: Models) -> None:
     given, message = WRONG[name]
     with pytest.raises(ValueError) as caught:
-        plan(models, "run", **given)
+        plan_drawing(models, "run", **given)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["/etc", "../run", "run/", "", None, "hf://a/b", "run/checkpoints"])
 def test_only_the_models_of_the_page_are_opened(name: Any, models: Models) -> None:
     with pytest.raises(ValueError, match="is not one of this page's; allowed: run"):
-        plan(models, name)
+        plan_drawing(models, name)
     with pytest.raises(ValueError, match="is not one of this page's; allowed: run"):
-        directory(models, name)
+        run_directory(models, name)
 
 
 def test_runs_are_found_beside_the_page(run: Path, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_one_drawing_too_many_is_refused(models: Models) -> None:
 
 
 def test_a_drawing_that_is_stopped_leaves_no_turn_taken(models: Models) -> None:
-    running = frames(plan(models, "run", count=1), models, "a")
+    running = frames(plan_drawing(models, "run", count=1), models, "a")
     next(running)
     running.close()
     assert not models.turns.taken and not models.turns.waiting
@@ -203,21 +205,22 @@ def test_a_drawing_that_is_stopped_leaves_no_turn_taken(models: Models) -> None:
 
 def test_two_averages_are_compared_from_the_same_noise(models: Models) -> None:
     first, second = (
-        plan(models, "run", count=2, ema=ema, solver="euler", steps=n, times="linear") for ema, n in ((100, 2), (300, 4))
+        plan_drawing(models, "run", count=2, ema=ema, solver="euler", steps=n, times="linear")
+        for ema, n in ((100, 2), (300, 4))
     )
-    seen = list(both(first, second, models))
+    seen = list(side_by_side(first, second, models))
     assert torch.equal(seen[0][0].z, seen[0][1].z) and (seen[-1][0].step, seen[-1][1].step) == (2, 4)
     assert "0 of 2 equal" in difference(*seen[-1])
-    *_, (one, other) = both(first, first, models)
+    *_, (one, other) = side_by_side(first, first, models)
     assert difference(one, other) == "apart by 0.0 of 255 (rms); 2 of 2 equal to the byte"
     with pytest.raises(ValueError, match="other seeds"):
-        next(both(first, plan(models, "run", count=2, seed=1), models))
+        next(side_by_side(first, plan_drawing(models, "run", count=2, seed=1), models))
 
 
 def test_the_ends_of_a_way_are_the_drawings_themselves(models: Models) -> None:
     way = plan_way(models, "run", (4, 5), ("2", "9"), 2, 1.5)
     *_, last = way_frames(way, models)
-    assert torch.equal(last.x, drawn(plan(models, "run", ["2", "9"], 2, 4, 1.5), models).x)
+    assert torch.equal(last.x, drawn(plan_drawing(models, "run", ["2", "9"], 2, 4, 1.5), models).x)
     *_, between = way_frames(plan_way(models, "run", (4, 5), ("2", ""), 5), models)
     assert between.x.shape[0] == 5
     with pytest.raises(ValueError, match="images is '1'; allowed: whole numbers from 2 to 16"):
@@ -289,8 +292,8 @@ def test_an_edit_that_cannot_be_is_one_line(models: Models, tmp_path: Path) -> N
 
 
 def test_a_training_is_watched_by_its_files(models: Models, tmp_path: Path) -> None:
-    run = directory(models, "run")
-    assert state(run, lines(run)) == "finished: 640 of 640 images (100%)" and previews(run)
+    run = run_directory(models, "run")
+    assert state(run, metrics_of(run)) == "finished: 640 of 640 images (100%)" and previews(run)
     metrics = [{"images_seen": 160, "images_per_second": 80.0, "loss": 1.0}]
     (tmp_path / "recipe.json").write_bytes((run / "recipe.json").read_bytes())
     assert state(tmp_path, []) == "begun: 0 of 640 images (0%)"

@@ -4,7 +4,7 @@
     build(["runs/photos"]).launch()
 
 Needs pip install 'justimage[web]'. turns.py shares the machine among visitors, guard.py stands at the door, models.py knows
-what may be used, files.py what may be downloaded; drawing.py is the work itself, and each tab has a file.
+what may be used, downloads.py what may be downloaded; drawing.py is the work itself, and each tab has a file.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from PIL import Image
 
 from justimage.cli.options import checked_device
 from justimage.web import compare, draw, edit, explore, watch
-from justimage.web.files import Files
+from justimage.web.downloads import Downloads
 from justimage.web.guard import MAX_UPLOAD, POLICY, Guard, Visitors
 from justimage.web.models import Models
 from justimage.web.show import EXTRA, QUIET, note, refusals
@@ -42,7 +42,7 @@ class Page:
     blocks: Any
     """gradio.Blocks"""
     models: Models
-    files: Files
+    files: Downloads
     demo: watch.Demo
 
     def launch(
@@ -138,7 +138,7 @@ def build(
     if not 1 <= max_images <= 64:
         raise ValueError(f"max-images is {max_images}; allowed: 1 to 64")
     found = Path(home) if home is not None else Path() if not sources else None
-    models, files = Models(sources, checked_device(device), max_images, found), Files()
+    models, files = Models(sources, checked_device(device), max_images, found), Downloads()
     for name in models.given:  # fail early, and have the first drawing soon
         generator = models.generator(name)
         generator.denoiser(generator.make_job().ema)
@@ -152,7 +152,7 @@ def build(
     return Page(blocks, models, files, demo)
 
 
-def fill(gr: Any, blocks: Any, models: Models, files: Files, demo: watch.Demo) -> None:
+def fill(gr: Any, blocks: Any, models: Models, files: Downloads, demo: watch.Demo) -> None:
     """Put everything on the page."""
     names = models.names
     with gr.Row(elem_id="top"):

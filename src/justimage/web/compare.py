@@ -7,12 +7,12 @@ from typing import Any, cast
 import torch
 
 from justimage.web.draw import averages_of, classes_of
-from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan
+from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan_drawing
 from justimage.web.models import Models
 from justimage.web.show import AT_ONCE, DRAWS, QUIET, command_box, note, picture, refusals, sheet
 
 
-def both(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
+def side_by_side(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
     """Two drawings in step; the one that is ready first waits at its end. ValueError where they are not of the same seeds."""
     if (first.count, first.job.seed) != (second.count, second.job.seed):
         raise ValueError("the two drawings have other seeds; compare images of the same")
@@ -66,10 +66,12 @@ def layout(models: Models, model: Any) -> Any:
         with refusals(), models.turns.place(visitor):
             drawings = []
             for name, ema, guidance, passes in (chosen[:4], chosen[4:]):
-                drawings.append(plan(models, name, classes, count, seed, guidance, None, BY_PASSES, passes=passes, ema=ema))
+                drawings.append(
+                    plan_drawing(models, name, classes, count, seed, guidance, None, BY_PASSES, passes=passes, ema=ema)
+                )
             one, other = drawings
             first = second = None
-            for first, second in both(one, other, models, visitor):
+            for first, second in side_by_side(one, other, models, visitor):
                 drawn = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
                 yield *drawn, note(f"step {first.step} of {first.steps}, {second.step} of {second.steps}"), "", ""
             assert first and second

@@ -7,8 +7,8 @@ from typing import Any
 
 from justimage.recipe import Recipe
 from justimage.solvers import GRIDS, SOLVERS
-from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_png, images_zip, plan
-from justimage.web.files import Files
+from justimage.web.downloads import Downloads
+from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_png, images_zip, plan_drawing
 from justimage.web.models import Models
 from justimage.web.show import AT_ONCE, DRAWS, QUIET, command_box, note, picture, refusals, sheet
 
@@ -37,7 +37,7 @@ def panels(frame: Frame) -> tuple[str, str, str]:
     return z, x, note(f"step {frame.step} of {frame.steps}" + (", done" if last else ""))
 
 
-def layout(models: Models, files: Files, model: Any) -> Any:
+def layout(models: Models, files: Downloads, model: Any) -> Any:
     """Put the tab's fields on the page; returns an event's function and outputs that follow the chosen model."""
     import gradio as gr
 
@@ -103,7 +103,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
         classes, prompt, numbers, count, seed, guidance, solver, passes, steps, times, low, high, ema = chosen
         visitor = request.session_hash or ""
         with refusals(), models.turns.place(visitor):
-            drawing = plan(
+            drawing = plan_drawing(
                 models, name, classes, count, seed, guidance, (low, high), solver, steps, times, passes, ema, prompt, numbers
             )
             frame = None
@@ -139,7 +139,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
     history.select(recall, kept, command, **QUIET)
 
     def follow(name: str) -> tuple[Any, ...]:
-        """What the fields offer, and begin with, for a model."""
+        """Offer in the fields what a model has, beginning with its own settings."""
         recipe, emas = models.generator(name).recipe, models.generator(name).emas
         s, offered = recipe.sampling, averages_of(emas)
         usual = recipe.training.sample_ema if recipe.training.sample_ema in [v for _, v in offered] else offered[0][1]

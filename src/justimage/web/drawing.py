@@ -35,7 +35,7 @@ from justimage.given import Given
 from justimage.sampling import trajectory
 from justimage.solvers import GRIDS, SOLVERS
 from justimage.web.models import Models
-from justimage.web.show import number, pixels, whole
+from justimage.web.show import finite, pixels, whole
 
 MAX_STEPS, MAX_SEED, MAX_PROMPT = 500, 2**53 - 1, 1000
 FRAME_SECONDS = 0.08
@@ -47,7 +47,7 @@ RECIPES, BY_PASSES = "the model's own", "by passes"
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is to be drawn, and the model that does it."""
+    """A job, and the model that does it."""
 
     name: str
     """of the model"""
@@ -97,7 +97,7 @@ class Drawing:
         )
 
     def text(self, index: int | None = None) -> dict[str, str]:
-        """What a PNG of all images, or of one of them, says of itself."""
+        """The entries inside a PNG of all images, or of one of them."""
         one = {} if index is None else {"image": index, "seed": self.options.seed + index, "of": self.label(index)}
         settings = self.job.describe() | {"count": self.count} | one
         return {"Software": f"justimage {__version__}", "Command": self.command(), "Settings": json.dumps(settings)}
@@ -115,7 +115,7 @@ class Frame(NamedTuple):
     """the images predicted from them; at the end the images themselves"""
 
 
-def plan(
+def plan_drawing(
     models: Models,
     name: str,
     classes: Any = (),
@@ -140,9 +140,9 @@ def plan(
         classes=tuple(str(word)[:200] for word in classes or ()),
         count=whole(count, "images", 1, models.max_images),
         seed=whole(seed, "seed", 0, MAX_SEED),
-        guidance=None if guidance is None else number(guidance, "guidance", -100, 100),
-        interval=None if interval is None else tuple(number(t, "interval", 0, 1) for t in interval),  # pyright: ignore
-        ema=None if ema is None else number(ema, "average", 0, 2**53),
+        guidance=None if guidance is None else finite(guidance, "guidance", -100, 100),
+        interval=None if interval is None else tuple(finite(t, "interval", 0, 1) for t in interval),  # pyright: ignore
+        ema=None if ema is None else finite(ema, "average", 0, 2**53),
         prompt=tuple(line.strip()[:MAX_PROMPT] for line in str(prompt or "").splitlines()[: models.max_images] if line.strip()),
         numbers=tuple(str(numbers or "").split()[:100]),
         batch=models.max_images,

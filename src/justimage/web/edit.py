@@ -16,11 +16,11 @@ from torch import Tensor
 from justimage import disk, figures
 from justimage.cli.edit import Edit, EditOptions, answer_steps, check_options, editor
 from justimage.normalization import to_uint8
+from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
-from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan
-from justimage.web.files import Files
+from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, command_box, note, number, picture, refusals, sheet, whole
+from justimage.web.show import AT_ONCE, DRAWS, command_box, finite, note, picture, refusals, sheet, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
@@ -82,10 +82,10 @@ def plan_edit(
     disk.write(folder / MASK, figures.encode_png(mask))
     values: dict[str, Any] = {
         "mask": {"mask": folder / MASK},
-        "strength": {"strength": number(strength, "strength", 0.01, 1)},
+        "strength": {"strength": finite(strength, "strength", 0.01, 1)},
         "upscale": {"upscale": whole(factor, "factor", 2, 64)},
         "colourise": {"colourise": True},
-        "deblur": {"deblur": number(blur, "blur", 0.1, 20)},
+        "deblur": {"deblur": finite(blur, "blur", 0.1, 20)},
     }[chosen]
     o = EditOptions(
         photo=folder / PHOTO, source=Path(name), class_name=str(class_name or "-1")[:200],
@@ -139,7 +139,7 @@ def answers_png(editing: Editing, given: Tensor, found: Tensor) -> bytes:
     return figures.encode_png(grid, {"Software": "justimage", "Command": editing.command()})
 
 
-def layout(models: Models, files: Files, model: Any) -> Any:
+def layout(models: Models, files: Downloads, model: Any) -> Any:
     """Put the tab's fields on the page; returns an event's function and outputs that follow the chosen model."""
     import gradio as gr
 
@@ -212,7 +212,7 @@ def layout(models: Models, files: Files, model: Any) -> Any:
     def take_one(request: gr.Request, name: Any, seed: Any) -> Any:
         visitor = request.session_hash or ""
         with refusals(), models.turns.place(visitor):
-            *_, last = frames(plan(models, name, (), 1, seed), models, visitor)
+            *_, last = frames(plan_drawing(models, name, (), 1, seed), models, visitor)
             image = figures.to_pil(last.x[0], max(1, 512 // last.x.shape[-1])).convert("RGB")
             return {"background": image, "layers": [], "composite": image}
 

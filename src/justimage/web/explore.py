@@ -17,9 +17,9 @@ from justimage.generate import ImageGenerator
 from justimage.sampling import GuidedVelocity, Sampling
 from justimage.solvers import SOLVERS
 from justimage.web.draw import classes_of
-from justimage.web.drawing import MAX_SEED, Frame, frames, plan
+from justimage.web.drawing import MAX_SEED, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, number, picture, pixels, refusals, row, sheet, whole
+from justimage.web.show import AT_ONCE, DRAWS, finite, picture, picture_row, pixels, refusals, sheet, whole
 
 MAX_NEIGHBOURS = 8
 
@@ -57,7 +57,7 @@ def plan_way(
     if generator.is_told:
         raise ValueError("this model is told more than a class; ways are shown between classes only")
     first, second = (label_of(c, generator) for c in classes)
-    given = recipe.sampling.guidance if guidance is None else number(guidance, "guidance", -100, 100)
+    given = recipe.sampling.guidance if guidance is None else finite(guidance, "guidance", -100, 100)
     sampling = replace(recipe.sampling, guidance=given)
     chosen = whole(seeds[0], "seed", 0, MAX_SEED), whole(seeds[1], "seed", 0, MAX_SEED)
     count = whole(count, "images", 2, models.max_images)
@@ -135,10 +135,10 @@ def layout(models: Models, model: Any) -> Any:
     def show_near(request: gr.Request, name: Any, a: Any, i: Any, guidance: Any) -> str:
         visitor = request.session_hash or ""
         with refusals(), models.turns.place(visitor):
-            drawing = plan(models, name, [a] if a else ["-1"], 1, i, guidance)
+            drawing = plan_drawing(models, name, [a] if a else ["-1"], 1, i, guidance)
             *_, last = frames(drawing, models, visitor)
             pictures = neighbours(models, name, last.x[0])
-            return row([(figures.to_pil(image), words) for image, words in [(last.x[0], "drawn"), *pictures]])
+            return picture_row([(figures.to_pil(image), words) for image, words in [(last.x[0], "drawn"), *pictures]])
 
     (a, i), (b, j) = ends
     begun: list[Any] = [go.click(show_way, [model, a, i, b, j, count, guidance], strip, **DRAWS)]

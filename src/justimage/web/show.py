@@ -1,4 +1,4 @@
-"""What the page shows: pictures as HTML, errors in one line, numbers from a browser checked."""
+"""Things that the page shows: pictures as HTML, errors in one line, numbers from a browser checked."""
 
 import base64
 import html
@@ -43,7 +43,7 @@ def refusals() -> Iterator[None]:
         raise gr.Error(message, print_exception=False) from None
 
 
-def number(value: Any, name: str, low: float, high: float) -> float:
+def finite(value: Any, name: str, low: float, high: float) -> float:
     """A number from a browser; ValueError for anything else, or one out of range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
         raise ValueError(f"{name} is {str(value)[:40]!r}; allowed: {low:g} to {high:g}")
@@ -81,7 +81,7 @@ def picture(image: Image.Image | None, caption: str, lossless: bool = False, hin
     return f'<figure class="ji">{inside}<figcaption>{words}</figcaption></figure>'
 
 
-def row(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+def picture_row(pictures: Sequence[tuple[Image.Image, str]]) -> str:
     """Small pictures beside each other, each with its caption."""
     return f'<div class="ji-row">{"".join(picture(image, caption, lossless=True) for image, caption in pictures)}</div>'
 

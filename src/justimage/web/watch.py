@@ -27,14 +27,14 @@ SHOWN_METRICS = {
 """Of the last lines of a run's metrics, and how they are called here."""
 
 
-def directory(models: Models, name: str) -> Path:
+def run_directory(models: Models, name: str) -> Path:
     """The directory of a run of this page; ValueError for any other."""
     if name not in models.runs:
         raise ValueError(f"run {str(name)[:200]!r} is not one of this page's; allowed: {', '.join(models.runs) or 'none yet'}")
     return Path(name).expanduser()
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
+def metrics_of(run: Path) -> list[dict[str, Any]]:
     """A run's metrics so far."""
     return [line for line in log.records(run / "metrics.jsonl") if log.images_of(line) is not None]
 
@@ -78,7 +78,7 @@ def previews(run: Path) -> list[Path]:
     return sorted(f for f in (run / "samples").glob("*-grid.png") if f.is_file() and not f.is_symlink())
 
 
-def preview(run: Path, number: int) -> tuple[Image.Image | None, str]:
+def preview_at(run: Path, number: int) -> tuple[Image.Image | None, str]:
     """One of a run's previews, from 1, with its caption; none where there is none yet."""
     files = previews(run)
     if not files:
@@ -155,7 +155,7 @@ def layout(models: Models, demo: Demo) -> Any:
     seen = gr.State("")
 
     def refresh(name: Any, at: Any, seen: str) -> tuple[Any, ...]:
-        """What is new since the last time; nothing is sent again that stayed the same."""
+        """All that is new since the last time; nothing is sent again that stayed the same."""
         with refusals():
             names = models.runs
             name = name if name in names else next(iter(names), None)
@@ -163,8 +163,8 @@ def layout(models: Models, demo: Demo) -> Any:
             if name is None:
                 words = "the demo begins" if demo.running else demo.said() or "no training here yet"
                 return chooser, note(words), *[gr.skip()] * 4, seen
-            place = directory(models, name)
-            metrics, files = lines(place), previews(place)
+            place = run_directory(models, name)
+            metrics, files = metrics_of(place), previews(place)
             words = state(place, metrics) + (f"; {said}" if (said := demo.said()) else "")
             mark = f"{name} {len(metrics)} {len(files)} {words}"
             if mark == seen:
@@ -174,7 +174,7 @@ def layout(models: Models, demo: Demo) -> Any:
             follow = not seen.startswith(f"{name} ") or before >= last - 1  # stay at the newest, unless one looks back
             number = last if follow else min(int(before), last)
             rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in latest(metrics))
-            grid = picture(*preview(place, max(number, 1)), lossless=True, pixels=False)
+            grid = picture(*preview_at(place, max(number, 1)), lossless=True, pixels=False)
             return (
                 chooser, note(words), picture(curve(metrics), "training loss over images seen", lossless=True, pixels=False),
                 gr.Slider(1, max(last, 2), max(number, 1), step=1, interactive=last > 1),
@@ -183,7 +183,9 @@ def layout(models: Models, demo: Demo) -> Any:
 
     def look(name: Any, at: Any) -> str:
         with refusals():
-            return picture(*preview(directory(models, name), whole(at, "preview", 1, 10**6)), lossless=True, pixels=False)
+            return picture(
+                *preview_at(run_directory(models, name), whole(at, "preview", 1, 10**6)), lossless=True, pixels=False
+            )
 
     def start() -> str:
         with refusals():

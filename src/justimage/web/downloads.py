@@ -11,7 +11,7 @@ KEPT = 400
 """Folders of downloads that are kept, the newest."""
 
 
-class Files:
+class Downloads:
     """A folder that only this page writes: downloads as they are made, and what Gradio takes in and serves."""
 
     def __init__(self) -> None:
