@@ -30,7 +30,7 @@ from justimage.web.explore import neighbours, plan_way, way_frames
 from justimage.web.models import Models
 from justimage.web.turns import Busy, Turns
 from justimage.web.watch import metrics_of, previews, run_directory, state
-from tests.visitor import Visitor
+from tests.visitor import Fuzz, Visitor
 
 CPU = torch.device("cpu")
 
@@ -366,8 +366,14 @@ def test_nothing_else_is_served(page: tuple[Page, str], run: Path) -> None:
         assert visitor.client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
     for path in "/docs", "/openapi.json", "/gradio_api/info", "/monitoring", "/gradio_api/proxy=http://example.org", "/x":
         assert visitor.client.get(path).status_code == 404, path
-    for path in "/gradio_api/vibe-edit/", "/gradio_api/process_recording", "/gradio_api/call/draw", "/gradio_api/api/draw":
-        assert visitor.client.post(path, json={}).status_code == 404, path
+    for path in (
+        "/gradio_api/vibe-edit/",
+        "/gradio_api/component_server",
+        "/gradio_api/process_recording",
+        "/gradio_api/call/draw",
+        "/gradio_api/api/draw",
+    ):
+        assert visitor.client.post(f"/gradio_api/{path}", json={}).status_code == 404, path
     visitor.leave()
 
 
@@ -383,17 +389,43 @@ def test_bodies_are_bounded(page: tuple[Page, str]) -> None:
     assert visitor.client.post("/gradio_api/queue/join", content=b"[" * 2**20).status_code == 413
     endless = (b"x" * 2**16 for _ in range(1000))
     assert visitor.client.post("/gradio_api/upload", content=endless).status_code == 413
-    layers = {
-        "component_id": "1",
-        "session_hash": "a",
-        "fn_name": "accept_blobs",
-        "index": "1000000000",
-        "type": "layer",
-        "id": "a",
-    }
-    answer = visitor.client.post("/gradio_api/component_server", data=layers, files={"file": ("blob", b"")})
-    assert answer.status_code == 413 and "layers" in answer.text
     visitor.leave()
+
+
+def test_odd_requests_are_all_answered(page: tuple[Page, str], tmp_path: Path) -> None:
+    """None crashes the page, none leaves the folder of its files, and afterwards it draws as before."""
+    secret = "b7f3-kept-outside"
+    (tmp_path / "secret.txt").write_text(secret)
+    before = sorted(Path.cwd().iterdir())
+    fuzz = Fuzz(page[1], 0, secret)
+    for _ in range(300):
+        fuzz.request()
+    assert not [status for status in fuzz.statuses if status.split()[1].startswith("5")], fuzz.statuses
+    assert fuzz.statuses["event done"] and fuzz.statuses["event refused"]
+    assert sorted(Path.cwd().iterdir()) == before
+    assert not page[0].models.turns.drawings and not page[0].models.turns.taken
+    fuzz.visitor.leave()
+    test_a_drawing_arrives_and_its_file_is_served(page)
+
+
+def test_every_visitor_is_served(page: tuple[Page, str]) -> None:
+    """Beside one who asks for fifty drawings at a time, of whom most are refused."""
+    greedy, visitors = Visitor(page[1]), [Visitor(page[1]) for _ in range(8)]
+    number, data = greedy.event("draw")
+    data[1], data[14] = page[0].models.given[0], None
+    for _ in range(50):
+        assert greedy.join(number, data).status_code == 200
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda v=v: answers.append(v.ask("draw", data)[0])) for v in visitors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [True] * 8
+    ends = [message["success"] for message in greedy.messages() if message["msg"] == "process_completed"]
+    assert len(ends) == 50 and any(ends) and not all(ends)
+    for visitor in greedy, *visitors:
+        visitor.leave()
 
 
 def test_the_password_is_asked_for(run: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from justimage.web.draw import averages_of, classes_of
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, QUIET, command_box, note, picture, refusals, sheet
+from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet
 
 
 def side_by_side(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
@@ -64,12 +64,10 @@ def layout(models: Models, model: Any) -> Any:
     def compare(request: gr.Request, classes: Any, count: Any, seed: Any, *chosen: Any) -> Iterator[tuple[Any, ...]]:
         visitor = request.session_hash or ""
         with refusals(), models.turns.place(visitor):
-            drawings = []
-            for name, ema, guidance, passes in (chosen[:4], chosen[4:]):
-                drawings.append(
-                    plan_drawing(models, name, classes, count, seed, guidance, None, BY_PASSES, passes=passes, ema=ema)
-                )
-            one, other = drawings
+            one, other = (
+                plan_drawing(models, name, classes, count, seed, guidance, solver=BY_PASSES, passes=passes, ema=ema)
+                for name, ema, guidance, passes in (chosen[:4], chosen[4:])
+            )
             first = second = None
             for first, second in side_by_side(one, other, models, visitor):
                 drawn = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
@@ -80,7 +78,7 @@ def layout(models: Models, model: Any) -> Any:
     given = [classes, count, seed, *(field for side in sides for field in side)]
     shown = [*pictures, line, *commands]
     begun = go.click(compare, given, shown, **DRAWS)
-    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **AT_ONCE)
+    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **QUIET)
 
     def average(name: str) -> Any:
         with refusals():

@@ -20,7 +20,7 @@ from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
 from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import AT_ONCE, DRAWS, command_box, finite, note, picture, refusals, sheet, whole
+from justimage.web.show import DRAWS, command_box, finite, note, picture, refusals, sheet, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
@@ -189,7 +189,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
             for step, total, shown, x in edit_frames(editing, models, visitor):
                 if time.monotonic() >= due:
                     yield (
-                        picture(sheet(shown), "as the model is given it"), picture(sheet(x), "answers, as predicted so far"),
+                        known_picture(shown), picture(sheet(x), "answers, as predicted so far"),
                         note(f"step {step} of {total}"), *[gr.skip()] * 3,
                     )  # fmt: skip
                     due = time.monotonic() + FRAME_SECONDS
@@ -197,7 +197,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
             png = files.write(place / "edit.png", answers_png(editing, shown, x))
             zipped = files.write(place / "sources.zip", sources_zip(place))
             yield (
-                picture(sheet(shown), "as the model is given it"), picture(sheet(x), "answers", lossless=True), note("done"),
+                known_picture(shown), picture(sheet(x), "answers", lossless=True), note("done"),
                 gr.DownloadButton(value=str(png), interactive=True), gr.DownloadButton(value=str(zipped), interactive=True),
                 editing.command(),
             )  # fmt: skip
@@ -207,7 +207,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
         run, fields, [given, found, line, result, sources, command],
         **(DRAWS | {"concurrency_id": "edit", "concurrency_limit": 6}),
     )  # fmt: skip
-    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **AT_ONCE)
+    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **QUIET)
 
     def take_one(request: gr.Request, name: Any, seed: Any) -> Any:
         visitor = request.session_hash or ""
@@ -226,13 +226,17 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
             gr.Slider(visible=chosen == "deblur"),
         )
 
-    task.change(fields_of_task, task, [strength, factor, blur], **AT_ONCE)
+    task.change(fields_of_task, task, [strength, factor, blur], **QUIET)
 
     def follow(name: str) -> tuple[Any, ...]:
         names = classes_of(models.generator(name).recipe)
         return (gr.Dropdown([("not said", ""), *((c, c) for c in names)], value="", visible=bool(names)),)
 
     return follow, [label]
+
+
+def known_picture(shown: Tensor) -> str:
+    return picture(sheet(shown), "as the model is given it", lossless=True)
 
 
 def sources_zip(place: Path) -> bytes:

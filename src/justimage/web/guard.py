@@ -27,16 +27,13 @@ READ = re.compile(
     r"|/gradio_api/(startup-events|theme\.css|app_id|user|token|login_check|queue/(data|status)|upload_progress|file=.+)/?"
     r"|/gradio_api/heartbeat/[\w-]{1,64}"
 )
-WRITE = re.compile(r"/login/?|/gradio_api/(queue/join|run/\w{1,64}|cancel|reset|upload|component_server)/?")
+WRITE = re.compile(r"/login/?|/gradio_api/(queue/join|cancel|reset|upload)/?")
 MAX_JSON, MAX_UPLOAD, MAX_STORED = 2**18, 20 * 2**20, 2 * 2**30
 """Bytes of a message, of an upload, and of all files that the page holds."""
 MAX_READING = 2**28
 """Bytes of all bodies that are being read."""
 MAX_VISITORS, BODY_SECONDS, ARRIVAL_SECONDS = 200, 60, 1.5
 """Visitors at a time, and seconds for a body, and for a heartbeat to begin, which may come after a first event."""
-MAX_LAYERS = 4
-LAYER = re.compile(rb'name="index"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
-"""Of the picture editor: the number of a layer, up to which its list is made as long."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
@@ -111,7 +108,7 @@ class Guard:
             return receive
         if method != "POST" or not WRITE.fullmatch(path):
             raise Refused(405 if READ.fullmatch(path) else 404, "there is no such page")
-        upload = path.startswith(("/gradio_api/upload", "/gradio_api/component_server"))
+        upload = path.startswith("/gradio_api/upload")
         if upload and self.bytes_stored() > MAX_STORED:
             raise Refused(507, "the page holds as many files as it may; try again in an hour")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -119,10 +116,8 @@ class Guard:
         if not declared.isdigit() or int(declared) > limit:
             raise Refused(413, f"at most {limit} bytes are read")
         body = await self.read_body(receive, limit)
-        if path.startswith(("/gradio_api/queue/join", "/gradio_api/run/")):
+        if path.startswith("/gradio_api/queue/join"):
             await self.check_visitor(body)
-        elif path.startswith("/gradio_api/component_server"):
-            check_layers(body)
         return replay(body, receive)
 
     async def check_visitor(self, body: bytes) -> None:
@@ -189,12 +184,6 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return left.pop() if left else await receive()
 
     return again
-
-
-def check_layers(body: bytes) -> None:
-    for found in LAYER.findall(body):
-        if found.strip() not in (b"", b"null") and not (found.isdigit() and int(found) < MAX_LAYERS):
-            raise Refused(413, f"a picture has at most {MAX_LAYERS} layers")
 
 
 async def answer(send: Send, status: int, message: str) -> None:

@@ -20,8 +20,6 @@ from justimage.sampling import Denoiser
 EXTRA = "pip install 'justimage[web]'"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of events: no cover over what changes, and no place in Gradio's API."""
-AT_ONCE: dict[str, Any] = QUIET | {"queue": False}
-"""Of events that wait for nobody."""
 DRAWS: dict[str, Any] = QUIET | {"concurrency_id": "draw", "concurrency_limit": 24}
 """Of events that draw: many are begun, and share the machine by turns."""
 

@@ -2,10 +2,10 @@
 
 CSS = """
 .gradio-container { --body-text-color-subdued: #5a6270; --block-info-text-color: #5a6270;
-  max-width: 1320px !important; margin: 0 auto !important; }
+  width: 100%; max-width: 1320px !important; margin: 0 auto !important; }
 .dark .gradio-container, .gradio-container.dark { --body-text-color-subdued: #a3abb8;
   --block-info-text-color: #a3abb8; }
-.gradio-container main { width: 100%; max-width: none !important; }
+
 #top { align-items: end; }
 #title h1 { font-size: 1.35rem; font-weight: 650; margin: 0 0 .5rem; }
 #title, #facts { min-width: 120px; }
