@@ -20,7 +20,7 @@ from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
 from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, command_box, finite, note, picture, refusals, sheet, whole
+from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture, refusals, sheet, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",

@@ -19,7 +19,7 @@ from justimage.solvers import SOLVERS
 from justimage.web.draw import classes_of
 from justimage.web.drawing import MAX_SEED, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, finite, picture, picture_row, pixels, refusals, sheet, whole
+from justimage.web.show import DRAWS, QUIET, finite, picture, picture_row, pixels, refusals, sheet, whole
 
 MAX_NEIGHBOURS = 8
 

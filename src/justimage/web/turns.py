@@ -21,7 +21,7 @@ class Busy(ValueError):
 class Turns:
     """A lock that visitors hold in turn, and places for the drawings that take turns."""
 
-    def __init__(self, at_once: int = in_all: int = IN_ALL) -> None:
+    def __init__(self, at_once: int = AT_ONCE, in_all: int = IN_ALL) -> None:
         self.at_once, self.in_all = at_once, in_all
         self.condition, self.clock = Condition(), count(1)
         self.drawings: Counter[str] = Counter()
