@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -27,7 +28,8 @@ class Visitor:
 
     def beat(self) -> None:
         """Hold the heartbeat open until the visitor leaves."""
-        with httpx.stream("GET", f"{self.client.base_url}gradio_api/heartbeat/{self.session}", timeout=30) as answer:
+        address = f"{self.client.base_url}gradio_api/heartbeat/{self.session}"
+        with suppress(httpx.HTTPError), httpx.stream("GET", address, timeout=30) as answer:
             self.here.set()
             for _ in answer.iter_lines():
                 if self.leaving.is_set():

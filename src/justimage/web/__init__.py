@@ -201,6 +201,5 @@ def about(models: Models, name: str) -> str:
     a, (height, width) = recipe.model, recipe.model.size
     told = [f"{a.classes} classes"] if a.classes else []
     told += [what for what, there in (("words", a.text_length), ("numbers", a.vector), ("images", a.image_channels)) if there]
-    return note(
-        f"{width} x {height}, {'grey' if a.channels == 1 else f'{a.channels} channels'}; {', '.join(told) or 'no condition'}"
-    )
+    kind = "grey" if a.channels == 1 else "colour" if a.channels == 3 else f"{a.channels} channels"
+    return note(f"{width} x {height}, {kind}; {', '.join(told) or 'no condition'}")

@@ -54,7 +54,7 @@ def layout(models: Models, model: Any) -> Any:
                 sides.append((name, ema, guidance, passes))
     with gr.Row():
         go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="ji-go", min_width=90)
-        stop = gr.Button("Stop", min_width=70, size="md")
+        stop = gr.Button("Stop", min_width=70, scale=0)
     line = gr.HTML(note(""), elem_id="compare-line")
     with gr.Row():
         pictures = [gr.HTML(picture(None, side), elem_id=f"{side}-x", min_width=280) for side in ("left", "right")]

@@ -95,7 +95,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
                 command = command_box("Command", "command")
                 python = command_box("Python", "python")
             history = gr.Gallery(
-                label="Drawn before", columns=6, height=190, object_fit="contain", rows=1, visible=False, elem_id="history"
+                label="Drawn before", columns=4, height="auto", object_fit="contain", visible=False, elem_id="history"
             )
     kept = gr.State([])
 
@@ -118,7 +118,8 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
             kept = [entry for entry in kept if Path(entry[0]).exists()]
             whole = picture(sheet(frame.x), drawing.title, lossless=True)
             yield (
-                gr.skip(), whole, note(f"done: {drawing.job.sampling.passes} passes an image"),
+                picture(sheet(frame.z), "z at t = 1: no noise is left"), whole,
+                note(f"done: {drawing.job.sampling.passes} passes an image"),
                 gr.DownloadButton(value=str(one), interactive=True), gr.DownloadButton(value=str(zipped), interactive=True),
                 drawing.command(), drawing.python(),
                 gr.Gallery([(path, title) for path, title, _ in kept], visible=True), kept,

@@ -119,7 +119,7 @@ def layout(models: Models, model: Any) -> Any:
             guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=110)
     with gr.Row():
         go = gr.Button("Show the way between them", variant="primary", elem_id="way", elem_classes="ji-go")
-        stop = gr.Button("Stop", min_width=70)
+        stop = gr.Button("Stop", min_width=70, scale=0)
     strip = gr.HTML(picture(None, "from one to the other: noise on the great circle, classes on the line"), elem_id="strip")
     near = gr.Button("Training images next to the first one", elem_id="near", size="md")
     found = gr.HTML(picture(None, "the nearest by averages of their pixels"), elem_id="found")

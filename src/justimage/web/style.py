@@ -6,7 +6,8 @@ CSS = """
 .dark .gradio-container, .gradio-container.dark { --body-text-color-subdued: #a3abb8;
   --block-info-text-color: #a3abb8; }
 
-#top { align-items: end; }
+#top { align-items: end; flex-wrap: wrap; }
+button.primary { background: #2563eb !important; color: #fff !important; }
 #title h1 { font-size: 1.35rem; font-weight: 650; margin: 0 0 .5rem; }
 #title, #facts { min-width: 120px; }
 .ji { margin: 0; }
@@ -23,13 +24,18 @@ CSS = """
 .ji-table { border-collapse: collapse; font-size: .9rem; border: 0 !important; }
 .ji-table th, .ji-table td { text-align: left; padding: .2rem 1.2rem .2rem 0 !important; font-weight: 400;
   border: 0 !important; }
+.ji-table tr { border: 0 !important; }
 .ji-table td { font-variant-numeric: tabular-nums; }
 #history .grid-container { height: auto; }
 #history .thumbnail-item { aspect-ratio: auto; height: 110px; }
 #strip img { max-height: 40vh; }
 button:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible { outline: 2px solid
   var(--primary-500); outline-offset: 1px; }
-@media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .ji img { max-height: none; } }
+@media (max-width: 640px) {
+  #title, #facts { flex: 1 1 100%; }
+  #top { gap: .25rem; }
+  .ji img { max-height: none; }
+}
 """
 
 HEAD = """<script>

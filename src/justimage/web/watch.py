@@ -147,11 +147,12 @@ def layout(models: Models, demo: Demo) -> Any:
         train = gr.Button("Train the demo: digits, in minutes", elem_id="train", scale=1, size="md")
     line = gr.HTML(note(""), elem_id="watch-line")
     with gr.Row():
-        loss = gr.HTML(picture(None, "the loss, once there are two lines of metrics"), elem_id="loss")
+        with gr.Column(min_width=300):
+            loss = gr.HTML(picture(None, "the loss, once there are two lines of metrics"), elem_id="loss")
+            table = gr.HTML("", elem_id="metrics")
         with gr.Column(min_width=300):
             at = gr.Slider(1, 2, 1, step=1, label="Preview", info="the same seeds each time", elem_id="preview-at")
             shown = gr.HTML(picture(None, "no preview yet"), elem_id="preview")
-    table = gr.HTML("", elem_id="metrics")
     seen = gr.State("")
 
     def refresh(name: Any, at: Any, seen: str) -> tuple[Any, ...]:
