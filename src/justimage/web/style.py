@@ -26,7 +26,7 @@ button.primary { background: #2563eb !important; color: #fff !important; }
   border: 0 !important; }
 .ji-table tr { border: 0 !important; }
 .ji-table td { font-variant-numeric: tabular-nums; }
-#history .grid-container { height: auto; }
+#history, #history .grid-wrap, #history .grid-container { min-height: 0 !important; height: auto !important; }
 #history .thumbnail-item { aspect-ratio: auto; height: 110px; }
 #strip img { max-height: 40vh; }
 button:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible { outline: 2px solid
