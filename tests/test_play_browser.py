@@ -148,6 +148,8 @@ def test_edit(page: Any, tmp_path: Path) -> None:
     photograph = tmp_path / "photograph.png"
     Image.radial_gradient("L").convert("RGB").save(photograph)
     tab(page, "Edit")
+    playwright.expect(page.locator("#editor canvas").first).to_be_visible(timeout=15_000)
+    page.wait_for_timeout(1000)  # until the editor is there altogether
     page.locator("#editor input[type=file]").first.set_input_files(photograph)
     page.wait_for_timeout(2500)  # until the editor has it
     page.locator("#edit").click()

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from justimage.web.draw import averages_of, classes_of
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet
+from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet, stop_with
 
 
 def side_by_side(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
@@ -78,7 +78,7 @@ def layout(models: Models, model: Any) -> Any:
     given = [classes, count, seed, *(field for side in sides for field in side)]
     shown = [*pictures, line, *commands]
     begun = go.click(compare, given, shown, **DRAWS)
-    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **QUIET)
+    stop_with(stop, [begun], line)
 
     def average(name: str) -> Any:
         with refusals():

@@ -10,7 +10,7 @@ from justimage.solvers import GRIDS, SOLVERS
 from justimage.web.downloads import Downloads
 from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_png, images_zip, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet
+from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet, stop_with
 
 HISTORY = 12
 """Drawings of a visitor that stay in sight."""
@@ -127,10 +127,10 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
 
     given = [kept, model, classes, prompt, numbers, count, seed, guidance, solver, passes, steps, times, low, high, ema]
     shown = [z, x, line, grid, each, command, python, history, kept]
-    begun: list[Any] = [go.click(draw, given, shown, **DRAWS), prompt.submit(draw, given, shown, **DRAWS)]
+    begun = [go.click(draw, given, shown, **DRAWS), prompt.submit(draw, given, shown, **DRAWS)]
     following = again.click(next_seed, [seed, count], seed, **QUIET)
     begun.append(following.success(draw, given, shown, **DRAWS))
-    stop.click(lambda: note("stopped"), None, line, cancels=begun, **QUIET)
+    stop_with(stop, begun, line)
     solver.change(partial(fields_of, gr), solver, [passes, steps, times], **QUIET)
 
     def recall(kept: list[Any], chosen: gr.SelectData) -> str:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image, ImageChops
@@ -20,7 +20,7 @@ from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
 from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture, refusals, sheet, whole
+from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture, refusals, sheet, stop_with, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
@@ -207,7 +207,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
         run, fields, [given, found, line, result, sources, command],
         **(DRAWS | {"concurrency_id": "edit", "concurrency_limit": 6}),
     )  # fmt: skip
-    stop.click(lambda: note("stopped"), None, line, cancels=cast(Any, [begun]), **QUIET)
+    stop_with(stop, [begun], line)
 
     def take_one(request: gr.Request, name: Any, seed: Any) -> Any:
         visitor = request.session_hash or ""

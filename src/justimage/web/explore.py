@@ -19,7 +19,7 @@ from justimage.solvers import SOLVERS
 from justimage.web.draw import classes_of
 from justimage.web.drawing import MAX_SEED, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, finite, picture, picture_row, pixels, refusals, sheet, whole
+from justimage.web.show import DRAWS, finite, picture, picture_row, pixels, refusals, sheet, stop_with, whole
 
 MAX_NEIGHBOURS = 8
 
@@ -141,9 +141,9 @@ def layout(models: Models, model: Any) -> Any:
             return picture_row([(figures.to_pil(image), words) for image, words in [(last.x[0], "drawn"), *pictures]])
 
     (a, i), (b, j) = ends
-    begun: list[Any] = [go.click(show_way, [model, a, i, b, j, count, guidance], strip, **DRAWS)]
+    begun = [go.click(show_way, [model, a, i, b, j, count, guidance], strip, **DRAWS)]
     begun.append(near.click(show_near, [model, a, i, guidance], found, **DRAWS))
-    stop.click(None, None, None, cancels=begun, **QUIET)
+    stop_with(stop, begun)
 
     def follow(name: str) -> tuple[Any, ...]:
         recipe = models.generator(name).recipe

@@ -93,6 +93,13 @@ def command_box(label: str, name: str = "") -> Any:
     )  # fmt: skip
 
 
+def stop_with(button: Any, events: list[Any], line: Any = None) -> None:
+    """Let a button end events, and say so in a line when no frame of theirs can follow."""
+    ended = button.click(None, None, None, cancels=events, **QUIET)
+    if line is not None:
+        ended.then(lambda: note("stopped"), None, line, **QUIET)
+
+
 def sheet(images: Tensor, columns: int = 0) -> Image.Image:
     """Images (n, channels, height, width) in a grid, about square."""
     return figures.image_grid(images, columns or math.ceil(math.sqrt(len(images))))
