@@ -1,6 +1,8 @@
 """justimage play."""
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -48,6 +50,7 @@ def main(words: Sequence[str]) -> int:
     password = o.password or os.environ.get("JUSTIMAGE_PASSWORD", "")
     check_host(o.host, password)
     page = build(o.source, device=o.device, max_images=o.max_images)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its files go, and the demo saves
     try:
         page.launch(o.host, o.port, password, open_browser=o.open)
     finally:
