@@ -4,8 +4,9 @@ import io
 import os
 import re
 import shutil
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,30 @@ def test_a_long_drawing_stops(page: Any, served: tuple[Page, str]) -> None:
     done(page, "#line", "step ")
     page.locator("#stop").click()
     done(page, "#line", "stopped")
-    for _ in range(50):
-        if not served[0].models.turns.drawings:
-            break
-        page.wait_for_timeout(100)
-    assert not served[0].models.turns.drawings and not served[0].models.turns.taken
+    wait_until(lambda: not served[0].models.turns.drawings)
+    assert not served[0].models.turns.taken
+
+
+def test_a_drawing_ends_with_its_page(browser: Any, served: tuple[Page, str]) -> None:
+    page = browser.new_page()
+    page.goto(served[1])
+    done(page, "#facts", "10 classes")
+    page.get_by_role("button", name="Solver, interval, average").click()
+    page.locator("#solver input").click()
+    page.get_by_role("option", name="heun").click()
+    page.locator("#steps input").fill("500")
+    page.locator("#draw").click()
+    done(page, "#line", "step ")
+    assert served[0].models.turns.drawings
+    page.close()
+    wait_until(lambda: not served[0].models.turns.drawings)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_compare(page: Any) -> None:
