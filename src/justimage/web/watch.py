@@ -144,7 +144,8 @@ def layout(models: Models, demo: Demo) -> Any:
 
     with gr.Row():
         run = gr.Dropdown(models.runs, value=next(iter(models.runs), None), label="Training", scale=4, elem_id="run")
-        train = gr.Button("Train the demo: digits, in minutes", elem_id="train", scale=1, size="md")
+        kind = "secondary" if models.runs else "primary"
+        train = gr.Button("Train the demo: digits, in minutes", variant=kind, elem_id="train", scale=1, size="md")
     line = gr.HTML(note(""), elem_id="watch-line")
     with gr.Row():
         with gr.Column(min_width=300):
