@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from justimage.inference import suit_cpu
 from justimage.operators import declare_operators
 from justimage.recipe import from_json, to_json
 from justimage.transformer import JiT
+from justimage.web.drawing import frames, plan_drawing
+from justimage.web.models import Models
 from tests.random_models import save_encoder
 from tests.test_training import digest, equal, finish, resumed, small
 
@@ -302,6 +305,20 @@ def test_samples_depend_on_what_is_told_and_on_nothing_else(told_run: Path) -> N
     assert (images[0] != images[1]).any()
     again = sample(model, {"text": texts.flip(0)}, seeds=[0] * 4, batch=4).flip(0)
     assert torch.equal(images, again)
+
+
+def test_the_page_draws_from_words_as_the_command_does(told_run: Path, tmp_path: Path) -> None:
+    models = Models([told_run], torch.device("cpu"))
+    drawing = plan_drawing(models, str(told_run), count=3, seed=4, prompt="tone 5\ntone 210\n", guidance=1)
+    *_, last = frames(drawing, models)
+    words = shlex.split(drawing.command(files=False))
+    assert drawing.python() == "" and words[:2] == ["justimage", "sample"]
+    assert sample_command([*words[2:], "--folder", str(tmp_path / "images"), "--out", str(tmp_path / "grid.png")]) == 0
+    for i, image in enumerate(last.x):
+        with Image.open(tmp_path / "images" / f"{i:06d}.png") as drawn:
+            assert np.array_equal(np.asarray(drawn), image.movedim(0, -1).squeeze(-1).numpy())
+    with pytest.raises(ValueError, match="is too long"):
+        plan_drawing(models, str(told_run), prompt="a text that is too long")
 
 
 def test_a_job_is_sampled_from_what_is_given_over_and_over(told_run: Path) -> None:

@@ -92,7 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "experiments": {"figures", "recipe", "reproduction"},
 }  # fmt: skip
-"""A room and the rooms it may import; rooms that are not named (run, demo, cli) stand above and may import any of these."""
+"""A room and the rooms it may import; others (run, demo, cli, web) stand above and may import any of these."""
 DATA = {
     "source": {"images"},
     "images": set(),
@@ -189,6 +189,7 @@ TWICE = {
     "cells": "each experiment's",
     "claims": "each experiment's",
     "figure": "each experiment's",
+    "layout": "each tab's",
     "train": "the loop of steps, and the same in a run's directory",
     "parse": "a value from JSON, and options from the command line",
 }

@@ -3,12 +3,13 @@
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from justimage.normalization import to_uint8
@@ -78,8 +79,13 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def encode_png(image: Image.Image) -> bytes:
-    return encode(image, ".png")
+def encode_png(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+    """Encode an image as a PNG. text: entries that are kept in the file, by keyword."""
+    info, buffer = PngInfo(), io.BytesIO()
+    for keyword, words in (text or {}).items():
+        info.add_itxt(keyword, words)
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
 def plot_png(plot: Callable[[Any], None], size: tuple[float, float]) -> bytes | None:

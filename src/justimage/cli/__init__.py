@@ -21,6 +21,7 @@ Pixel-space diffusion with plain Transformers: the network predicts the clean im
   train          train a model on your images, or resume a training
   sample         generate images with a trained model
   edit           vary, fill, enlarge, colour or sharpen a photograph with a trained model
+  play           a page in the browser to draw, compare, explore and edit with, and to watch a training
   evaluate       score generated images against real ones: FID, IS, KID, precision, recall
   search         find the best guidance and the best average of the weights
   reproduce      each table and figure of the paper by one command, beside the paper's numbers
@@ -41,10 +42,10 @@ examples:
 A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds the traceback."""
 
 COMMANDS = (
-    "demo", "prepare", "train", "sample", "edit", "evaluate", "search", "reproduce", "feature-space", "info", "plan", "convert",
-    "push", "doctor",
+    "demo", "prepare", "train", "sample", "edit", "play", "evaluate", "search", "reproduce", "feature-space", "info", "plan",
+    "convert", "push", "doctor",
 )  # fmt: skip
-UNATTENDED = ("demo", "train", "reproduce", "feature-space")
+UNATTENDED = ("demo", "train", "play", "reproduce", "feature-space")
 """Commands that continue when the reader of their output is gone: `justimage train | tee log` outlives its tee."""
 
 MISTAKE, FAILED, DISK, STOPPED, INTERRUPTED, READER_GONE = 2, 70, 74, 75, 130, 141

@@ -145,7 +145,18 @@ class Edit:
 def main(words: Sequence[str]) -> int:
     o = parse(EditOptions, words, "edit", DESCRIPTION)
     task = check_options(o)
+    if o.out.suffix.lower() not in (*figures.FORMATS, ".gif"):
+        raise ValueError(f"{o.out} has no picture's name; allowed: {', '.join(figures.FORMATS)}, .gif")
+    check_vacant(o.out, "file")
     generator = ImageGenerator(o.source, checked_device(o.device))
+    e = editor(o, generator)
+    shown, found = {"invert": there_and_back, "to_class": as_class, "between": way}.get(task, answers)(e)
+    write_picture(o, shown, found)
+    return 0
+
+
+def editor(o: EditOptions, generator: ImageGenerator) -> Edit:
+    """The task of the options with a model; ValueError for what the model cannot do."""
     ema = generator.recipe.training.sample_ema if o.ema is None else o.ema
     denoiser = generator.denoiser(generator.emas[0] if generator.checkpoint.is_file() else ema)
     if denoiser.normalization.mean:
@@ -157,10 +168,7 @@ def main(words: Sequence[str]) -> int:
     label = (parse_classes([o.class_name], generator.recipe) or [NULL_CLASS])[0]
     guidance = o.guidance if o.guidance is not None else generator.recipe.sampling.guidance if label >= 0 else 1.0
     sampling = Sampling("sde", o.steps, "logsnr", guidance, generator.recipe.sampling.interval, t_clip=0.0)
-    e = Edit(o, generator.recipe, denoiser, generator.device, label, sampling)
-    shown, found = {"invert": there_and_back, "to_class": as_class, "between": way}.get(task, answers)(e)
-    write_picture(o, shown, found)
-    return 0
+    return Edit(o, generator.recipe, denoiser, generator.device, label, sampling)
 
 
 def check_options(o: EditOptions) -> str:
@@ -169,8 +177,6 @@ def check_options(o: EditOptions) -> str:
     if len(asked) != 1:
         given = " and ".join(f"--{name.replace('_', '-')}" for name in asked) or "no task"
         raise ValueError(f"{given}: give one of {', '.join('--' + name.replace('_', '-') for name in TASKS)}")
-    if o.out.suffix.lower() not in (*figures.FORMATS, ".gif"):
-        raise ValueError(f"{o.out} has no picture's name; allowed: {', '.join(figures.FORMATS)}, .gif")
     for name, low, high in (("answers", 1, 64), ("steps", 2, 1000), ("repeats", 1, 100)):
         if not low <= getattr(o, name) <= high:
             raise ValueError(f"{name} is {getattr(o, name)}; allowed: {low} to {high}")
@@ -180,7 +186,6 @@ def check_options(o: EditOptions) -> str:
         raise ValueError(f"upscale is {o.upscale}; allowed: 2 or more")
     if o.deblur is not None and not 0 < o.deblur <= 100:
         raise ValueError(f"deblur is {o.deblur:g}; allowed: above 0 to 100")
-    check_vacant(o.out, "file")
     return asked[0]
 
 
@@ -242,17 +247,22 @@ def centre(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def answers(e: Edit) -> tuple[Tensor, Tensor]:
     """Images that fit what is known, or variations."""
+    shown, steps, total = answer_steps(e)
+    return shown, last_step(steps, total)
+
+
+def answer_steps(e: Edit) -> tuple[Tensor, Iterator[Tensor], int]:
+    """The image as it was given, the answers as they are predicted step by step, and how many steps there are."""
     o, denoiser, seeds = e.o, e.denoiser, range(e.o.seed, e.o.seed + e.o.answers)
     if o.strength is not None:
         shown, total = read(o.photo, denoiser), e.sampling.steps
-        steps = editing.vary(denoiser, e.repeated(shown), o.strength, e.condition, seeds, replace(e.sampling, solver="unipc"))
-    else:
-        known, y = measured(o, denoiser)
-        repeats = o.repeats if o.mask else 1
-        shown, total = y if o.deblur else known.inverse(y), e.sampling.steps * repeats
-        condition = e.told(known, y) or e.condition
-        steps = editing.complete(denoiser, known, e.repeated(y), condition, seeds, e.sampling, repeats=repeats)
-    return shown, last_step(steps, total)
+        sampling = replace(e.sampling, solver="unipc")
+        return shown, editing.vary(denoiser, e.repeated(shown), o.strength, e.condition, seeds, sampling), total
+    known, y = measured(o, denoiser)
+    repeats = o.repeats if o.mask else 1
+    shown, total = y if o.deblur else known.inverse(y), e.sampling.steps * repeats
+    condition = e.told(known, y) or e.condition
+    return shown, editing.complete(denoiser, known, e.repeated(y), condition, seeds, e.sampling, repeats=repeats), total
 
 
 def last_step(steps: Iterator[Tensor], total: int) -> Tensor:

@@ -93,6 +93,34 @@ def main(words: Sequence[str]) -> int:
     recipe = generator.recipe
     size, factor = tiled_size(o, recipe) if o.tiles else (recipe.model.size, 1)
     given = generator.conditions = given_conditions(o, recipe, size)
+    classes, count = classes_and_count(o, recipe, given)
+    is_main, started, images = rank_and_size()[0] == 0, time.perf_counter(), torch.empty(0)
+    with stages(is_main) as show, requests("this batch, kept"):
+        show(Progress("reading the model"))
+        job = make_job(o, generator, classes, count)
+        if o.tiles:
+            generator.denoisers[job.ema] = tiled(generator.denoiser(job.ema), size, factor)
+        with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
+            if o.folder or o.npz:
+                finish(generate.save_images(generator, job, count, o.folder, o.npz), show_batches)
+            if out and is_main:
+                title = "the picture" if o.folder or o.npz else "sampling"
+                images = finish(
+                    picture_images(generator, job, min(count, MAX_GRID) if o.folder or o.npz else count, title), show_batches
+                )
+    if not is_main:
+        return 0
+    if out:
+        disk.write(out, figures.encode(picture_of(images, o, given, job, recipe), out.suffix))
+    seconds = time.perf_counter() - started
+    s = job.sampling
+    print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {job.precision}")
+    print(shlex.join(str(place) for place in (out, o.folder, o.npz) if place))
+    return 0
+
+
+def classes_and_count(o: SampleOptions, recipe: Recipe, given: Given | None) -> tuple[list[int], int]:
+    """The classes over and over, and how many images; ValueError for what does not fit."""
     total = recipe.model.classes or 0
     if o.balanced and o.classes:
         raise ValueError("--balanced samples all classes; leave --classes out")
@@ -109,32 +137,17 @@ def main(words: Sequence[str]) -> int:
     if o.balanced and count % len(classes):
         near = max(count // len(classes), 1) * len(classes)
         raise ValueError(f"count is {count}, which is not equally many of {len(classes)} classes; {near} is")
-    is_main, started, images = rank_and_size()[0] == 0, time.perf_counter(), torch.empty(0)
-    with stages(is_main) as show, requests("this batch, kept"):
-        show(Progress("reading the model"))
-        job = generator.make_job(
-            o.ema, classes, sampling_of(o, recipe), seed=o.seed, batch=min(o.batch, count),
-        )  # fmt: skip
-        if o.tiles:
-            generator.denoisers[job.ema] = tiled(generator.denoiser(job.ema), size, factor)
-        with track_batches([generator.denoiser(job.ema).net], job.sampling, job.batch, show) as show_batches:
-            if o.folder or o.npz:
-                finish(generate.save_images(generator, job, count, o.folder, o.npz), show_batches)
-            if out and is_main:
-                title = "the picture" if o.folder or o.npz else "sampling"
-                images = finish(
-                    picture_images(generator, job, min(count, MAX_GRID) if o.folder or o.npz else count, title), show_batches
-                )
-    if not is_main:
-        return 0
-    if out:
-        grid = grid_of_answers(images, o, given, job, recipe) if given else labelled_grid(images, job, recipe)
-        disk.write(out, figures.encode(grid, out.suffix))
-    seconds = time.perf_counter() - started
-    s = job.sampling
-    print(f"{count} images in {seconds:.1f} s: {s.solver}, {s.steps} steps, guidance {s.guidance:g}, {job.precision}")
-    print(shlex.join(str(place) for place in (out, o.folder, o.npz) if place))
-    return 0
+    return classes, count
+
+
+def make_job(o: SampleOptions, generator: ImageGenerator, classes: Sequence[int], count: int) -> SampleJob:
+    """The job that the options ask for, no batch larger than the count."""
+    return generator.make_job(o.ema, classes, sampling_of(o, generator.recipe), seed=o.seed, batch=min(o.batch, count))
+
+
+def picture_of(images: Tensor, o: SampleOptions, given: Given | None, job: SampleJob, recipe: Recipe) -> figures.Image.Image:
+    """One picture of all images."""
+    return grid_of_answers(images, o, given, job, recipe) if given else labelled_grid(images, job, recipe)
 
 
 def picture_images(generator: ImageGenerator, job: SampleJob, count: int, title: str) -> Job[Tensor]:

@@ -1,0 +1,448 @@
+"""The page without a browser: the same bytes as by command and in Python, errors in one line, fair turns, a guarded door."""
+
+import io
+import json
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from justimage.cli import edit, play, sample
+from justimage.cli.edit import answer_steps
+from justimage.normalization import to_uint8
+from justimage.web import Page, build, check_host
+from justimage.web.compare import difference, side_by_side
+from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, grid_png, images_zip, plan_drawing
+from justimage.web.edit import TASKS, answers_png, cropped, edit_frames, plan_edit
+from justimage.web.explore import neighbours, plan_way, way_frames
+from justimage.web.models import Models
+from justimage.web.turns import Busy, Turns
+from justimage.web.watch import metrics_of, previews, run_directory, state
+from tests.visitor import Fuzz, Visitor
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def models(run: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
+    """The page's models, as in the folder where a run lies."""
+    monkeypatch.chdir(run.parent)
+    return Models(["run"], CPU, 16)
+
+
+def drawn(drawing: Drawing, models: Models) -> Frame:
+    *_, last = frames(drawing, models)
+    return last
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "classes, guided, by passes": dict(classes=["7", "3"], count=5, seed=2**40, guidance=2.2, solver=BY_PASSES, passes=9),
+    "noise on the way": dict(count=3, seed=5, solver="sde", steps=4, times="cosine", interval=(0.1, 0.9), guidance=1.5),
+    "Heun, the weights themselves": dict(classes=["-1"], count=2, solver="heun", steps=3, times="linear", ema=0.0, guidance=1),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_page_command_and_python_give_the_same_bytes(
+    name: str, models: Models, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = plan_drawing(models, "run", **SETTINGS[name])
+    images = drawn(drawing, models).x
+
+    words = shlex.split(drawing.command())
+    assert words[:2] == ["justimage", "sample"]
+    words[words.index("--from") + 1] = str(run)
+    monkeypatch.chdir(tmp_path)
+    assert sample.main(words[2:]) == 0
+    np.testing.assert_array_equal(pixels((tmp_path / "grid.png").read_bytes()), pixels(grid_png(drawing, images)))
+    with zipfile.ZipFile(io.BytesIO(images_zip(drawing, images))) as archive:
+        assert archive.namelist() == sorted(f.name for f in (tmp_path / "images").glob("*.png"))
+        for file in archive.namelist():
+            np.testing.assert_array_equal(pixels((tmp_path / "images" / file).read_bytes()), pixels(archive.read(file)))
+
+    monkeypatch.chdir(run.parent)
+    known: dict[str, Any] = {}
+    exec(drawing.python(), known)
+    assert torch.equal(known["images"], images)
+
+
+def test_a_png_says_what_it_is(models: Models) -> None:
+    drawing = plan_drawing(models, "run", classes=["4"], count=2, seed=9)
+    images = drawn(drawing, models).x
+    text = Image.open(io.BytesIO(grid_png(drawing, images))).text
+    settings = json.loads(text["Settings"])
+    assert text["Command"] == drawing.command()
+    assert settings["weights_hash"] == drawing.generator.weights_hash(drawing.job.ema) and settings["seed"] == 9
+    with zipfile.ZipFile(io.BytesIO(images_zip(drawing, images))) as archive:
+        one = json.loads(Image.open(archive.open("000001.png")).text["Settings"])
+    assert (one["seed"], one["image"], one["of"]) == (10, 1, "4")
+
+
+def test_frames_lead_from_noise_to_the_images(models: Models) -> None:
+    seen = list(
+        frames(replace(plan_drawing(models, "run", count=2, solver="euler", steps=40, times="linear"), name="run"), models)
+    )
+    assert seen[0].t == 0 and seen[-1].t == 1 and [f.t for f in seen] == sorted(f.t for f in seen)
+    assert torch.equal(seen[-1].z, seen[-1].x) and not torch.equal(seen[0].z, seen[0].x)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "count": (dict(count=17), "images is '17'; allowed: whole numbers from 1 to 16"),
+    "half": (dict(count=1.5), "images is 1.5"),
+    "word": (dict(count="many"), "images is 'many'"),
+    "none": (dict(seed=None), "seed is 'None'"),
+    "truth": (dict(seed=True), "seed is 'True'"),
+    "huge": (dict(seed=1e300), "seed is '1e+300'; allowed: whole numbers from 0 to"),
+    "endless": (dict(guidance=float("inf")), "guidance is 'inf'; allowed: -100 to 100"),
+    "nan": (dict(seed=float("nan")), "seed is 'nan'"),
+    "class": (dict(classes=["eleven"]), "class 'eleven' is not one of this model's, whose names are 0, 1"),
+    "interval": (dict(interval=(0.9, 0.1)), "interval is 0.9 0.1; allowed: 0 <= low <= high <= 1"),
+    "solver": (dict(solver="magic"), "solver is 'magic'; allowed: heun"),
+    "times": (dict(solver="heun", steps=3, times="../x"), "times is '../x'; allowed: linear"),
+    "steps": (dict(solver="heun", steps=10**6, times="linear"), "steps is '1000000'"),
+    "passes": (dict(solver=BY_PASSES, passes=0), "passes is '0'"),
+    "average": (dict(ema=123.0), "there is no ema 123"),
+    "words": (dict(prompt="a red car"), "this model is not told words; it has classes"),
+    "numbers": (dict(numbers="area=3"), "this model is not told numbers"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line(name: str, models: Models) -> None:
+    given, message = WRONG[name]
+    with pytest.raises(ValueError) as caught:
+        plan_drawing(models, "run", **given)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/etc", "../run", "run/", "", None, "hf://a/b", "run/checkpoints"])
+def test_only_the_models_of_the_page_are_opened(name: Any, models: Models) -> None:
+    with pytest.raises(ValueError, match="is not one of this page's; allowed: run"):
+        plan_drawing(models, name)
+    with pytest.raises(ValueError, match="is not one of this page's; allowed: run"):
+        run_directory(models, name)
+
+
+def test_runs_are_found_beside_the_page(run: Path, tmp_path: Path) -> None:
+    assert Models([], CPU, home=tmp_path).names == []
+    for place in "runs/a", "demo/run", "elsewhere/b":
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to(run) if place == "runs/a" else None
+    (tmp_path / "demo" / "run").mkdir()
+    (tmp_path / "demo" / "run" / "recipe.json").write_bytes((run / "recipe.json").read_bytes())
+    found = Models([], CPU, home=tmp_path)
+    assert found.names == [] and found.runs == [str(tmp_path / "demo" / "run")]  # no link is followed; nothing to draw with yet
+
+
+# turns ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_visitor_waits_for_at_most_one_turn_of_each_other() -> None:
+    """Whoever has several drawings gets no more turns than whoever has one."""
+    turns, order, lock = Turns(at_once=3), [], threading.Lock()
+    drawings = {"greedy": 3, "modest": 1, "calm": 1}
+    working = sum(drawings.values())
+
+    def draw(visitor: str) -> None:
+        nonlocal working
+        with turns.place(visitor):
+            for _ in range(30):
+                with turns.turn(visitor):
+                    while len(turns.waiting) < working - 1:  # all others wait for theirs
+                        pass
+                    order.append(visitor)
+            with turns.condition, lock:
+                working -= 1
+
+    threads = [threading.Thread(target=draw, args=[visitor]) for visitor, n in drawings.items() for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(order) == 30 * 5 and not turns.drawings and not turns.served
+    for visitor in "modest", "calm":
+        places = [i for i, who in enumerate(order) if who == visitor]
+        for earlier, later in pairwise(places):
+            between = order[earlier + 1 : later]
+            assert len(between) == len(set(between)) <= 2
+
+
+def test_one_drawing_too_many_is_refused(models: Models) -> None:
+    turns = Turns(at_once=2, in_all=3)
+    with turns.place("a"), turns.place("a"), pytest.raises(Busy, match="2 of your drawings are under way"), turns.place("a"):
+        pass
+    with turns.place("a"), turns.place("b"), turns.place("c"), pytest.raises(Busy, match="3 drawings are under way"):
+        turns.place("d").__enter__()
+    assert not turns.drawings
+
+
+def test_a_drawing_that_is_stopped_leaves_no_turn_taken(models: Models) -> None:
+    running = frames(plan_drawing(models, "run", count=1), models, "a")
+    next(running)
+    running.close()
+    assert not models.turns.taken and not models.turns.waiting
+
+
+# compare, explore, edit, watch ------------------------------------------------------------------------------------------
+
+
+def test_two_averages_are_compared_from_the_same_noise(models: Models) -> None:
+    first, second = (
+        plan_drawing(models, "run", count=2, ema=ema, solver="euler", steps=n, times="linear")
+        for ema, n in ((100, 2), (300, 4))
+    )
+    seen = list(side_by_side(first, second, models))
+    assert torch.equal(seen[0][0].z, seen[0][1].z) and (seen[-1][0].step, seen[-1][1].step) == (2, 4)
+    assert "0 of 2 equal" in difference(*seen[-1])
+    *_, (one, other) = side_by_side(first, first, models)
+    assert difference(one, other) == "apart by 0.0 of 255 (rms); 2 of 2 equal to the byte"
+    with pytest.raises(ValueError, match="other seeds"):
+        next(side_by_side(first, plan_drawing(models, "run", count=2, seed=1), models))
+
+
+def test_the_ends_of_a_way_are_the_drawings_themselves(models: Models) -> None:
+    way = plan_way(models, "run", (4, 5), ("2", "9"), 2, 1.5)
+    *_, last = way_frames(way, models)
+    assert torch.equal(last.x, drawn(plan_drawing(models, "run", ["2", "9"], 2, 4, 1.5), models).x)
+    *_, between = way_frames(plan_way(models, "run", (4, 5), ("2", ""), 5), models)
+    assert between.x.shape[0] == 5
+    with pytest.raises(ValueError, match="images is '1'; allowed: whole numbers from 2 to 16"):
+        plan_way(models, "run", (0, 1), ("", ""), 1)
+
+
+def test_an_image_of_the_training_is_its_own_nearest_neighbour(
+    models: Models, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = models.neighbourhood("run")
+    image, label = near.source[1234]
+    found = neighbours(models, "run", image, 3)
+    assert torch.equal(found[0][0], image) and found[0][1] == f"{label}, apart by 0" and len(found) == 3
+
+
+def test_a_model_from_elsewhere_opens_no_folder_of_this_machine(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = str(next(iter(sorted(models.generator("run").checkpoint.glob("ema-*.safetensors")))))
+    elsewhere = Models([weights], CPU)
+    assert len(elsewhere.neighbourhood(weights).source) == 1797  # a built-in set is opened
+    monkeypatch.setattr("justimage.data.BUILT_IN", {})
+    with pytest.raises(ValueError, match="it is no training of this machine"):
+        Models([weights], CPU).neighbourhood(weights)
+
+
+def photograph(size: tuple[int, int] = (90, 60)) -> dict[str, Any]:
+    """A picture, and a stroke over its middle."""
+    background = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).resize(size)
+    layer = Image.new("RGBA", size)
+    layer.paste((232, 89, 12, 255), (35, 20, 55, 40))
+    return {"background": background, "layers": [layer]}
+
+
+@pytest.mark.parametrize("task", [name for name, option in TASKS.items() if option != "colourise"])
+def test_an_edit_is_that_of_the_command(
+    task: str, models: Models, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editing = plan_edit(models, "run", tmp_path, photograph(), task, class_name="3", answers=2, steps=3, seed=1)
+    *_, (step, total, given, found) = edit_frames(editing, models)
+    assert 0 < step <= total
+    words = shlex.split(editing.command())
+    words[words.index("--from") + 1] = str(run)
+    monkeypatch.chdir(tmp_path)
+    assert edit.main(words[2:]) == 0
+    np.testing.assert_array_equal(pixels((tmp_path / "edit.png").read_bytes()), pixels(answers_png(editing, given, found)))
+    shown, _, _ = answer_steps(editing.edit)
+    assert torch.equal(to_uint8(shown), given)
+
+
+def test_a_brush_marks_what_is_drawn_anew() -> None:
+    drawn = photograph()
+    photo, mask = cropped(drawn["background"], drawn["layers"], (32, 32))
+    assert photo.size == mask.size == (60, 60) and mask.getbbox() == (20, 20, 40, 40)
+    np.testing.assert_array_equal(np.asarray(photo), np.asarray(drawn["background"])[:, 15:75])
+
+
+def test_an_edit_that_cannot_be_is_one_line(models: Models, tmp_path: Path) -> None:
+    first = next(iter(TASKS))
+    for given, message in (
+        (({}, first), "there is no photograph yet"),
+        ((None, first), "there is no photograph yet"),
+        ((photograph() | {"layers": []}, first), "nothing is painted over yet"),
+        ((photograph(), "steal"), "task is 'steal'; allowed: fill"),
+        ((photograph(), "colour"), "draws images of 1 channel; colours need 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(edit_frames(plan_edit(models, "run", tmp_path, *given), models))
+    with pytest.raises(ValueError, match="answers is '99'; allowed: whole numbers from 1 to 8"):
+        plan_edit(models, "run", tmp_path, photograph(), "vary", answers=99)
+
+
+def test_a_training_is_watched_by_its_files(models: Models, tmp_path: Path) -> None:
+    run = run_directory(models, "run")
+    assert state(run, metrics_of(run)) == "finished: 640 of 640 images (100%)" and previews(run)
+    metrics = [{"images_seen": 160, "images_per_second": 80.0, "loss": 1.0}]
+    (tmp_path / "recipe.json").write_bytes((run / "recipe.json").read_bytes())
+    assert state(tmp_path, []) == "begun: 0 of 640 images (0%)"
+    assert state(tmp_path, metrics) == "training: 160 of 640 images (25%), 80 images/s, about 6 s left"
+
+
+# the door ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::", "example.org"])
+def test_other_hosts_need_a_password(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUSTIMAGE_PASSWORD", raising=False)
+    with pytest.raises(ValueError, match=f"host {host} is open to others: give --password"):
+        play.main(["--host", host])
+    check_host(host, "secret")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--from nowhere", "nowhere does not exist"),
+        ("--port 70000", "port is 70000; allowed: 1 to 65535"),
+        ("--max-images 1000", "max-images is 1000; allowed: 1 to 64"),
+        ("--device tpu", "device 'tpu' is not available here"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(words: str, message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        play.main(words.split())
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Iterator[tuple[Page, str]]:
+    """The page, served."""
+    page = build([run])
+    yield page, page.launch(port=free_port(), wait=False)
+    page.close()
+
+
+def test_a_drawing_arrives_and_its_file_is_served(page: tuple[Page, str]) -> None:
+    visitor = Visitor(page[1])
+    data = visitor.event("draw")[1]
+    data[1], data[14] = page[0].models.given[0], None
+    good, said = visitor.ask("draw", data)
+    assert good, said
+    served = [part["path"] for _, m in said if m["msg"] == "process_completed" for part in downloads(m)]
+    answer = visitor.client.get(f"/gradio_api/file={served[0]}")
+    assert answer.status_code == 200 and "Command" in Image.open(io.BytesIO(answer.content)).text
+    visitor.leave()
+
+
+def downloads(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Files that a message offers."""
+    values = [part.get("value") if isinstance(part, dict) else None for part in message["output"]["data"]]
+    return [value for value in values if isinstance(value, dict) and "path" in value]
+
+
+def test_nothing_else_is_served(page: tuple[Page, str], run: Path) -> None:
+    visitor = Visitor(page[1])
+    for path in (
+        "/etc/passwd", run / "recipe.json", page[0].files.root / "made", "../../etc/passwd", "https://example.org/",
+        f"{page[0].files.root}/served/../../{run.name}/recipe.json",
+    ):  # fmt: skip
+        assert visitor.client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+    for path in "/docs", "/openapi.json", "/gradio_api/info", "/monitoring", "/gradio_api/proxy=http://example.org", "/x":
+        assert visitor.client.get(path).status_code == 404, path
+    for path in (
+        "/gradio_api/vibe-edit/",
+        "/gradio_api/component_server",
+        "/gradio_api/process_recording",
+        "/gradio_api/call/draw",
+        "/gradio_api/api/draw",
+    ):
+        assert visitor.client.post(f"/gradio_api/{path}", json={}).status_code == 404, path
+    visitor.leave()
+
+
+def test_who_has_no_page_open_is_not_drawn_for(page: tuple[Page, str]) -> None:
+    visitor = Visitor(page[1])
+    number, data = visitor.event("draw")
+    assert visitor.join(number, data, "somebody-else").status_code == 403
+    visitor.leave()
+
+
+def test_bodies_are_bounded(page: tuple[Page, str]) -> None:
+    visitor = Visitor(page[1])
+    assert visitor.client.post("/gradio_api/queue/join", content=b"[" * 2**20).status_code == 413
+    endless = (b"x" * 2**16 for _ in range(1000))
+    assert visitor.client.post("/gradio_api/upload", content=endless).status_code == 413
+    visitor.leave()
+
+
+def test_odd_requests_are_all_answered(page: tuple[Page, str], tmp_path: Path) -> None:
+    """None crashes the page, none leaves the folder of its files, and afterwards it draws as before."""
+    secret = "b7f3-kept-outside"
+    (tmp_path / "secret.txt").write_text(secret)
+    before = sorted(Path.cwd().iterdir())
+    fuzz = Fuzz(page[1], 0, secret)
+    for _ in range(300):
+        fuzz.request()
+    assert not [status for status in fuzz.statuses if status.split()[1].startswith("5")], fuzz.statuses
+    assert fuzz.statuses["event done"] and fuzz.statuses["event refused"]
+    assert sorted(Path.cwd().iterdir()) == before
+    assert not page[0].models.turns.drawings and not page[0].models.turns.taken
+    fuzz.visitor.leave()
+    test_a_drawing_arrives_and_its_file_is_served(page)
+
+
+def test_every_visitor_is_served(page: tuple[Page, str]) -> None:
+    """Beside one who asks for fifty drawings at a time, of whom most are refused."""
+    greedy, visitors = Visitor(page[1]), [Visitor(page[1]) for _ in range(8)]
+    number, data = greedy.event("draw")
+    data[1], data[14] = page[0].models.given[0], None
+    for _ in range(50):
+        assert greedy.join(number, data).status_code == 200
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda v=v: answers.append(v.ask("draw", data)[0])) for v in visitors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [True] * 8
+    ends = [message["success"] for message in greedy.messages() if message["msg"] == "process_completed"]
+    assert len(ends) == 50 and any(ends) and not all(ends)
+    for visitor in greedy, *visitors:
+        visitor.leave()
+
+
+def test_the_password_is_asked_for(run: Path) -> None:
+    page = build([run])
+    address = page.launch(port=free_port(), password="pass wörd", wait=False)
+    try:
+        import httpx
+
+        with httpx.Client(base_url=address) as client:
+            assert client.get("/config").status_code == 401
+            assert client.post("/login", data={"username": "me", "password": "wrong"}).status_code == 400
+            assert client.post("/login", data={"username": "me", "password": "pass wörd"}).status_code == 200
+            assert client.get("/config").status_code == 200
+    finally:
+        page.close()
+
+
+def test_help_needs_no_gradio() -> None:
+    code = "import sys; from justimage.cli import play; assert not {'gradio', 'fastapi'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
