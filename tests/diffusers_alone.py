@@ -77,10 +77,16 @@ def main(folder: str, jobs: str, out: str) -> None:
     found["pixels"] = np.stack([np.asarray(image) for image in plain(seeds=[5, 6], class_labels=1).images])
     same = [plain(class_labels=[1], generator=torch.Generator().manual_seed(s), output_type="np").images for s in (3, 3, 4)]
     found["by generator"] = np.stack(same)
-    try:
-        plain(class_labels="cta")
-    except ValueError as error:
-        found["error"] = np.array(str(error))
+    wrong = {
+        "class": dict(class_labels="cta"),
+        "entry": dict(condition={"picture": torch.zeros(1, 3, 32, 32)}),
+        "shape": dict(condition={"vector": torch.zeros(1, 3)}),
+    }
+    for name, call in wrong.items():
+        try:
+            plain(**call)
+        except ValueError as error:
+            found[f"wrong {name}"] = np.array(str(error))
     grid = plain.transformer.config.image_size
     if isinstance(grid, int):
         side = grid // plain.transformer.config.patch_size

@@ -175,9 +175,14 @@ def test_a_generator_is_enough_to_draw_the_same_again(model: Model) -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_a_wrong_name_of_a_class_is_one_line(model: Model) -> None:
-    known = "it has cat, dog, c, d, e, f, g, h, i, j" if model.name == "paper" else "it has none, they have no names"
-    assert str(model.found["error"]) == f"class 'cta' is not one of this model's; {known}"
+def test_what_a_model_is_not_told_is_one_line(model: Model) -> None:
+    paper = model.name == "paper"
+    known = "it has cat, dog, c, d, e, f, g, h, i, j" if paper else "it has none, they have no names"
+    assert str(model.found["wrong class"]) == f"class 'cta' is not one of this model's; {known}"
+    told = "class_labels alone" if paper else "vector, text"
+    assert str(model.found["wrong entry"]) == f"condition has 'picture'; this transformer is told {told}"
+    shape = "has 'vector'; this transformer is told class_labels alone" if paper else "'vector' is (1, 3); allowed: (n, 2)"
+    assert str(model.found["wrong shape"]) == f"condition {shape}"
 
 
 def test_what_diffusers_saves_runs_and_comes_back(model: Model, tmp_path: Path) -> None:

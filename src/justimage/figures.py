@@ -29,7 +29,7 @@ def to_pil(image: Tensor, scale: int = 1) -> Image.Image:
 
 def display_scale(images: Tensor) -> int:
     """Return the factor by which small images are upscaled to be visible."""
-    return max(1, 64 // max(images.shape[-2:]))
+    return max(1, 96 // max(images.shape[-2:]))
 
 
 def image_grid(images: Tensor, columns: int, top: Sequence[str] = (), left: Sequence[str] = (), gap: int = 2) -> Image.Image:

@@ -53,7 +53,7 @@ def in_one_line(where: str) -> Iterator[None]:
     try:
         from huggingface_hub import errors
     except ImportError as error:
-        raise ValueError(f"{where} needs more: {EXTRA}") from error
+        raise ValueError(f"{where} is on the Hub, which needs huggingface_hub: {EXTRA}") from error
     try:
         yield
     except errors.RevisionNotFoundError as error:

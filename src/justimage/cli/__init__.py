@@ -39,7 +39,8 @@ examples:
   justimage sample --from runs/photos --count 16 --out grid.png
   justimage COMMAND --help        the options of a command, with examples
 
-A mistake is reported in one line, with exit code 2; JUSTIMAGE_TRACEBACK=1 adds the traceback."""
+A mistake is reported in one line, with exit code 2 (docs/reliability.md has the others); JUSTIMAGE_TRACEBACK=1 adds the
+traceback."""
 
 COMMANDS = (
     "demo", "prepare", "train", "sample", "edit", "play", "evaluate", "search", "reproduce", "feature-space", "info", "plan",

@@ -51,7 +51,7 @@ class ConvertOptions:
     guidance: float | None = None
     """of an exported sampler: scale of classifier-free guidance, 1 for none [the recipe's]"""
     int8: bool = False
-    """onnx, pt2: weights as 8-bit integers, a quarter of the file (docs/exports.md has its cost in score)"""
+    """onnx, pt2: weights as 8-bit integers, a quarter to a third of the file (docs/exports.md has its cost in score)"""
     ema: float | None = None
     """diffusers, onnx, pt2: the average of the weights, 0 for the weights themselves [the recipe's]"""
 

@@ -75,6 +75,10 @@ def precision_of(o: SamplingOptions, device: torch.device) -> Precision:
     return o.precision or preferred_precision(device)
 
 
+NAMES = 12
+"""Names of classes in the message about one that there is not."""
+
+
 def parse_classes(words: Sequence[str], recipe: Recipe) -> list[int]:
     """Classes given as numbers or names, as numbers."""
     total = recipe.model.classes or 0
@@ -91,7 +95,8 @@ def parse_classes(words: Sequence[str], recipe: Recipe) -> list[int]:
             numbers.append(int(word))
         else:
             near = [] if word.isdigit() else difflib.get_close_matches(word, names, n=1)
-            allowed = f"0 to {total - 1}" if total else "-1 (it has no classes)"
+            listed = f", or {', '.join(list(names)[:NAMES])}{', ...' if len(names) > NAMES else ''}" if names else ""
+            allowed = f"0 to {total - 1}{listed}" if total else "-1 (it has no classes)"
             raise ValueError(
                 f"class {word!r} is not one of this model's; allowed: {allowed}" + (f"; perhaps {near[0]}" if near else "")
             )

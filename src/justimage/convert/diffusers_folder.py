@@ -147,6 +147,9 @@ def folder_readme(recipe: Recipe, name: str) -> str:
     """A card in a few lines."""
     a, classes = recipe.model, f"{recipe.model.classes} classes" if recipe.model.classes else "no classes"
     told = "class_labels=[0, 1], " if a.classes else ""
+    entries = {"image": a.image_channels, "vector": a.vector, "text": a.text_length}
+    more = ", ".join(entry for entry, numbers in entries.items() if numbers)
+    condition = f"\n`condition=` takes what else it is told, a dict of tensors: {more}.\n" if more else ""
     return f"""---
 library_name: diffusers
 tags: [diffusion, pixel-space, jit]
@@ -159,10 +162,11 @@ diffusers and PyTorch; the code of its parts is in this folder.
 ```python
 from diffusers import DiffusionPipeline
 
+folder = "."  # this one
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 images = pipe({told}seeds=[0, 1]).images
 ```
-"""
+{condition}"""
 
 
 def is_diffusers_folder(source: Path) -> bool:

@@ -150,7 +150,9 @@ def import_official(source: Path, target: Path, context_start: int | None = None
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new folder")
     if source.is_dir():
-        raise ValueError(f"{source} is a folder, not an official checkpoint file; to write one from it, add: --to official")
+        raise ValueError(
+            f"{source} is a folder; allowed: an official checkpoint file, a folder of diffusers, or (with --to official) a run"
+        )
     check_uncompressed(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -4,6 +4,7 @@ PyTorch's exporter takes a minute for a network in eight steps and grows with th
 one unknown operator, in seconds, and each use of that is replaced by the network's own graph; its weights are stored once.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ def sampler_graph(network: Graph, model: Denoiser, sampling: Sampling, example: 
 
 def trace(module: nn.Module, example: tuple[Any, ...], names: list[str], output: str) -> Graph:
     sizes = batch_sizes(example)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here needs
     program = torch.onnx.export(
         torch.export.export(module.eval(), example, dynamic_shapes=sizes), dynamo=True, input_names=names,
         output_names=[output], dynamic_shapes=sizes, opset_version=OPSET, external_data=False, verbose=False,

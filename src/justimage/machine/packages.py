@@ -137,6 +137,10 @@ def torchvision() -> Iterator[Finding]:
     yield Finding("torchvision", "ok", version, facts=facts)
 
 
+CONTRIBUTORS = "test", "docs"
+"""Extras that nobody misses who only uses the package."""
+
+
 def extras() -> Iterator[Finding]:
     """Each extra of the package: whether all that it brings is there, in versions that go with it."""
     found: dict[str, list[Requirement]] = {}
@@ -148,6 +152,7 @@ def extras() -> Iterator[Finding]:
         if bad := lacking(wanted):
             old = any(version_of(r.package) and not allows(r.versions, version_of(r.package)) for r in wanted)
             command = f"pip install {'--upgrade ' if old else ''}'justimage[{extra}]'"
-            yield Finding(extra, "missing", f"needs {'; '.join(bad)}", command, facts)
+            state = "note" if extra in CONTRIBUTORS else "missing"
+            yield Finding(extra, state, f"needs {'; '.join(bad)}", command, facts)
         else:
             yield Finding(extra, "ok", ", ".join(f"{name} {version}" for name, version in facts.items()), facts=facts)

@@ -94,7 +94,8 @@ def training_speed() -> Iterator[Finding]:
     speeds, cut_short = speeds_within(SECONDS)
     facts = {"network": "T/8", "images_per_second": speeds, "cut_short": cut_short}
     if not speeds:
-        yield Finding("training", "note", f"nothing could be measured: {cut_short}", facts=facts)
+        advice = "justimage doctor again, when nothing else is computing"
+        yield Finding("training", "note", f"nothing could be measured: {cut_short}", advice, facts)
         return
     each = ", ".join(f"{way} {images:,.0f} images/s" for way, images in speeds.items())
     text = f"T/8 at 32 x 32, forwards and backwards: {each}" + (f"; {cut_short}" if cut_short else "")

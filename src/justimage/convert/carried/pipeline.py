@@ -126,6 +126,7 @@ class JiTPipeline(DiffusionPipeline):
             return labels
         told: Condition = torch.as_tensor(labels).reshape(-1) if self.transformer.classes else {}
         for name, tensor in (condition or {}).items():
+            self.check_told(name, tensor)
             told = with_entry(told, name, tensor)
         if prompt is not None:
             length = self.transformer.config.text_length
@@ -134,6 +135,17 @@ class JiTPipeline(DiffusionPipeline):
             words = [prompt] if isinstance(prompt, str) else prompt
             told = with_entry(told, "text", torch.stack([text_bytes(one, length) for one in words]))
         return told
+
+    def check_told(self, name: str, tensor: Tensor) -> None:
+        """ValueError for what the transformer is not told, or in another shape."""
+        a = self.transformer.net.architecture
+        text = (a.text_length, a.text_features) if a.text_features else (a.text_length,)
+        shapes = {"image": (a.image_channels, *a.size), "vector": (a.vector,), "text": text}
+        known = {entry: shape for entry, shape in shapes.items() if shape[0]}
+        if name not in known:
+            raise ValueError(f"condition has {name!r}; this transformer is told {', '.join(known) or 'class_labels alone'}")
+        if tuple(tensor.shape[1:]) != known[name]:
+            raise ValueError(f"condition {name!r} is {tuple(tensor.shape)}; allowed: (n, {', '.join(map(str, known[name]))})")
 
     def draw_seeds(self, generator: torch.Generator | Sequence[torch.Generator] | None, n: int) -> list[int]:
         """A seed for each image, from a generator, one an image, or PyTorch's own."""
