@@ -20,7 +20,7 @@ FILE, BYTES, SHA256 = "weights-inception-2015-12-05-6726825d.pth", 95_628_359, "
 
 def default_path() -> Path:
     """Return where torch-fidelity stores the weights; ValueError with instructions if they are missing."""
-    check_installed()
+    check_torch_fidelity()
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file():
         raise ValueError(
@@ -30,7 +30,7 @@ def default_path() -> Path:
     return path
 
 
-def check_installed() -> None:
+def check_torch_fidelity() -> None:
     if importlib.util.find_spec("torch_fidelity") is None:
         raise ValueError("Inception features need torch-fidelity: pip install 'justimage[eval]'")
 
@@ -40,7 +40,7 @@ def open_weights(path: Path, device: torch.device, sha256: str = SHA256) -> Extr
     actual = disk.sha256(path)
     if not actual.startswith(sha256):
         raise ValueError(f"{path} has SHA-256 {actual[:16]}..., not {sha256}...; it is not the file {FILE}")
-    check_installed()
+    check_torch_fidelity()
     declare_operators()
     from torch_fidelity.utils import create_feature_extractor
 
