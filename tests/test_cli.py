@@ -159,7 +159,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path) -> None:
     while not (home / "long" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 75
     assert "stopped and saved" in output and "resume with:  justimage train --preset digits" in output
     assert len(list((home / "long" / "checkpoints").iterdir())) == 1
