@@ -244,9 +244,11 @@ def test_images_of_two_sizes_have_no_distance() -> None:
 def test_a_model_that_is_told_an_image_says_so(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "told an image" not in about(models, "run")
     generator = models.generator("run")
-    generator.recipe = replace(generator.recipe, model=replace(generator.recipe.model, image_channels=1))
     monkeypatch.setattr(models, "generator", lambda name: generator)
-    assert "10 classes, images; is told an image: Edit, or justimage sample --condition" in about(models, "run")
+    recipe, where = generator.recipe, "is told an image: Edit, or justimage sample --condition"
+    for classes, line in (10, f"10 classes; {where} (other tabs leave it out)"), (None, f"grey; {where} only"):
+        generator.recipe = replace(recipe, model=replace(recipe.model, image_channels=1, classes=classes))
+        assert line in about(models, "run")
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,10 @@ def about(models: Models, name: str) -> str:
     recipe = models.generator(name).recipe
     a, (height, width) = recipe.model, recipe.model.size
     told = [f"{a.classes} classes"] if a.classes else []
-    told += [what for what, there in (("words", a.text_length), ("numbers", a.vector), ("images", a.image_channels)) if there]
+    told += [what for what, there in (("words", a.text_length), ("numbers", a.vector)) if there]
     kind = "grey" if a.channels == 1 else "colour" if a.channels == 3 else f"{a.channels} channels"
-    untold = "; is told an image: Edit, or justimage sample --condition (other tabs leave it out)" if a.image_channels else ""
-    return note(f"{width} x {height}, {kind}; {', '.join(told) or 'no condition'}{untold}")
+    facts = [f"{width} x {height}, {kind}", *([", ".join(told)] if told else [])]
+    if a.image_channels:
+        untold = " (other tabs leave it out)" if a.classes else " only"
+        facts.append(f"is told an image: Edit, or justimage sample --condition{untold}")
+    return note("; ".join(facts if len(facts) > 1 else [*facts, "no condition"]))
