@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from PIL import Image
 from justimage.cli import edit, play, sample
 from justimage.cli.edit import answer_steps
 from justimage.normalization import to_uint8
-from justimage.web import Page, build, check_host
+from justimage.web import Page, about, build, check_host, compare, for_others
 from justimage.web.compare import difference, side_by_side
+from justimage.web.draw import next_seed
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, grid_png, images_zip, plan_drawing
-from justimage.web.edit import TASKS, answers_png, cropped, edit_frames, plan_edit
+from justimage.web.edit import TASKS, answers_png, beginning, cropped, edit_frames, plan_edit
 from justimage.web.explore import neighbours, plan_way, way_frames
 from justimage.web.models import Models
 from justimage.web.turns import Busy, Turns
@@ -105,6 +107,7 @@ def test_frames_lead_from_noise_to_the_images(models: Models) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "count": (dict(count=17), "images is '17'; allowed: whole numbers from 1 to 16"),
+    "half a seed": (dict(seed=2.5), "seed is 2.5; allowed: whole numbers from 0 to"),
     "half": (dict(count=1.5), "images is 1.5"),
     "word": (dict(count="many"), "images is 'many'"),
     "none": (dict(seed=None), "seed is 'None'"),
@@ -130,6 +133,11 @@ def test_a_mistake_is_one_line(name: str, models: Models) -> None:
     with pytest.raises(ValueError) as caught:
         plan_drawing(models, "run", **given)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_seeds_follow_those_drawn() -> None:
+    assert next_seed(5, 3) == 8
+    assert next_seed(2.5, 3) == 2.5  # for the drawing to refuse
 
 
 @pytest.mark.parametrize("name", ["/etc", "../run", "run/", "", None, "hf://a/b", "run/checkpoints"])
@@ -215,6 +223,46 @@ def test_two_averages_are_compared_from_the_same_noise(models: Models) -> None:
     assert difference(one, other) == "apart by 0.0 of 255 (rms); 2 of 2 equal to the byte"
     with pytest.raises(ValueError, match="other seeds"):
         next(side_by_side(first, plan_drawing(models, "run", count=2, seed=1), models))
+
+
+def test_both_sides_begin_with_the_average_of_their_recipes(models: Models, run: Path, tmp_path: Path) -> None:
+    import gradio as gr
+
+    shutil.copytree(run, tmp_path / "other")
+    for sources, expected in ((["run", tmp_path / "other"], [300.0, 300.0]), (["run"], [300.0, 0.0])):
+        with gr.Blocks():
+            follow, fields = compare.layout(Models(sources, CPU), gr.Dropdown())
+            begun = dict(zip([field.elem_id for field in fields], follow("run"), strict=True))
+            assert [begun[f"{side}-ema"].value for side in ("left", "right")] == expected
+
+
+def test_images_of_two_sizes_have_no_distance() -> None:
+    small, large = (Frame(1, 1, 1, x, x) for x in (torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 48, 64)))
+    assert difference(small, large) == "images of 32 x 32 x 1 and 64 x 48 x 3, which have no distance"
+
+
+def test_a_model_that_is_told_an_image_says_so(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "told an image" not in about(models, "run")
+    generator = models.generator("run")
+    monkeypatch.setattr(models, "generator", lambda name: generator)
+    recipe, where = generator.recipe, "is told an image: Edit, or justimage sample --condition"
+    for classes, line in (10, f"10 classes; {where} (other tabs leave it out)"), (None, f"grey; {where} only"):
+        generator.recipe = replace(recipe, model=replace(recipe.model, image_channels=1, classes=classes))
+        assert line in about(models, "run")
+
+
+@pytest.mark.parametrize(
+    ("trained", "task", "number"),
+    [("colour", "colourise", None), ("upscale:4", "upscale", 4), ("inpaint", "mask", None), ("deblur:1.25", "deblur", 1.25)],
+)
+def test_a_model_begins_with_the_task_that_it_was_trained_for(trained: str, task: str, number: float | None) -> None:
+    begin, begun = beginning(trained)
+    assert (TASKS[begin], begun) == (task, number)
+
+
+@pytest.mark.parametrize("trained", ["", "edges", "denoise:0.2"])
+def test_other_models_begin_with_none(trained: str) -> None:
+    assert beginning(trained) == ("", None)
 
 
 def test_the_ends_of_a_way_are_the_drawings_themselves(models: Models) -> None:
@@ -308,7 +356,19 @@ def test_other_hosts_need_a_password(host: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("JUSTIMAGE_PASSWORD", raising=False)
     with pytest.raises(ValueError, match=f"host {host} is open to others: give --password"):
         play.main(["--host", host])
-    check_host(host, "secret")
+
+
+def test_a_password_opens_all_addresses() -> None:
+    check_host("0.0.0.0", "secret")
+    assert for_others("http://localhost:7861/", "0.0.0.0") == f", for others http://{socket.gethostname()}:7861/"
+    assert for_others("http://127.0.0.1:7861/", "127.0.0.1") == ""
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "a" * 70, "no name"])
+def test_a_host_that_is_not_this_machine_is_one_line(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=f"host {host} cannot be served from here; allowed: localhost"):
+        play.main(["--host", host, "--password", "secret"])
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -348,6 +408,15 @@ def test_a_drawing_arrives_and_its_file_is_served(page: tuple[Page, str]) -> Non
     served = [part["path"] for _, m in said if m["msg"] == "process_completed" for part in downloads(m)]
     answer = visitor.client.get(f"/gradio_api/file={served[0]}")
     assert answer.status_code == 200 and "Command" in Image.open(io.BytesIO(answer.content)).text
+    visitor.leave()
+
+
+def test_no_number_is_rounded_and_the_line_says_why(page: tuple[Page, str]) -> None:
+    visitor = Visitor(page[1])
+    data = visitor.event("draw")[1]
+    data[1], data[6], data[14] = page[0].models.given[0], 2.5, None
+    good, said = visitor.ask("draw", data)
+    assert not good and "seed is 2.5; allowed: whole numbers from 0 to 9007199254740991</p>" in json.dumps(said)
     visitor.leave()
 
 

@@ -95,6 +95,17 @@ def test_a_mistake_is_said_in_one_line(page: Any) -> None:
     choose(page, "eleven")
     page.locator("#draw").click()
     done(page, ".toast-body", "class 'eleven' is not one of this model's")
+    done(page, "#line", "class 'eleven' is not one of this model's")
+
+
+def test_a_seed_is_not_rounded(page: Any) -> None:
+    page.locator("#draw").click()
+    done(page, "#line", "done: ")
+    page.locator("#seed input").fill("2.5")
+    page.locator("#draw").click()
+    done(page, "#line", "seed is 2.5; allowed: whole numbers from 0 to")
+    page.locator("#again").click()
+    done(page, "#line", "seed is 2.5; allowed: whole numbers from 0 to")
 
 
 def test_the_keyboard_is_enough(page: Any) -> None:
@@ -150,7 +161,9 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_compare(page: Any) -> None:
     tab(page, "Compare")
+    playwright.expect(page.locator("#left-ema input")).to_have_value("300")
     page.locator("#compare").click()
+    done(page, "#compare-line", "done: ")
     done(page, "#compare-line", "equal to the byte")
     assert page.locator("#left-x img").count() == page.locator("#right-x img").count() == 1
 
@@ -222,6 +235,7 @@ def test_no_run_at_all(browser: Any, tmp_path: Path) -> None:
     try:
         page.goto(address)
         done(page, "#nothing", "There is no model here yet: train the demo")
+        playwright.expect(page.locator("#preview-at")).to_be_hidden()
         page.locator("#train").click()
         done(page, "#watch-line", "the demo begins")
         page.wait_for_function("/begun|training/.test(document.querySelector('#watch-line').innerText)", timeout=60_000)

@@ -10,12 +10,14 @@ what may be used, downloads.py what may be downloaded; drawing.py is the work it
 import asyncio
 import hmac
 import os
+import socket
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -87,7 +89,7 @@ class Page:
         if open_browser:
             webbrowser.open(address)
         if wait:
-            print(f"{address}  (Ctrl-C ends it)", flush=True)
+            print(f"{address}{for_others(address, host)}  (Ctrl-C ends it)", flush=True)
             self.blocks.block_thread()
         return address
 
@@ -99,9 +101,19 @@ class Page:
 
 
 def check_host(host: str, password: str) -> None:
-    """ValueError for a host that others reach, without a password; who may see a Space is the Hub's business."""
+    """ValueError for a host that others reach, without a password, and for one that is not this machine's.
+
+    Who may see a Space is the Hub's business.
+    """
     if not is_loopback(host) and not password and "SPACE_ID" not in os.environ:
         raise ValueError(f"host {host} is open to others: give --password, or set JUSTIMAGE_PASSWORD")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.bind(address)
+    except (OSError, UnicodeError):  # of names that cannot be encoded
+        allowed = "localhost, one of this machine's own addresses, or 0.0.0.0 for all of them"
+        raise ValueError(f"host {host} cannot be served from here; allowed: {allowed}") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -110,6 +122,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def for_others(address: str, host: str) -> str:
+    """Where others find a page that serves all addresses of this machine; nothing for one that serves a single one."""
+    return f", for others http://{socket.gethostname()}:{urlsplit(address).port}/" if host in ("0.0.0.0", "::") else ""
 
 
 def check_of(password: str) -> Any:
@@ -200,6 +217,10 @@ def about(models: Models, name: str) -> str:
     recipe = models.generator(name).recipe
     a, (height, width) = recipe.model, recipe.model.size
     told = [f"{a.classes} classes"] if a.classes else []
-    told += [what for what, there in (("words", a.text_length), ("numbers", a.vector), ("images", a.image_channels)) if there]
+    told += [what for what, there in (("words", a.text_length), ("numbers", a.vector)) if there]
     kind = "grey" if a.channels == 1 else "colour" if a.channels == 3 else f"{a.channels} channels"
-    return note(f"{width} x {height}, {kind}; {', '.join(told) or 'no condition'}")
+    facts = [f"{width} x {height}, {kind}", *([", ".join(told)] if told else [])]
+    if a.image_channels:
+        untold = " (other tabs leave it out)" if a.classes else " only"
+        facts.append(f"is told an image: Edit, or justimage sample --condition{untold}")
+    return note("; ".join(facts if len(facts) > 1 else [*facts, "no condition"]))

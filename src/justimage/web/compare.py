@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from justimage.web.draw import averages_of, classes_of
+from justimage.web.draw import averages_of, classes_of, usual_average
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet, stop_with
+from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, saying, sheet, stop_with
 
 
 def side_by_side(first: Drawing, second: Drawing, models: Models, visitor: str = "") -> Iterator[tuple[Frame, Frame]]:
@@ -26,7 +26,8 @@ def side_by_side(first: Drawing, second: Drawing, models: Models, visitor: str =
 def difference(first: Frame, second: Frame) -> str:
     """How far the images are from each other, in a sentence."""
     if first.x.shape != second.x.shape:
-        return f"images of {first.x.shape[-1]} and {second.x.shape[-1]} pixels"
+        sizes = (f"{width} x {height} x {channels}" for _, channels, height, width in (first.x.shape, second.x.shape))
+        return f"images of {' and '.join(sizes)}, which have no distance"
     apart = (first.x.float() - second.x.float()).square().mean().sqrt().item()
     same = int(torch.eq(first.x, second.x).flatten(1).all(1).sum())
     return f"apart by {apart:.1f} of 255 (rms); {same} of {len(first.x)} equal to the byte"
@@ -40,8 +41,8 @@ def layout(models: Models, model: Any) -> Any:
         classes = gr.Dropdown(
             [], multiselect=True, allow_custom_value=True, label="Classes", info="of both; empty for all", scale=3
         )
-        count = gr.Number(min(4, models.max_images), label="Images", precision=0, min_width=90, elem_id="compare-count")
-        seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="compare-seed")
+        count = gr.Number(min(4, models.max_images), label="Images", min_width=90, elem_id="compare-count")
+        seed = gr.Number(0, label="Seed", min_width=90, elem_id="compare-seed")
     sides = []
     with gr.Row():
         for side in "left", "right":
@@ -50,7 +51,7 @@ def layout(models: Models, model: Any) -> Any:
                 with gr.Row():
                     ema = gr.Dropdown([], label="Average", min_width=120, elem_id=f"{side}-ema")
                     guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=120, elem_id=f"{side}-guidance")
-                    passes = gr.Number(13, label="Passes", precision=0, min_width=80, elem_id=f"{side}-passes")
+                    passes = gr.Number(13, label="Passes", min_width=80, elem_id=f"{side}-passes")
                 sides.append((name, ema, guidance, passes))
     with gr.Row():
         go = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="ji-go", min_width=90)
@@ -73,36 +74,32 @@ def layout(models: Models, model: Any) -> Any:
                 drawn = [picture(sheet(f.x), f"t = {f.t:.2f}", lossless=f.step == f.steps) for f in (first, second)]
                 yield *drawn, note(f"step {first.step} of {first.steps}, {second.step} of {second.steps}"), "", ""
             assert first and second
-            yield gr.skip(), gr.skip(), note(difference(first, second)), one.command(), other.command()
+            yield gr.skip(), gr.skip(), note(f"done: {difference(first, second)}"), one.command(), other.command()
 
     given = [classes, count, seed, *(field for side in sides for field in side)]
     shown = [*pictures, line, *commands]
-    begun = go.click(compare, given, shown, **DRAWS)
+    begun = go.click(saying(compare, line, shown), given, shown, **DRAWS)
     stop_with(stop, [begun], line)
 
     def average(name: str) -> Any:
         with refusals():
             generator = models.generator(name)
-            offered = averages_of(generator.emas)
-            return gr.Dropdown(offered, value=offered[0][1])
+            return gr.Dropdown(averages_of(generator.emas), value=usual_average(generator))
 
     for name, ema, *_ in sides:
         name.input(average, name, ema, **QUIET)
 
     def follow(name: str) -> tuple[Any, ...]:
         generator, names = models.generator(name), models.names
-        offered, s = averages_of(generator.emas), generator.recipe.sampling
-        passes = s.passes if s.passes <= 100 else 13
-        left = gr.Dropdown(names, value=name), gr.Dropdown(offered, value=offered[0][1]), s.guidance, passes
+        s = generator.recipe.sampling
+        how = s.guidance, s.passes if s.passes <= 100 else 13
         other = names[(names.index(name) + 1) % len(names)]
-        averages = averages_of(models.generator(other).emas)
-        second = averages[-1 if other == name else 0][1]
-        right = (
-            gr.Dropdown(names, value=other),
-            gr.Dropdown(averages, value=second),
-            s.guidance,
-            passes,
-        )
-        return gr.Dropdown(classes_of(generator.recipe), value=[]), *left, *right
+        averages, others = averages_of(generator.emas), averages_of(models.generator(other).emas)
+        second = others[-1][1] if other == name else usual_average(models.generator(other))  # else the same on both sides
+        return (
+            gr.Dropdown(classes_of(generator.recipe), value=[]),
+            gr.Dropdown(names, value=name), gr.Dropdown(averages, value=usual_average(generator)), *how,
+            gr.Dropdown(names, value=other), gr.Dropdown(others, value=second), *how,
+        )  # fmt: skip
 
     return follow, [classes, *(field for side in sides for field in side)]

@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from justimage.generate import ImageGenerator
 from justimage.recipe import Recipe
 from justimage.solvers import GRIDS, SOLVERS
 from justimage.web.downloads import Downloads
 from justimage.web.drawing import BY_PASSES, MAX_SEED, MAX_STEPS, RECIPES, Frame, frames, grid_png, images_zip, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, sheet, stop_with
+from justimage.web.show import DRAWS, QUIET, command_box, note, picture, refusals, saying, sheet, stop_with, whole
 
 HISTORY = 12
 """Drawings of a visitor that stay in sight."""
@@ -27,6 +28,12 @@ def averages_of(emas: Sequence[float]) -> list[tuple[str, float]]:
     """Averages of the weights, by a name; last the weights themselves."""
     kept = [(f"{ema:g}", float(ema)) for ema in emas if ema]
     return [*kept, ("none: the weights themselves", 0.0)] if kept or 0.0 in emas else kept
+
+
+def usual_average(generator: ImageGenerator) -> float:
+    """The average that a model draws with unless one says otherwise: its recipe's, where it is there."""
+    offered, usual = [ema for _, ema in averages_of(generator.emas)], generator.recipe.training.sample_ema
+    return float(usual) if usual in offered else offered[0]
 
 
 def panels(frame: Frame) -> tuple[str, str, str]:
@@ -68,13 +75,13 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
                 label="Numbers", info="NAME=VALUE, such as area=3000", max_length=2000, visible=False, elem_id="numbers"
             )
             with gr.Row():
-                count = gr.Number(min(FIRST, models.max_images), label="Images", precision=0, min_width=90, elem_id="count")
-                seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="seed")
+                count = gr.Number(min(FIRST, models.max_images), label="Images", min_width=90, elem_id="count")
+                seed = gr.Number(0, label="Seed", min_width=90, elem_id="seed")
             guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", info="1 for none", elem_id="guidance")
             with gr.Accordion("Solver, interval, average", open=False):
                 solver = gr.Dropdown([RECIPES, BY_PASSES, *SOLVERS], value=RECIPES, label="Solver", elem_id="solver")
-                passes = gr.Number(13, label="Passes of the network", precision=0, visible=False, elem_id="passes")
-                steps = gr.Number(12, label="Steps", precision=0, visible=False, elem_id="steps")
+                passes = gr.Number(13, label="Passes of the network", visible=False, elem_id="passes")
+                steps = gr.Number(12, label="Steps", visible=False, elem_id="steps")
                 times = gr.Dropdown(list(GRIDS), value="logsnr", label="Times", visible=False, elem_id="times")
                 with gr.Row():
                     low = gr.Slider(0, 1, 0, step=0.01, label="Guided from t", min_width=120)
@@ -127,6 +134,7 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
 
     given = [kept, model, classes, prompt, numbers, count, seed, guidance, solver, passes, steps, times, low, high, ema]
     shown = [z, x, line, grid, each, command, python, history, kept]
+    draw = saying(draw, line, shown)
     begun = [go.click(draw, given, shown, **DRAWS), prompt.submit(draw, given, shown, **DRAWS)]
     following = again.click(next_seed, [seed, count], seed, **QUIET)
     begun.append(following.success(draw, given, shown, **DRAWS))
@@ -141,26 +149,25 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
 
     def follow(name: str) -> tuple[Any, ...]:
         """Offer in the fields what a model has, beginning with its own settings."""
-        recipe, emas = models.generator(name).recipe, models.generator(name).emas
-        s, offered = recipe.sampling, averages_of(emas)
-        usual = recipe.training.sample_ema if recipe.training.sample_ema in [v for _, v in offered] else offered[0][1]
+        generator = models.generator(name)
+        recipe, s = generator.recipe, generator.recipe.sampling
         return (
             gr.Dropdown(classes_of(recipe), value=[], visible=bool(recipe.model.classes)),
             gr.Textbox(visible=bool(recipe.model.text_length) and not recipe.model.text_features),
             gr.Textbox(visible=bool(recipe.told.columns)),
-            gr.Slider(value=s.guidance, visible=bool(recipe.model.classes) or models.generator(name).is_told),
-            s.interval[0], s.interval[1], gr.Dropdown(offered, value=usual),
+            gr.Slider(value=s.guidance, visible=bool(recipe.model.classes) or generator.is_told),
+            *s.interval, gr.Dropdown(averages_of(generator.emas), value=usual_average(generator)),
         )  # fmt: skip
 
     return follow, [classes, prompt, numbers, guidance, low, high, ema]
 
 
-def next_seed(seed: Any, count: Any) -> int:
-    """The seed after a drawing's last."""
-    with refusals():
-        there = isinstance(seed, int | float) and 0 <= seed <= MAX_SEED
-        more = isinstance(count, int | float) and 1 <= count <= MAX_STEPS
-        return (int(seed) if there else 0) + (int(count) if more else 1)
+def next_seed(seed: Any, count: Any) -> Any:
+    """The seed after a drawing's last; a field that holds no such number stays, for the drawing to refuse it."""
+    try:
+        return whole(seed, "seed", 0, MAX_SEED) + whole(count, "images", 1, MAX_STEPS)
+    except ValueError:
+        return seed
 
 
 def fields_of(gr: Any, solver: str) -> tuple[Any, Any, Any]:

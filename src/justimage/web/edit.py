@@ -20,11 +20,13 @@ from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
 from justimage.web.drawing import FRAME_SECONDS, MAX_SEED, frames, plan_drawing
 from justimage.web.models import Models
-from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture, refusals, sheet, stop_with, whole
+from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture, refusals, saying, sheet, stop_with, whole
 
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
 }  # fmt: skip
+TRAINED = {"inpaint": "mask", "upscale": "upscale", "colour": "colourise", "deblur": "deblur"}
+"""Tasks that models are trained for, and their options."""
 MAX_STEPS, MAX_ANSWERS = 100, 8
 PHOTO, MASK = "photo.png", "mask.png"
 
@@ -96,6 +98,13 @@ def plan_edit(
     return Editing(name, editor(o, generator), chosen)
 
 
+def beginning(trained: str) -> tuple[str, float | None]:
+    """The task to begin with, and its number, of a model trained for one; "" where it is none of the page's."""
+    name, _, number = trained.partition(":")
+    chosen = [task for task, option in TASKS.items() if option == TRAINED.get(name)]
+    return (chosen[0], float(number) if number else None) if chosen else ("", None)
+
+
 def cropped(photo: Image.Image, layers: list[Image.Image], size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
     """The middle of a photograph in the shape of a model's images, and a mask: white where any layer was painted on."""
     mask = Image.new("L", photo.size)
@@ -157,14 +166,14 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
                 0.05, 1, 0.5, step=0.05, label="Strength", info="share of the way back to noise", visible=False
             )
             factor = gr.Number(
-                2, label="Factor", info="the photograph is taken as so many times smaller", precision=0, visible=False
+                2, label="Factor", info="the photograph is taken as so many times smaller", visible=False, elem_id="factor"
             )
-            blur = gr.Slider(0.1, 8, 1.5, step=0.1, label="Blur, in the model's pixels", visible=False)
+            blur = gr.Slider(0.1, 8, 1.5, step=0.05, label="Blur, in the model's pixels", visible=False)
             label = gr.Dropdown([], allow_custom_value=True, label="Class of the photograph", elem_id="edit-class")
             with gr.Row():
-                answers = gr.Number(min(4, models.max_images), label="Answers", precision=0, min_width=80, elem_id="answers")
-                steps = gr.Number(24, label="Steps", precision=0, min_width=80, elem_id="edit-steps")
-                seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="edit-seed")
+                answers = gr.Number(min(4, models.max_images), label="Answers", min_width=80, elem_id="answers")
+                steps = gr.Number(24, label="Steps", min_width=80, elem_id="edit-steps")
+                seed = gr.Number(0, label="Seed", min_width=80, elem_id="edit-seed")
             with gr.Row():
                 go = gr.Button("Edit", variant="primary", elem_id="edit", elem_classes="ji-go", min_width=90)
                 stop = gr.Button("Stop", min_width=70)
@@ -203,9 +212,9 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
             )  # fmt: skip
 
     fields = [model, drawn, task, strength, factor, blur, label, answers, steps, seed]
+    results = [given, found, line, result, sources, command]
     begun = go.click(
-        run, fields, [given, found, line, result, sources, command],
-        **(DRAWS | {"concurrency_id": "edit", "concurrency_limit": 6}),
+        saying(run, line, results), fields, results, **(DRAWS | {"concurrency_id": "edit", "concurrency_limit": 6}),
     )  # fmt: skip
     stop_with(stop, [begun], line)
 
@@ -229,10 +238,17 @@ def layout(models: Models, files: Downloads, model: Any) -> Any:
     task.change(fields_of_task, task, [strength, factor, blur], **QUIET)
 
     def follow(name: str) -> tuple[Any, ...]:
-        names = classes_of(models.generator(name).recipe)
-        return (gr.Dropdown([("not said", ""), *((c, c) for c in names)], value="", visible=bool(names)),)
+        recipe = models.generator(name).recipe
+        names, (begin, number) = classes_of(recipe), beginning(recipe.training.task)
+        upscale, deblur = (number if TASKS.get(begin) == option else None for option in ("upscale", "deblur"))
+        return (
+            gr.Dropdown([("not said", ""), *((c, c) for c in names)], value="", visible=bool(names)),
+            gr.Radio(value=begin) if begin else gr.skip(),
+            gr.Number(value=int(upscale), visible=True) if upscale else gr.skip(),
+            gr.Slider(0.1, max(8, deblur), deblur, visible=True) if deblur else gr.skip(),
+        )
 
-    return follow, [label]
+    return follow, [label, task, factor, blur]
 
 
 def known_picture(shown: Tensor) -> str:

@@ -112,10 +112,10 @@ def layout(models: Models, model: Any) -> Any:
         for side, seed in ("from", 0), ("to", 1):
             with gr.Column(min_width=200), gr.Row():
                 label = gr.Dropdown([], allow_custom_value=True, label=f"Class, {side}", min_width=110, elem_id=f"{side}-class")
-                number = gr.Number(seed, label=f"Seed, {side}", precision=0, min_width=80, elem_id=f"{side}-seed")
+                number = gr.Number(seed, label=f"Seed, {side}", min_width=80, elem_id=f"{side}-seed")
                 ends.append((label, number))
         with gr.Column(min_width=200), gr.Row():
-            count = gr.Number(min(8, models.max_images), label="Images", precision=0, min_width=80, elem_id="way-count")
+            count = gr.Number(min(8, models.max_images), label="Images", min_width=80, elem_id="way-count")
             guidance = gr.Slider(0, 8, 1, step=0.05, label="Guidance", min_width=110)
     with gr.Row():
         go = gr.Button("Show the way between them", variant="primary", elem_id="way", elem_classes="ji-go")

@@ -5,8 +5,9 @@ import html
 import io
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -39,6 +40,21 @@ def refusals() -> Iterator[None]:
         logging.getLogger("justimage").exception("the page")
         message = "out of memory; ask for fewer images" if isinstance(error, torch.OutOfMemoryError) else "this failed here"
         raise gr.Error(message, print_exception=False) from None
+
+
+def saying(function: Callable[..., Iterator[Any]], line: Any, shown: Sequence[Any]) -> Callable[..., Iterator[Any]]:
+    """An event's function whose errors are said in a line among what it shows, too: there they stay."""
+    import gradio as gr
+
+    @wraps(function)  # Gradio reads its parameters
+    def said(*given: Any) -> Iterator[Any]:
+        try:
+            yield from function(*given)
+        except gr.Error as error:
+            yield tuple(note(html.unescape(error.message)) if field is line else gr.skip() for field in shown)
+            raise
+
+    return said
 
 
 def finite(value: Any, name: str, low: float, high: float) -> float:

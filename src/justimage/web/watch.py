@@ -152,7 +152,9 @@ def layout(models: Models, demo: Demo) -> Any:
             loss = gr.HTML(picture(None, "the loss, once there are two lines of metrics"), elem_id="loss")
             table = gr.HTML("", elem_id="metrics")
         with gr.Column(min_width=300):
-            at = gr.Slider(1, 2, 1, step=1, label="Preview", info="the same seeds each time", elem_id="preview-at")
+            at = gr.Slider(
+                1, 2, 1, step=1, label="Preview", info="the same seeds each time", elem_id="preview-at", visible=False
+            )
             shown = gr.HTML(picture(None, "no preview yet"), elem_id="preview")
     seen = gr.State("")
 
@@ -179,7 +181,7 @@ def layout(models: Models, demo: Demo) -> Any:
             grid = picture(*preview_at(place, max(number, 1)), lossless=True, pixels=False)
             return (
                 chooser, note(words), picture(curve(metrics), "training loss over images seen", lossless=True, pixels=False),
-                gr.Slider(1, max(last, 2), max(number, 1), step=1, interactive=last > 1),
+                gr.Slider(1, max(last, 2), max(number, 1), step=1, visible=last > 1),
                 grid, f'<table class="ji-table">{rows}</table>', mark,
             )  # fmt: skip
 
