@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from justimage.web import Page, build
-from tests.test_play import free_port
+from tests.test_play_door import free_port
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -124,13 +124,18 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     playwright.expect(page.locator("#compare")).to_be_visible()
 
 
-def test_a_long_drawing_stops(page: Any, served: tuple[Page, str]) -> None:
+def begin_long_drawing(page: Any) -> None:
+    """Draw with 500 steps of Heun, and wait for the first of them."""
     page.get_by_role("button", name="Solver, interval, average").click()
     page.locator("#solver input").click()
     page.get_by_role("option", name="heun").click()
     page.locator("#steps input").fill("500")
     page.locator("#draw").click()
     done(page, "#line", "step ")
+
+
+def test_a_long_drawing_stops(page: Any, served: tuple[Page, str]) -> None:
+    begin_long_drawing(page)
     page.locator("#stop").click()
     done(page, "#line", "stopped")
     wait_until(lambda: not served[0].models.turns.drawings)
@@ -141,12 +146,7 @@ def test_a_drawing_ends_with_its_page(browser: Any, served: tuple[Page, str]) ->
     page = browser.new_page()
     page.goto(served[1])
     done(page, "#facts", "10 classes")
-    page.get_by_role("button", name="Solver, interval, average").click()
-    page.locator("#solver input").click()
-    page.get_by_role("option", name="heun").click()
-    page.locator("#steps input").fill("500")
-    page.locator("#draw").click()
-    done(page, "#line", "step ")
+    begin_long_drawing(page)
     assert served[0].models.turns.drawings
     page.close()
     wait_until(lambda: not served[0].models.turns.drawings)

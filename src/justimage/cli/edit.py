@@ -48,6 +48,9 @@ unless there are --tiles."""
 
 TASKS = "strength", "mask", "upscale", "colourise", "deblur", "invert", "to_class", "between"
 
+TRAINED = {"mask": "inpaint", "upscale": "upscale", "colourise": "colour", "deblur": "deblur"}
+"""Options, and the tasks of networks that were trained to do the same."""
+
 
 @dataclass(frozen=True)
 class EditOptions:
@@ -122,13 +125,9 @@ class Edit:
     def told(self, known: editing.Measurement, y: Tensor) -> dict[str, Tensor] | None:
         """The condition of a network that was trained for this task; None for another one."""
         o = self.o
-        words = {
-            "upscale": f"upscale:{o.upscale}",
-            "colourise": "colour",
-            "mask": "inpaint",
-            "deblur": f"deblur:{o.deblur or 0:g}",
-        }
-        if self.recipe.training.task != next(word for name, word in words.items() if getattr(o, name)):
+        option = next(name for name in TRAINED if getattr(o, name))
+        number = {"upscale": f":{o.upscale}", "deblur": f":{o.deblur or 0:g}"}.get(option, "")
+        if self.recipe.training.task != TRAINED[option] + number:
             return None
         mask = [known.forward(torch.ones(1, 1, *self.denoiser.shape[1:]))] if o.mask else []
         image = torch.cat([known.inverse(y) if o.upscale else y, *mask], 1)

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from justimage import disk, figures
-from justimage.cli.edit import Edit, EditOptions, answer_steps, check_options, editor
+from justimage.cli.edit import TRAINED, Edit, EditOptions, answer_steps, check_options, editor
 from justimage.normalization import to_uint8
 from justimage.web.downloads import Downloads
 from justimage.web.draw import classes_of
@@ -25,8 +25,6 @@ from justimage.web.show import DRAWS, QUIET, command_box, finite, note, picture,
 TASKS = {
     "fill what is painted over": "mask", "vary": "strength", "enlarge": "upscale", "colour": "colourise", "sharpen": "deblur",
 }  # fmt: skip
-TRAINED = {"inpaint": "mask", "upscale": "upscale", "colour": "colourise", "deblur": "deblur"}
-"""Tasks that models are trained for, and their options."""
 MAX_STEPS, MAX_ANSWERS = 100, 8
 PHOTO, MASK = "photo.png", "mask.png"
 
@@ -101,7 +99,7 @@ def plan_edit(
 def beginning(trained: str) -> tuple[str, float | None]:
     """The task to begin with, and its number, of a model trained for one; "" where it is none of the page's."""
     name, _, number = trained.partition(":")
-    chosen = [task for task, option in TASKS.items() if option == TRAINED.get(name)]
+    chosen = [task for task, option in TASKS.items() if TRAINED.get(option) == name]
     return (chosen[0], float(number) if number else None) if chosen else ("", None)
 
 
