@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from justimage import checkpoint, run as runs
+from justimage import checkpoint, data, run as runs
 from justimage.checkpoint import initial
 from justimage.recipe import Recipe, with_values
 from justimage.transformer import JiT
@@ -124,6 +124,34 @@ def test_a_run_begins_from_it_and_resumes_without_it(trained: Path, tmp_path: Pa
     assert stored["origin"].startswith(f"{source} after 64 images, average 100, ")
 
 
+def test_what_was_taken_learns_at_its_own_rate(trained: Path, tmp_path: Path) -> None:
+    """Adam's first step is as large as the rate: at a tenth of it, what was taken moves a tenth as far as the table of other
+    classes. At 0 that alone changes, also after a resume that has no source any more."""
+    source, first = Path(shutil.copytree(trained, tmp_path / "source")), checkpoint.load(trained, device="cpu").net
+    digits = data.digits()
+    others = replace(digits, class_names=[f"another {name}" for name in digits.class_names])
+
+    def moved(out: str, rate: float, images: int) -> dict[str, float]:
+        """How far the farthest number of each parameter is from where it began; the table's all began as "no class"."""
+        recipe = small(images, init=str(source), init_rate=rate, warmup=0, gradient_clip=None)
+        run = runs.open_run(recipe, tmp_path / out, "cpu", data=others)
+        assert run.recipe.anew == ("class_table",)
+        finish(run)
+        began = {name: p.detach() for name, p in first.named_parameters()}
+        began["class_table.weight"] = began["class_table.weight"][-1]
+        now = run.state.denoiser.net.named_parameters()
+        return {name: float((p.detach() - began[name]).abs().max()) for name, p in now}
+
+    rate = small().training.learning_rate
+    slow = moved("slow", 0.1, 8)
+    assert slow.pop("class_table.weight") == pytest.approx(rate, rel=1e-2)
+    assert max(slow.values()) == pytest.approx(rate / 10, rel=1e-2)
+
+    moved("frozen", 0.0, 8 * 8)
+    shutil.rmtree(source)
+    assert [name for name, far in moved("frozen", 0.0, 16 * 8).items() if far] == ["class_table.weight"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -137,4 +165,6 @@ def test_weights_that_cannot_start_a_network_are_one_line(trained: Path, tmp_pat
         runs.open_run(small(init=str(trained), **values), tmp_path / "run", "cpu")
     with pytest.raises(FileNotFoundError, match="nothing does not exist; give a run"):
         runs.open_run(small(init="nothing"), tmp_path / "run", "cpu")
+    with pytest.raises(ValueError, match="init_rate is 0.1, the rate of what init gives, and init is empty"):
+        small(init_rate=0.1)
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +35,10 @@ Loss = Callable[[Diffusion, Net, Batch], Tensor]
 """loss(diffusion, net, batch) -> one number an image, (b,); `Diffusion.loss` is one."""
 MakeNet = Callable[[], torch.nn.Module] | torch.nn.Module
 """A network, or a function that makes one: its first weights then follow from the recipe's seed in every process alike."""
-MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-"""From the network's parameters (under FSDP2 DTensors) to an optimizer of them all; its learning rate follows the recipe's."""
-OPTIMIZERS: dict[str, Callable[[list[Tensor], Training], Optimizer]] = {
+MakeOptimizer = Callable[[list[Any]], Optimizer]
+"""From the network's parameters (under FSDP2 DTensors), or from groups of them, to an optimizer of them all; its learning rate
+follows the recipe's."""
+OPTIMIZERS: dict[str, Callable[[list[Any], Training], Optimizer]] = {
     "adam": lambda parameters, r: Adam(parameters, lr=r.learning_rate, betas=r.betas, fused=True)
 }
 """The optimizers that a recipe names, from the parameters and its section `training`."""
@@ -107,10 +108,20 @@ def init_state(
     for name, weight in (initial or {}).items():
         mine = parallelize.local_shard(made.get_parameter(name), world)
         mine.tensor.copy_(weight[mine.start :][: mine.tensor.shape[0]])
-    parameters: list[Tensor] = [p for p in made.parameters() if p.requires_grad]
-    optim = optimizer(parameters) if optimizer else OPTIMIZERS[r.optimizer](parameters, r)
+    groups = parameter_groups(made, recipe)
+    optim = optimizer(groups) if optimizer else OPTIMIZERS[r.optimizer](groups, r)
     ema = EMA([to_local(p) for p in made.parameters()], r.ema, r.ema_ramp)
     return TrainState(recipe.denoiser(made), forward, optim, ema, world)
+
+
+def parameter_groups(net: torch.nn.Module, recipe: Recipe) -> list[Any]:
+    """The trained parameters, for an optimizer; in two groups where those that `init` gave have a rate of their own."""
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    if recipe.training.init_rate == 1 or not recipe.origin:
+        return [*trained.values()]
+    anew = [p for name, p in trained.items() if name.partition(".")[0] in recipe.anew]
+    given = [p for name, p in trained.items() if name.partition(".")[0] not in recipe.anew]
+    return [{"params": given, "lr_scale": recipe.training.init_rate}, *([{"params": anew}] if anew else [])]
 
 
 def learning_rate(training: Training, images_seen: int) -> float:
@@ -273,7 +284,7 @@ class TrainStep:
         if r.gradient_clip and gradient_norm > r.gradient_clip:
             torch._foreach_mul_(self.gradients(), r.gradient_clip / gradient_norm)  # pyright: ignore[reportPrivateImportUsage]
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         state.optimizer.step()
         self.net.zero_grad()
         state.images_seen += r.batch

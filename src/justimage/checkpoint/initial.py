@@ -52,6 +52,8 @@ class Initial:
     """what they are from"""
     notes: list[str]
     """what was adapted or made anew"""
+    anew: tuple[str, ...]
+    """the parts of the network that begin anew, wholly or for some classes"""
 
 
 def read_initial(source: str, recipe: Recipe) -> Initial:
@@ -61,19 +63,18 @@ def read_initial(source: str, recipe: Recipe) -> Initial:
     old = read_recipe(place)
     check_same_network(source, old, recipe)
     weights = {name: w.detach() for name, w in named_weights(load(source, device="cpu").net).items()}
-    notes: list[str] = []
-    notes += adapt_patches(weights, old.model, recipe.model)
-    notes += adapt_classes(weights, old, recipe)
-    for part, size in PARTS:
-        here, there = size(recipe), size(old)
-        if here and here != there:
-            notes.append(f"{NAMES[part]} is new")
-        if here != there:
-            weights = {name: w for name, w in weights.items() if not name.startswith(f"{part}.")}
+    classes = matching_classes(old, recipe)
+    notes = [*adapt_patches(weights, old.model, recipe.model), *adapt_classes(weights, old, recipe, classes)]
+    others = [part for part, size in PARTS if size(recipe) != size(old)]
+    weights = {name: w for name, w in weights.items() if name.partition(".")[0] not in others}
+    anew = [part for part, size in PARTS if part in others and size(recipe)]
+    notes += [f"{NAMES[part]} is new" for part in anew]
+    if -1 in classes:
+        anew += [part for part in ("class_table", "classifier") if f"{part}.weight" in weights]
     ema = old.training.sample_ema if place.is_dir() else ema_of(place)
     seen = f" after {int(place.name):,} images" if place.is_dir() and place.name.isdigit() else ""
     average = f"average {ema_name(ema)}" if ema else "no average"
-    return Initial(weights, f"{source}{seen}, {average}, {fingerprint(place, ema)[:16]}", notes)
+    return Initial(weights, f"{source}{seen}, {average}, {fingerprint(place, ema)[:16]}", notes, tuple(anew))
 
 
 def check_same_network(source: str, old: Recipe, new: Recipe) -> None:
@@ -116,14 +117,17 @@ def scale_matrix(old: int, new: int) -> Tensor:
     return F.interpolate(each, size=(new, new), mode="bicubic", antialias=True).flatten(1).T.contiguous()
 
 
-def adapt_classes(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> Iterator[str]:
-    """Give the classes their rows of the table, and of the classifier where there is one."""
-    there, here = old.model.classes or 0, new.model.classes or 0
+def matching_classes(old: Recipe, new: Recipe) -> list[int]:
+    """Which class of the source each class is; -1 for one that the source does not know."""
     names = list(old.class_names)
-    found = [names.index(name) if name in names else -1 for name in new.class_names]
     if not names or not new.class_names:
-        found = [i if i < there else -1 for i in range(here)]
-    if found == list(range(there)):
+        return [i if i < (old.model.classes or 0) else -1 for i in range(new.model.classes or 0)]
+    return [names.index(name) if name in names else -1 for name in new.class_names]
+
+
+def adapt_classes(weights: dict[str, Tensor], old: Recipe, new: Recipe, found: list[int]) -> Iterator[str]:
+    """Give the classes their rows of the table, and of the classifier where there is one."""
+    if found == list(range(old.model.classes or 0)):
         return
     rows = torch.tensor([*found, -1], dtype=torch.int64)  # the last row of the table is "no class"
     weights["class_table.weight"] = weights["class_table.weight"][rows]
@@ -131,5 +135,5 @@ def adapt_classes(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> Itera
         for name in "classifier.weight", "classifier.bias":
             weights[name] = torch.where((rows[:-1] >= 0).view(-1, *[1] * (weights[name].ndim - 1)), weights[name][rows[:-1]], 0)
     known = sum(i >= 0 for i in found)
-    how = "by name" if names and new.class_names else "by number"
-    yield f"{known} of {here} classes are taken over {how}" + (', the others begin as "no class"' if known < here else "")
+    how = "by name" if old.class_names and new.class_names else "by number"
+    yield f"{known} of {len(found)} classes are taken over {how}" + (', the others begin as "no class"' if -1 in found else "")

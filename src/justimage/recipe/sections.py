@@ -71,13 +71,17 @@ class Training:
     """seed of all randomness in training"""
     init: str = ""
     """trained weights to start from: a run, a converted checkpoint, a file of weights; empty for new ones"""
+    init_rate: float = 1.0
+    """learning rate of what `init` gave, as a fraction of that of the rest, such as a table of other classes; 0 keeps it"""
 
     def __post_init__(self) -> None:
         check_finite(self)
         check_range(self, total_images=(1, inf), budget=(1, inf), batch=(1, inf), warmup=(0, inf), ema_ramp=(0, inf))
-        check_range(self, augment=(0, 1))
+        check_range(self, augment=(0, 1), init_rate=(0, inf))
         if self.learning_rate <= 0 or (self.gradient_clip is not None and self.gradient_clip <= 0):
             raise ValueError("learning_rate and gradient_clip must be above 0")
+        if self.init_rate != 1 and not self.init:
+            raise ValueError(f"init_rate is {self.init_rate:g}, the rate of what init gives, and init is empty")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be at least 0 and below 1")
         for value in self.ema:
@@ -205,6 +209,8 @@ class Recipe:
     """names of the network, optimizer and loss that were given to `justimage.train`, as "net MyNet"; filled in there"""
     origin: str = ""
     """what the first weights are from, where they are not new; filled in when the run begins"""
+    anew: tuple[str, ...] = ()
+    """parts of the network that begin anew there, wholly or for some classes; filled in when the run begins"""
     condition: str = ""
     """what the network is told beside the classes: images of the same names, in a folder, an archive or a store; or a table
     (.csv) with a row for each image: a column text, or columns of numbers; empty for nothing"""
@@ -231,7 +237,8 @@ class Recipe:
         machine."""
         kept, usual = tuple(ema for ema in emas if ema), self.training.sample_ema
         ema = usual if usual in kept else max(kept, default=0.0)
-        return replace(self, data="", condition="", training=replace(self.training, ema=kept, sample_ema=ema, init=""))
+        given = replace(self.training, ema=kept, sample_ema=ema, init="", init_rate=1.0)
+        return replace(self, data="", condition="", training=given)
 
     def denoiser(self, net: Any) -> Denoiser:
         """A network with everything that is needed to sample from it."""

@@ -10,7 +10,7 @@ from justimage.strict_json import parse as parse
 
 VERSION = 2
 """Of a recipe's JSON."""
-LATER = {"origin", "condition", "told"}
+LATER = {"origin", "anew", "condition", "told"}
 """Entries that this version had not from its beginning."""
 
 
@@ -44,6 +44,7 @@ def incompatibilities(new: Recipe, old: Recipe) -> list[str]:
         "class_names",
         "training.sample_ema",
         "origin",
+        "anew",
     }
     if new.training.budget and old.training.budget:  # which may be raised; the length follows
         free |= {"training.budget", "training.total_images"}

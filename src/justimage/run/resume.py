@@ -82,7 +82,8 @@ def open_run(
 
     # the run, and its first changes on disk
     with world.all_or_none():
-        recipe = replace(recipe, origin=initial.origin if initial else begun.origin if begun else "")
+        begin = initial or begun
+        recipe = replace(recipe, origin=begin.origin if begin else "", anew=begin.anew if begin else ())
         state = training.init_state(recipe, world, net, optimizer, initial.weights if initial else None)
         checkpoint.optimizer_numbers(state.denoiser.net, state.optimizer)  # refused now, not at the first save
         run = Run(directory, recipe, source, state, tuning, loss, online_fid, initial)
