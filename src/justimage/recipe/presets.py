@@ -129,15 +129,16 @@ def resized(recipe: Recipe, image_size: int | tuple[int, int]) -> Recipe:
 
 def for_images(recipe: Recipe, look: Look) -> Recipe:
     """The recipe for somebody's images: of their shape where they agree on one, else square; no larger than they are; grey
-    where they are, and mirrored only in colour, as writing is mostly grey and has a left and a right. Smaller images have more
-    noise, up to 1 (docs/your-images.md, "What was tried")."""
+    where they are, and mirrored only in colour, as writing is mostly grey and has a left and a right. The noise scale is in
+    proportion to the side, as in the paper; in grey in inverse proportion, up to 1 (docs/your-images.md, "What was tried")."""
     area = recipe.model.size[0] * recipe.model.size[1]
     aspect = look.size[1] / look.size[0] if look.same_shape else 1.0
     aspect = 1.0 if 1 / SQUARE < aspect < SQUARE else aspect
     height = min(math.sqrt(area / aspect), look.size[0], look.size[1] / aspect)
     patch = max(1, round(recipe.model.patch_size * height * math.sqrt(aspect) / math.sqrt(area)))
     size = max(1, round(height / patch)) * patch, max(1, round(height * aspect / patch)) * patch
-    noise = min(recipe.diffusion.noise_scale * math.sqrt(area / (size[0] * size[1])), 1.0)
+    smaller, noise = math.sqrt(size[0] * size[1] / area), recipe.diffusion.noise_scale
+    noise = noise * smaller if look.channels > 1 else min(noise / smaller, 1.0)
     side = size[0] if size[0] == size[1] else size
     return replace(
         recipe,
