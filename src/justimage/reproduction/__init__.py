@@ -267,23 +267,23 @@ def at_least(sentence: str, table: Table, larger: Cell, smaller: Cell, factor: f
     return Claim(sentence, margin.above(1), numbers_of(table, larger, smaller), why, margin, paper and paper / factor)
 
 
-def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "") -> Claim:
-    """The claim that one cell's number is below another's.
+def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "", effect: float | None = None) -> Claim:
+    """The claim that one cell's number is below another's; effect: how many times, in the paper, where its cells do not say it.
 
     It holds where the whole interval of their ratio is below 1. It does not hold where the interval leaves out half of the
     paper's effect (in logarithms) and all beyond it; or all below 1, where the paper has no numbers. Else it is inconclusive.
     """
-    margin, paper = table.ratio(more, less), paper_ratio(more, less)
+    margin, paper = table.ratio(more, less), effect or paper_ratio(more, less)
     half = math.sqrt(paper) if paper and paper > 1 else 1.0
     holds = margin.above(1) or (False if margin.high <= half else None)
     noise = table.noise_between(more, less, logarithms=True)
     seeds = noise.seeds_needed(math.log(paper)) if noise and paper and paper > 1 else None
-    return Claim(sentence, holds, numbers_of(table, less, more), why, margin, paper, seeds)
+    return Claim(sentence, holds, numbers_of(table, less, more, effect and 1 / effect), why, margin, paper, seeds)
 
 
-def numbers_of(table: Table, a: Cell, b: Cell) -> str:
-    """Two numbers and their ratio, beside the paper's."""
-    paper = paper_ratio(a, b)
+def numbers_of(table: Table, a: Cell, b: Cell, paper: float | None = None) -> str:
+    """Two numbers and their ratio, beside the paper's, which is that of its cells where it is not given."""
+    paper = paper or paper_ratio(a, b)
     evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {with_bounds(table.ratio(a, b))} times"
     return evidence + (f", {paper:.3g} in the paper" if paper else "")
 

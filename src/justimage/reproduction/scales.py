@@ -67,6 +67,8 @@ class Scale:
     checkpoint: Checkpointing = Checkpointing()
     seeds: int = 1
     """trainings of each row whose effect is small"""
+    many_seeds: int = 1
+    """of two rows that one claim compares, and that `seeds` of either cannot tell apart"""
     gpu_batch: int = BATCH
     """images sampled at a time on a GPU"""
     classifier: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +153,7 @@ OVERNIGHT = replace(
     sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
     parallelism=Parallelism(compile=True, workers=0),
     seeds=3,
+    many_seeds=10,
     gpu_batch=500,
     classifier=dict(width=16, features=64, images=60_000, batch=64),
 )  # fmt: skip
