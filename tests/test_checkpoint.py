@@ -95,6 +95,15 @@ def test_logs_that_a_crash_tore_do_not_stop_a_run(run: Path) -> None:
     assert [e["event"] for e in log.records(run / "events.jsonl")][-1] == "resumed"
 
 
+def test_a_run_has_worked_for_the_times_between_its_starts_and_its_last_events(tmp_path: Path) -> None:
+    """Killed twice: neither what follows the last event before a kill counts, nor the night until it is resumed."""
+    times = {100.0: "begun", 110.0: "saved", 5000.0: "resumed", 7000.0: "resumed", 7020.5: "saved", 7021.0: "finished"}
+    lines = [json.dumps({"event": event, "time": time}) for time, event in times.items()]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "sa']))
+    assert log.seconds_of_run(tmp_path) == 31.0
+    assert log.seconds_of_run(tmp_path / "nowhere") == 0.0
+
+
 def test_the_newest_is_the_one_with_most_images(run: Path) -> None:
     """Also where the number outgrows its padding: 800 epochs of ImageNet are more than 10^9 images."""
     (run / "checkpoints" / "000000016").rename(run / "checkpoints" / "999999999")

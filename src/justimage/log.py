@@ -86,6 +86,17 @@ def last_value(directory: Path, key: str) -> dict[str, Any] | None:
     return found
 
 
+def seconds_of_run(directory: Path) -> float:
+    """How long a run has worked, by its events, over all of its sittings; what a crash lost after an event is left out."""
+    seconds, last = 0.0, math.nan
+    for event in records(directory / "events.jsonl"):
+        now, starts = finite_number(event.get("time")), event.get("event") in ("begun", "resumed")
+        if not starts and math.isfinite(now - last):
+            seconds += max(now - last, 0.0)
+        last = now
+    return seconds
+
+
 def truncate_after(file: Path, images_seen: int) -> None:
     """Drop the lines of metrics that a crash left behind its last checkpoint: those steps are done again."""
     kept, dropped = bytearray(), False

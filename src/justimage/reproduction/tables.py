@@ -90,6 +90,13 @@ def protocol_text(table: Table) -> str:
     )
 
 
+def seconds_of_work(results: Iterable[dict[str, Any]]) -> float:
+    """Of all trainings, each once, and of all scores; a training counts wherever it was run first."""
+    found = list(results)
+    trainings = {r["run"]: r["seconds_of_training"] for r in found if "run" in r}
+    return sum(trainings.values()) + sum(r.get("seconds") or 0.0 for r in found)
+
+
 def write_results(name: str, table: Table, folder: Path, seconds: float, command: str) -> list[Claim]:
     """Write NAME.md, NAME.json and NAME.png into a folder, and claims.md; returns the claims."""
     e, results = table.experiment, table.results.values()
@@ -103,7 +110,7 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         "date": every("date"),
         "machine": every("machine"),
         "torch": every("torch"),
-        "seconds_of_jobs": round(sum(r.get("seconds", 0.0) for r in results), 1),
+        "seconds_of_jobs": round(seconds_of_work(results), 1),
         "seconds_of_this_command": round(seconds, 1),
     }
     stored = {
@@ -124,7 +131,11 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         disk.write(folder / f"{name}.png", figure)
     else:
         disk.remove(folder / f"{name}.png")  # of an earlier time
-    spent = f"{facts['seconds_of_jobs']:,.0f} s of work, without trainings that were there before"
+    spent = f"{facts['seconds_of_jobs']:,.0f} s of work"
+    if table.lab.device == "cpu":
+        minutes = facts["seconds_of_jobs"] / 120
+        spent += f", {minutes:.0f} minutes on two cores" if minutes < 100 else f", {minutes / 60:.1f} hours on two cores"
+    spent += ", trainings that other tables share among them"
     paragraphs = [
         f"# {name}: {e.title}",
         e.expects,

@@ -80,21 +80,20 @@ class TrainAndScore:
         return self.reference_size if self.resize or scale.features else scale.scoring.feature_size or self.reference_size
 
     def run(self, lab: Lab) -> progress.Job[Result]:
-        began = time.perf_counter()
         try:
             yield from map_progress(run_training_job(self.recipe, lab.run_dir(self), lab.device), of_training)
             result: Result = {}
         except NonFiniteError as error:  # a result, too
             result = {"diverged": str(error)}
-        trained = time.perf_counter()
+        began = time.perf_counter()
         if not result:
             steps = count(1)
             result = yield from map_progress(self.score(lab), lambda p: of_scoring(p, next(steps)))
         return result | {
             "losses": [[line["images_seen"], line["loss"]] for line in logged_losses(lab.run_dir(self))],
             "run": str(lab.run_dir(self).relative_to(lab.root)),
-            "seconds": round(time.perf_counter() - began, 1),
-            "seconds_of_training": round(trained - began, 1),
+            "seconds": round(time.perf_counter() - began, 1),  # of scoring
+            "seconds_of_training": round(log.seconds_of_run(lab.run_dir(self)), 1),
         }
 
     def score(self, lab: Lab) -> progress.Job[Result]:
