@@ -14,6 +14,7 @@ from justimage.recipe import Recipe, with_values
 from justimage.reproduction import Cell, Lab, Table, scales
 from justimage.reproduction.launch import CLASSES, remaining
 from justimage.reproduction.scales import LAPTOP, PAPER, SCALES
+from justimage.reproduction.toy_job import true_distances
 from justimage.reproduction.training_job import TrainAndScore
 from tests.test_cli import justimage
 
@@ -161,20 +162,22 @@ def toys(distance: float = 0.0, **blamed: Any) -> list[str]:
         if blamed and cell.matches(**blamed):
             return distance
         D, prediction = cell.params["D"], cell.params["prediction"]
-        return 0.005 if D == 2 or prediction == "x" else 20.0 if D == 512 else 0.1
+        right = dict(zip(("curve", "coverage"), true_distances(), strict=True))[cell.metric]
+        return right if D == 2 or prediction == "x" else 20.0 if D == 512 else 0.3
 
     return [c.sentence for c in experiment("fig2").claims(with_results("fig2", LAPTOP, value, {})) if c.holds]
 
 
-def test_the_toy_is_found_only_by_samples_that_are_near_the_curve_and_cover_it() -> None:
-    everything = toys()
+def test_the_toy_is_right_only_where_samples_are_as_near_the_curve_as_the_data_and_cover_it() -> None:
+    everything, (near, covered) = toys(), true_distances()
     assert len(everything) == 8
     for p in ("x", "eps", "v"):
-        for metric in ("curve", "coverage"):
-            assert toys(0.05, D=2, prediction=p, metric=metric) == everything[1:]
+        for metric, right in (("curve", near), ("coverage", covered)):
+            for factor in (0.6, 1.6):
+                assert toys(factor * right, D=2, prediction=p, metric=metric) == everything[1:]
     for D, place in ((8, 1), (16, 2), (512, 3)):
         assert toys(0.05, D=D, prediction="x", metric="coverage") == everything[:place] + everything[place + 1 :]
-    assert toys(0.005, D=16, prediction="v", metric="coverage") == everything  # it is still far from the curve
+    assert toys(covered, D=16, prediction="v", metric="coverage") == everything  # it is still far from the curve
     assert toys(3.0, D=512, prediction="v", metric="curve") == everything[:-1]
 
 

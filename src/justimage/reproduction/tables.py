@@ -93,7 +93,7 @@ def protocol_text(table: Table) -> str:
 def seconds_of_work(results: Iterable[dict[str, Any]]) -> float:
     """Of all trainings, each once, and of all scores; a training counts wherever it was run first."""
     found = list(results)
-    trainings = {r["run"]: r["seconds_of_training"] for r in found if "run" in r}
+    trainings = {r["run"]: r.get("seconds_of_training") or 0.0 for r in found if "run" in r}
     return sum(trainings.values()) + sum(r.get("seconds") or 0.0 for r in found)
 
 

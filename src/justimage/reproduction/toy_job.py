@@ -1,4 +1,4 @@
-"""The job of Fig. 2: a curve in a plane, buried in D dimensions, learnt by an MLP and sampled (Sec. 3.3).
+"""The job of Fig. 2: points along a curve in a plane, buried in D dimensions, learnt by an MLP and sampled (Sec. 3.3).
 
 How near the samples come to the curve says little by itself: samples of half the curve lie on it. So distances are measured
 both ways, from each sample to the curve and from each place of the curve to the nearest sample.
@@ -23,7 +23,8 @@ from justimage.sampling import Sampling
 
 POINTS, CURVE_POINTS = 2000, 4000
 """Samples to draw, and places on the curve that stand for it."""
-INNER, OUTER, TURNS = 0.4, 2.0, 1.5
+INNER, OUTER, TURNS, SPREAD = 0.4, 2.0, 1.5, 0.1
+"""Of the curve; and the deviation of the data from it, within the plane."""
 NEVER = 10**12
 """Images between previews and checkpoints: only those at the end are wanted."""
 
@@ -38,11 +39,17 @@ def spiral(u: Tensor) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
 
 
+def true_points(count: int) -> Tensor:
+    """Data: `count` points, evenly along the curve, with normal noise of SPREAD to either side; (count, 2)."""
+    random = torch.Generator().manual_seed(0)
+    return spiral((torch.arange(count) + 0.5) / count) + SPREAD * torch.randn(count, 2, generator=random)
+
+
 class SpiralPoints:
-    """Data for `justimage.train`: `count` points spread evenly along the curve that P (D, 2) buries, as images (D, 1, 1)."""
+    """Data for `justimage.train`: `count` points along the curve that P (D, 2) buries, as images (D, 1, 1)."""
 
     def __init__(self, P: Tensor, count: int) -> None:
-        self.P, self.points = P, spiral((torch.arange(count) + 0.5) / count)
+        self.P, self.points = P, true_points(count)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -56,7 +63,7 @@ class ToyJob:
     """One panel of Fig. 2: `dimension` is D, and the loss is the v-loss.
 
     The paper gives no other settings. These are such that at D = 2, where capacity is ample, all three predictions converge:
-    more times near 1 than images need, since only there the noise is as fine as a curve that has no width.
+    more times near 1 than images need, since only there the noise is as fine as the data.
     """
 
     dimension: int
@@ -82,7 +89,7 @@ class ToyJob:
         )  # fmt: skip
 
     def group(self, lab: Lab) -> str:
-        return hash_of("toy", recipes.to_json(self.recipe))
+        return hash_of("toy", SPREAD, recipes.to_json(self.recipe))
 
     @property
     def title(self) -> str:
@@ -121,9 +128,7 @@ def curve_distances(points: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     return apart.amin(1), apart.amin(0)
 
 
-def blur_distances(deviation: float) -> tuple[float, float]:
-    """Both mean distances for POINTS true points that normal noise has moved within the plane: a bound for samples."""
-    random = torch.Generator().manual_seed(0)
-    points = spiral(torch.rand(POINTS, generator=random)) + deviation * torch.randn(POINTS, 2, generator=random)
-    near, covered = curve_distances(points, torch.eye(2))
+def true_distances() -> tuple[float, float]:
+    """Both mean distances of as many points of the data as are sampled."""
+    near, covered = curve_distances(true_points(POINTS), torch.eye(2))
     return float(near.mean()), float(covered.mean())
