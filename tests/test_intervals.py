@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from justimage.reproduction.intervals import Interval, mean_interval, residuals, t_quantile
+from justimage.reproduction.intervals import Interval, geometric_mean, mean_interval, residuals, t_quantile
 
 
 def test_quantiles_are_students() -> None:
@@ -20,7 +20,7 @@ def test_of_two_cells_it_is_the_paired_test() -> None:
     noise = residuals([a.tolist(), b.tolist()])
     assert noise is not None and noise.freedom == 4
     bounds = stats.ttest_rel(a, b).confidence_interval(0.95)
-    middle, error = float((a - b).mean()), noise.error(5, 5)
+    middle, error = float((a - b).mean()), noise.error(5)
     assert (middle - error, middle + error) == pytest.approx((bounds.low, bounds.high), rel=1e-3)
     assert mean_interval((a - b).tolist()) == pytest.approx((bounds.low, middle, bounds.high), rel=1e-3)
 
@@ -33,12 +33,24 @@ def test_it_leaves_the_truth_out_one_time_in_twenty(cells: int, seeds: int) -> N
         values = random.normal(0, 0.1, (cells, seeds)) + random.normal(0, 1.0, seeds)
         noise = residuals(values.tolist())
         assert noise is not None
-        missed += abs(values[0].mean() - values[1].mean()) > noise.error(seeds, seeds)
+        missed += abs(values[0].mean() - values[1].mean()) > noise.error(seeds)
     assert missed / trials == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / trials))
 
 
 def test_one_seed_or_one_cell_says_nothing_of_noise() -> None:
     assert residuals([]) is None and residuals([[1.0, 2.0]]) is None and residuals([[1.0], [2.0]]) is None
+
+
+def test_the_mean_of_four_alike_is_known_twice_as_well() -> None:
+    """In logarithms; of one it is that one, and of one that is infinite nothing is known."""
+    one = Interval(0.8, 1.0, 1.25)
+    assert geometric_mean([one]) == pytest.approx(one) and geometric_mean([one] * 4) == pytest.approx(
+        [0.8**0.5, 1.0, 1.25**0.5]
+    )
+    assert geometric_mean([one, one.times(4)]).value == pytest.approx(2.0)
+    unknown = geometric_mean([one, Interval(math.inf, math.inf, math.inf)])
+    assert unknown.above(1) is None and unknown.below(1) is None
+    assert one.times(2).inverse() == pytest.approx((0.4, 0.5, 0.625))
 
 
 def test_a_smaller_effect_takes_more_seeds() -> None:

@@ -21,7 +21,7 @@ from justimage.experiments import experiment
 from justimage.experiments.fig2 import ALIKE
 from justimage.progress import Progress, finish
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, scales
+from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, better_together, scales
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.runner import devices, read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
@@ -241,6 +241,40 @@ def test_a_difference_within_the_noise_is_no_verdict() -> None:
     assert verdict([1.0, 2.0, 0.5], [1.2, 2.4, 0.6]) == "holds"  # each a sixth better
     assert verdict([1.0, 2.0, 0.5], [1.2, 1.8, 0.6]) == "inconclusive here"
     assert verdict([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == "does not hold here"
+
+
+def test_two_pairs_decide_together_what_neither_does_alone() -> None:
+    """Each pair differs by 14 % in the mean of three seeds, with a deviation of 8 %."""
+    lab, names = Lab(Path("nowhere"), LAPTOP), ("B/16", "L/16")
+    noise = {"B/16": (0.1, 0.0, -0.1), "L/16": (-0.1, 0.1, 0.0)}
+    cells = {
+        (name, added): Cell(
+            {"name": name, "added": added},
+            with_seeds(with_values(LAPTOP.recipe(name), aux_classifier=added), 3),
+            {"B/16": 4.0, "L/16": 3.0}[name] * (0.8 if added else 1.0),
+        )
+        for name in names
+        for added in (True, False)
+    }
+    table = Table(Experiment("", "", lambda s: [*cells.values()], lambda t: [], lambda t: None, "{name}", "{added}"), lab)
+    for (name, added), cell in cells.items():
+        fids = [math.exp((n if added else 0.0) - (0.14 if added else 0.0)) for n in noise[name]]
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    pairs = [(cells[name, True], cells[name, False]) for name in names]
+    alone, together = [better("alone", table, *pair) for pair in pairs], better_together("together", table, pairs)
+    assert [c.holds for c in alone] == [None, None] and together.holds
+    assert together.margin and together.margin.value == pytest.approx(math.exp(0.14))
+    assert together.paper_margin == pytest.approx(1.25) and together.seeds and alone[0].seeds
+    assert together.seeds < alone[0].seeds and "together 0.869" in together.evidence
+
+
+def test_cells_of_several_and_of_fewer_seeds_are_compared_by_those_of_both() -> None:
+    lab, recipe = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
+    many, few = (Cell({"d": d}, with_seeds(with_values(recipe, bottleneck=d), n)) for d, n in ((8, 4), (16, 2)))
+    table = Table(Experiment("", "", lambda s: [many, few], lambda t: [], lambda t: None, "{d}", "FID"), lab)
+    for cell, fids in ((many, (1.0, 2.0, 50.0, 70.0)), (few, (2.0, 4.0))):
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    assert table.ratio(few, many).value == pytest.approx(2.0) and table.difference(few, many).value == pytest.approx(1.5)
 
 
 def test_what_samples_the_same_trainings_is_compared_by_its_own_noise() -> None:

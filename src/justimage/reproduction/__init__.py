@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from justimage import progress
 from justimage.generate import short_hash
 from justimage.progress import Progress
-from justimage.reproduction.intervals import Interval, Residuals, Z, residuals
+from justimage.reproduction.intervals import Interval, Residuals, Z, geometric_mean, residuals
 from justimage.reproduction.scales import Scale
 
 T = TypeVar("T")
@@ -225,22 +225,28 @@ class Table:
         once = {self.trainings(cell): cell for cell in reversed(self.select(metric=a.metric))}
         return self.seed_noise(list(once.values()), logarithms)
 
+    def common(self, a: Cell, b: Cell) -> tuple[list[float], list[float]]:
+        """The numbers of two cells, of the seeds that both have."""
+        seeds = min(len(a.jobs), len(b.jobs))
+        return self.numbers(a)[:seeds], self.numbers(b)[:seeds]
+
     def difference(self, a: Cell, b: Cell) -> Interval:
-        """The number of one cell less another's."""
-        value, between = self.number(a) - self.number(b), self.noise_between(a, b, logarithms=False)
-        own = Z * math.hypot(self.noise(a), self.noise(b))
-        error = between.error(len(a.jobs), len(b.jobs)) if between else own
+        """The number of one cell less another's, over the seeds of both."""
+        (x, y), between = self.common(a, b), self.noise_between(a, b, logarithms=False)
+        value, own = mean(x) - mean(y), Z * math.hypot(self.noise(a), self.noise(b))
+        error = between.error(len(x)) if between else own
         return Interval(value - error, value, value + error)
 
     def ratio(self, a: Cell, b: Cell) -> Interval:
-        """The number of one cell over another's, both positive: the quotient of their geometric means over seeds."""
-        x, y = (math.exp(fmean(map(math.log, n))) if min(n := self.numbers(c)) > 0 else 0.0 for c in (a, b))
+        """The number of one cell over another's, both positive: of their geometric means over the seeds of both."""
+        common = self.common(a, b)
+        x, y = (math.exp(fmean(map(math.log, numbers))) if min(numbers) > 0 else 0.0 for numbers in common)
         value = x / y if y else math.inf
         if not 0 < value < math.inf:
             return Interval(value, value, value)
         between = self.noise_between(a, b, logarithms=True)
         own = Z * math.hypot(self.noise(a) / x, self.noise(b) / y)
-        error = between.error(len(a.jobs), len(b.jobs)) if between else own
+        error = between.error(len(common[0])) if between else own
         return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
@@ -274,11 +280,28 @@ def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "", e
     paper's effect (in logarithms) and all beyond it; or all below 1, where the paper has no numbers. Else it is inconclusive.
     """
     margin, paper = table.ratio(more, less), effect or paper_ratio(more, less)
-    half = math.sqrt(paper) if paper and paper > 1 else 1.0
-    holds = margin.above(1) or (False if margin.high <= half else None)
     noise = table.noise_between(more, less, logarithms=True)
     seeds = noise.seeds_needed(math.log(paper)) if noise and paper and paper > 1 else None
-    return Claim(sentence, holds, numbers_of(table, less, more, effect and 1 / effect), why, margin, paper, seeds)
+    evidence = numbers_of(table, less, more, effect and 1 / effect)
+    return Claim(sentence, improves(margin, paper), evidence, why, margin, paper, seeds)
+
+
+def better_together(sentence: str, table: Table, pairs: Sequence[tuple[Cell, Cell]], why: str = "") -> Claim:
+    """As `better`, of the geometric mean of several ratios: pairs of trainings of their own, (less, more), with the paper's
+    numbers. Together they decide an effect that each alone takes more seeds for."""
+    margin = geometric_mean([table.ratio(more, less) for less, more in pairs])
+    paper = math.prod(paper_ratio(more, less) or math.nan for less, more in pairs) ** (1 / len(pairs))
+    noise = table.noise_between(*pairs[0], logarithms=True)
+    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper > 1 else None
+    each = "; ".join(numbers_of(table, less, more) for less, more in pairs)
+    evidence = f"{each}; together {with_bounds(margin.inverse())} times, {1 / paper:.3g} in the paper"
+    return Claim(sentence, improves(margin, paper), evidence, why, margin, paper, seeds)
+
+
+def improves(margin: Interval, paper: float | None) -> bool | None:
+    """Whether a number of which 1 is none is an improvement, beside the paper's."""
+    half = math.sqrt(paper) if paper and paper > 1 else 1.0
+    return margin.above(1) or (False if margin.high <= half else None)
 
 
 def numbers_of(table: Table, a: Cell, b: Cell, paper: float | None = None) -> str:

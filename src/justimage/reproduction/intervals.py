@@ -34,6 +34,9 @@ class Interval(NamedTuple):
     def times(self, factor: float) -> "Interval":
         return Interval(*(factor * number for number in self))
 
+    def inverse(self) -> "Interval":
+        return Interval(*(1 / number if number else math.inf for number in reversed(self)))
+
     def over(self, other: "Interval") -> "Interval":
         """The quotient of two positive numbers with independent noise."""
         value = self.value / other.value if other.value else math.inf
@@ -41,6 +44,14 @@ class Interval(NamedTuple):
             return Interval(value, value, value)
         error = math.hypot(*(math.log(i.high / i.value) if i.value < math.inf else 0.0 for i in (self, other)))
         return Interval(value * math.exp(-error), value, value * math.exp(error))
+
+
+def geometric_mean(intervals: list[Interval]) -> Interval:
+    """Of positive numbers with independent noise."""
+    values = [i.value for i in intervals]
+    value = math.exp(fmean(map(math.log, values))) if 0 < min(values) <= max(values) < math.inf else math.nan
+    error = math.hypot(*(math.log(i.high / i.value) for i in intervals)) / len(intervals) if math.isfinite(value) else 0.0
+    return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
 def t_quantile(freedom: int) -> float:
@@ -69,15 +80,15 @@ class Residuals(NamedTuple):
     def freedom(self) -> int:
         return (self.cells - 1) * (self.seeds - 1)
 
-    def error(self, *seeds: int) -> float:
-        """Half the 95 % interval of the difference between two means over so many seeds each."""
-        return t_quantile(self.freedom) * self.deviation * math.sqrt(sum(1 / n for n in seeds))
+    def error(self, seeds: int) -> float:
+        """Half the 95 % interval of the difference between the means of two cells over so many seeds, the same of both."""
+        return t_quantile(self.freedom) * self.deviation * math.sqrt(2 / seeds)
 
     def seeds_needed(self, effect: float) -> int | None:
         """The fewest seeds with which the interval of a difference is shorter, to each side, than an effect; None beyond
         MAX_SEEDS."""
         counts = range(2, MAX_SEEDS + 1)
-        return next((n for n in counts if self._replace(seeds=n).error(n, n) < abs(effect)), None)
+        return next((n for n in counts if self._replace(seeds=n).error(n) < abs(effect)), None)
 
 
 def residuals(rows: list[list[float]]) -> Residuals | None:

@@ -59,7 +59,7 @@ def power_text(table: Table, claims: Sequence[Claim]) -> str:
     text = (
         f"Power: between seeds FID deviates by {noise.deviation:.1%}, {noise.freedom} degrees of freedom, what all cells of a "
         f"seed have in common left out; so {noise.seeds} seeds tell two trainings apart that differ by "
-        f"{math.expm1(noise.error(noise.seeds, noise.seeds)):.1%}."
+        f"{math.expm1(noise.error(noise.seeds)):.1%}."
     )
     return text + (f" Seeds that the paper's effects take: {'; '.join(needed)}." if needed else "")
 
