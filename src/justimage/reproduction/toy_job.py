@@ -23,7 +23,7 @@ from justimage.sampling import Sampling
 
 POINTS, CURVE_POINTS = 2000, 4000
 """Samples to draw, and places on the curve that stand for it."""
-INNER, OUTER, TURNS, SPREAD = 0.4, 2.0, 1.5, 0.1
+INNER, OUTER, TURNS, SPREAD = 0.4, 2.0, 1.5, 0.08
 """Of the curve; and the deviation of the data from it, within the plane."""
 NEVER = 10**12
 """Images between previews and checkpoints: only those at the end are wanted."""
