@@ -131,11 +131,9 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         disk.write(folder / f"{name}.png", figure)
     else:
         disk.remove(folder / f"{name}.png")  # of an earlier time
-    spent = f"{facts['seconds_of_jobs']:,.0f} s of work"
+    spent, minutes = f"{facts['seconds_of_jobs']:,.0f} s of work", facts["seconds_of_jobs"] / 120
     if table.lab.device == "cpu":
-        minutes = facts["seconds_of_jobs"] / 120
-        spent += f", {minutes:.0f} minutes on two cores" if minutes < 100 else f", {minutes / 60:.1f} hours on two cores"
-    spent += ", trainings that other tables share among them"
+        spent += f", {minutes:.1f} minutes on two cores" if minutes < 60 else f", {minutes / 60:.1f} hours on two cores"
     paragraphs = [
         f"# {name}: {e.title}",
         e.expects,
