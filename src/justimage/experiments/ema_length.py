@@ -47,5 +47,5 @@ EXPERIMENT = Experiment(
     expects="Networks trained for longer need less guidance.",
     cells=cells, claims=claims, figure=figure,
     row="{images:,} images", column="ema {ema:g}: {metric}", labels={"metric": METRICS},
-    minutes={"laptop": 2},
+    minutes={"laptop": 1},
 )  # fmt: skip

@@ -60,5 +60,5 @@ EXPERIMENT = Experiment(
     cells=cells, claims=claims, figure=figure,
     row="{prediction}-pred", column="FID",
     notes="Below the curves: real images, noise added, and one step of denoising, by x-prediction and by v-prediction.",
-    minutes={"laptop": 2},
+    minutes={"laptop": 0.5},
 )  # fmt: skip

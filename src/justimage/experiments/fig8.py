@@ -43,5 +43,5 @@ EXPERIMENT = Experiment(
     expects="Every sample is shown, a class a row, at the guidance of the best FID rather than a higher one.",
     cells=cells, claims=claims, figure=figure,
     row="{network}", column="{metric}", labels={"metric": {"fid": "FID"}},
-    minutes={"laptop": 5},
+    minutes={"laptop": 1},
 )  # fmt: skip

@@ -33,5 +33,5 @@ EXPERIMENT = Experiment(
     expects="A pre-conditioner that mixes z into the output fails on large patches, though less than eps- or v-prediction.",
     cells=cells, claims=claims, figure=tiles,
     row="{loss}-loss", column="{prediction}", labels={"prediction": PREDICTIONS},
-    minutes={"laptop": 3},
+    minutes={"laptop": 1.5},
 )  # fmt: skip

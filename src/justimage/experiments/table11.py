@@ -43,5 +43,5 @@ EXPERIMENT = Experiment(
     cells=cells, claims=claims, figure=tiles,
     row="{class_loss}", column="{network}", labels={"class_loss": LOSSES},
     notes="lambda is the paper's 100 in proportion to the numbers of an image, whose squared errors are summed.",
-    minutes={"laptop": 3},
+    minutes={"laptop": 1.5},
 )  # fmt: skip

@@ -57,5 +57,5 @@ EXPERIMENT = Experiment(
     expects="Large patches (a): only x-prediction works, under any loss. Small patches (b): all nine work.",
     cells=cells, claims=claims, figure=tiles,
     row="{loss}-loss", column="{patch}: {prediction}-pred", labels={"patch": PATCHES},
-    minutes={"laptop": 9},
+    minutes={"laptop": 5},
 )  # fmt: skip

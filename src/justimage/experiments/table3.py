@@ -39,5 +39,5 @@ EXPERIMENT = Experiment(
     expects="An appropriate noise level helps x-prediction; none remedies eps- or v-prediction.",
     cells=cells, claims=claims, figure=by_row,
     row="mu = {mu:g}", column="{prediction}-pred",
-    minutes={"laptop": 4},
+    minutes={"laptop": 2},
 )  # fmt: skip

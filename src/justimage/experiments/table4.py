@@ -55,5 +55,5 @@ EXPERIMENT = Experiment(
     expects="Each step is better than the one before, and the guidance interval is better than none.",
     cells=cells, claims=claims, figure=tiles,
     row="{step}", column="{network}{interval}", labels={"interval": {WHOLE: "", PART: ", interval"}},
-    minutes={"laptop": 3},
+    minutes={"laptop": 1.5},
 )  # fmt: skip
