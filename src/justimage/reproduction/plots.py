@@ -1,6 +1,8 @@
 """Figures of experiments: samples arranged as the table is; and curves and points, which are None without matplotlib."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -59,16 +61,16 @@ Line = tuple[str, Sequence[float], Sequence[float]]
 """A name, and the x and y of its points."""
 
 
-def lines(panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, float] = (9, 3.8), **how: Any) -> bytes | None:
-    """Panels of curves, each with the labels of its axes. how: xscale, yscale, ticks."""
+def lines(
+    panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, float] = (9, 3.8), yscale: str = "linear"
+) -> bytes | None:
+    """Panels of curves, each with the labels of its axes."""
 
     def plot(figure: Any) -> None:
         for axes, (x, y, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for name, xs, ys in curves:
                 axes.plot(xs, ys, marker="o" if len(xs) < 40 else "", markersize=4, linewidth=1.4, label=name)
-            axes.set(xlabel=x, ylabel=y, xscale=how.get("xscale", "linear"), yscale=how.get("yscale", "linear"))
-            if "ticks" in how:
-                axes.set_xticks(range(len(how["ticks"])), how["ticks"])
+            axes.set(xlabel=x, ylabel=y, yscale=yscale)
             axes.grid(alpha=0.3)
             if len(curves) > 1:
                 axes.legend(fontsize=8)
@@ -77,17 +79,34 @@ def lines(panels: Sequence[tuple[str, str, Sequence[Line]]], size: tuple[float, 
 
 
 def by_row(table: Table) -> bytes | None:
-    """The columns of a table as curves over its rows, ours beside the paper's."""
+    """The columns of a table as curves over its rows, ours beside the paper's: with several seeds the mean, the least and the
+    most."""
 
-    def curves(number: Callable[[Cell], float | None]) -> list[Line]:
-        found: dict[str, list[tuple[int, float]]] = {}
-        for (row, column), cell in table.grid.items():
-            if (value := number(cell)) is not None:
-                found.setdefault(column, []).append((table.rows.index(row), value))
-        return [(column, [x for x, _ in points], [y for _, y in points]) for column, points in found.items()]
+    def paper(cell: Cell) -> list[float]:
+        return [cell.paper] if cell.paper else []
 
-    panels = [("", "FID, ours", curves(table.number)), ("", "FID, the paper's", curves(lambda cell: cell.paper))]
-    return lines([panel for panel in panels if panel[2]], ticks=table.rows, yscale="log")
+    def plot(figure: Any) -> None:
+        from matplotlib.ticker import NullFormatter
+
+        for axes, words, numbers in zip(figure.subplots(1, 2), ("ours", "the paper's"), (table.numbers, paper), strict=True):
+            for column in table.columns:
+                cells = {x: cell for x, row in enumerate(table.rows) if (cell := table.grid.get((row, column)))}
+                found = {x: values for x, cell in cells.items() if (values := [v for v in numbers(cell) if math.isfinite(v)])}
+                means = [fmean(values) for values in found.values()]
+                below = [mean - min(values) for mean, values in zip(means, found.values(), strict=True)]
+                above = [max(values) - mean for mean, values in zip(means, found.values(), strict=True)]
+                if found:
+                    axes.errorbar([*found], means, [below, above], marker="o", markersize=4, linewidth=1.4, label=column)
+            axes.set(ylabel=f"FID, {words}", yscale="log", xlim=(-0.4, len(table.rows) - 0.6))
+            axes.set_xticks(range(len(table.rows)), table.rows, rotation=30)
+            low, high = axes.get_ylim()
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
+            axes.grid(alpha=0.3, which="both")
+            if len(table.columns) > 1:
+                axes.legend(fontsize=8)
+
+    return figures.plot_png(plot, (9, 3.8))
 
 
 Cloud = tuple[str, np.ndarray]
