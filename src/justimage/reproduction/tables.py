@@ -147,6 +147,6 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.",
     ]
     disk.write(folder / f"{name}.md", ("\n\n".join(p for p in paragraphs if p) + "\n").encode())
-    disk.write(folder / f"{name}.json", json.dumps(jsonable(stored), indent=1, allow_nan=False).encode())
+    disk.write(folder / f"{name}.json", json.dumps(jsonable(stored), allow_nan=False).encode())
     write_claims(folder)
     return claims
