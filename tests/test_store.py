@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,24 @@ def test_a_process_that_dies_ends_the_pool_with_a_reason(how: str, message: str)
         return
     with pytest.raises((ValueError, OSError), match=message):
         list(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store"))
+
+
+LOCKS: list[Any] = []
+
+
+def locked(k: int) -> Iterator[int]:
+    """An item that leaves a lock between processes behind, as torch.compile's libraries do."""
+    LOCKS.append(multiprocessing.RLock())
+    yield 1
+
+
+def test_processes_that_have_no_more_to_do_clear_up_after_themselves() -> None:
+    run = (
+        "from justimage.pool import run_in_pool; from tests.test_store import locked; "
+        "print(sum(run_in_pool([locked] * 2, range(6), locked.__module__)))"
+    )
+    done = subprocess.run([sys.executable, "-c", run], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("6\n", "")
 
 
 @needs_shared

@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+SECONDS_TO_END = 10.0
+"""Time for a process without further tasks to end by itself, and to clear up after its libraries, before it is ended."""
 Task = Callable[[int], Iterator[Item]]
 """Runs one task by its number; yields its progress, or other values for the caller of the pool."""
 
@@ -33,6 +35,7 @@ def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str
         start_forkserver()
     waiting = iter(numbers)
     processes: dict[Connection, Any] = {}
+    ending: list[Any] = []
     try:
         for task in tasks:
             here, there = context.Pipe()
@@ -55,11 +58,14 @@ def run_in_pool(tasks: Sequence[Task[Item]], numbers: Sequence[int], module: str
                 elif (number := next(waiting, None)) is not None:
                     pipe.send(number)
                 else:
-                    processes.pop(pipe).terminate()
+                    pipe.send(None)  # its end
+                    ending.append(processes.pop(pipe))
+        for process in ending:
+            process.join(SECONDS_TO_END)
     finally:
-        for process in processes.values():
+        for process in [*ending, *processes.values()]:
             process.terminate()
-        for process in processes.values():
+        for process in [*ending, *processes.values()]:
             process.join()
 
 
