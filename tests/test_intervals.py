@@ -1,12 +1,18 @@
-"""Intervals of ratios between cells: Student's, and right as often as they say."""
+"""Intervals of ratios between cells: Student's, and right as often as they say; and the verdicts on claims by them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from justimage.recipe import with_values
+from justimage.reproduction import Cell, Experiment, Lab, Table, better, better_together
 from justimage.reproduction.intervals import Interval, geometric_mean, mean_interval, residuals, t_quantile
+from justimage.reproduction.scales import LAPTOP
+from justimage.reproduction.toy_job import ToyJob
+from justimage.reproduction.training_job import with_seeds
 
 
 def test_quantiles_are_students() -> None:
@@ -70,3 +76,71 @@ def test_a_bound_within_the_interval_decides_nothing() -> None:
     quotient = Interval(1.0, 2.0, 4.0).over(Interval(0.5, 1.0, 2.0))
     assert quotient.value == 2 and quotient.high == pytest.approx(2 * math.exp(math.log(2) * math.sqrt(2)))
     assert Interval(math.inf, math.inf, math.inf).over(same).value == math.inf
+
+
+def test_a_difference_within_the_noise_is_no_verdict() -> None:
+    """Which is that of differences between cells, seed by seed: what all have in common does not count."""
+    lab = Lab(Path("nowhere"), LAPTOP)
+    jobs = [[ToyJob(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
+    cells = [Cell({"name": name}, row) for name, row in zip("ab", jobs, strict=True)]
+    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
+
+    def verdict(a: list[float], b: list[float]) -> str:
+        for row, values in zip(jobs, (a, b), strict=True):
+            table.results.update({job.key(lab): {"fid": v} for job, v in zip(row, values, strict=True)})
+        return better("a is better", table, *cells).verdict
+
+    assert verdict([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]) == "holds"
+    assert verdict([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]) == "does not hold here"
+    assert verdict([1.0, 2.0, 0.5], [1.2, 2.4, 0.6]) == "holds"  # each a sixth better
+    assert verdict([1.0, 2.0, 0.5], [1.2, 1.8, 0.6]) == "inconclusive here"
+    assert verdict([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == "does not hold here"
+
+
+def test_two_pairs_decide_together_what_neither_does_alone() -> None:
+    """Each pair differs by 14 % in the mean of three seeds, with a deviation of 8 %."""
+    lab, names = Lab(Path("nowhere"), LAPTOP), ("B/16", "L/16")
+    noise = {"B/16": (0.1, 0.0, -0.1), "L/16": (-0.1, 0.1, 0.0)}
+    cells = {
+        (name, added): Cell(
+            {"name": name, "added": added},
+            with_seeds(with_values(LAPTOP.recipe(name), aux_classifier=added), 3),
+            {"B/16": 4.0, "L/16": 3.0}[name] * (0.8 if added else 1.0),
+        )
+        for name in names
+        for added in (True, False)
+    }
+    table = Table(Experiment("", "", lambda s: [*cells.values()], lambda t: [], lambda t: None, "{name}", "{added}"), lab)
+    for (name, added), cell in cells.items():
+        fids = [math.exp((n if added else 0.0) - (0.14 if added else 0.0)) for n in noise[name]]
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    pairs = [(cells[name, True], cells[name, False]) for name in names]
+    alone, together = [better("alone", table, *pair) for pair in pairs], better_together("together", table, pairs)
+    assert [c.holds for c in alone] == [None, None] and together.holds
+    assert together.margin and together.margin.value == pytest.approx(math.exp(0.14))
+    assert together.paper_margin == pytest.approx(1.25) and together.seeds and alone[0].seeds
+    assert together.seeds < alone[0].seeds and "together 0.869" in together.evidence
+
+
+def test_cells_of_several_and_of_fewer_seeds_are_compared_by_those_of_both() -> None:
+    lab, recipe = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
+    many, few = (Cell({"d": d}, with_seeds(with_values(recipe, bottleneck=d), n)) for d, n in ((8, 4), (16, 2)))
+    table = Table(Experiment("", "", lambda s: [many, few], lambda t: [], lambda t: None, "{d}", "FID"), lab)
+    for cell, fids in ((many, (1.0, 2.0, 50.0, 70.0)), (few, (2.0, 4.0))):
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    assert table.ratio(few, many).value == pytest.approx(2.0) and table.difference(few, many).value == pytest.approx(1.5)
+
+
+def test_what_samples_the_same_trainings_is_compared_by_its_own_noise() -> None:
+    """With and without the interval: 5 % better with every seed, where trainings differ by more; and these count once."""
+    lab, base = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
+    recipes = {"interval": base, "none": with_values(base, interval=(0.0, 1.0)), "wide": with_values(base, width=96)}
+    cells = [Cell({"name": name}, with_seeds(recipe, 3)) for name, recipe in recipes.items()]
+    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
+    for cell, fids in zip(cells, ([1.0, 1.5, 0.8], [1.05, 1.575, 0.85], [1.1, 1.0, 1.2]), strict=True):
+        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    interval, none, wide = cells
+    assert better("the interval helps", table, interval, none).holds
+    apart = better("the wider one is worse", table, interval, wide)
+    between = table.noise_between(interval, wide, logarithms=True)
+    assert apart.holds is None and between is not None and (between.cells, between.seeds) == (2, 3)

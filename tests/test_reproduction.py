@@ -13,22 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from justimage import figures, progress
 from justimage.experiments import experiment
-from justimage.experiments.fig2 import ALIKE
 from justimage.progress import Progress, finish
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, better_together, scales
+from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, scales
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.runner import devices, read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.scoring import ensure_classifier, fingerprint_of_data
 from justimage.reproduction.tables import format_number, write_results
-from justimage.reproduction.toy_job import CURVE_POINTS, POINTS, SPREAD, ToyJob, curve_distances, spiral, true_distances
-from justimage.reproduction.training_job import TrainAndScore, with_seeds
+from justimage.reproduction.toy_job import ToyJob
+from justimage.reproduction.training_job import TrainAndScore
 from justimage.stopping import CURRENT, Requests, Stopped
 
 pytestmark = pytest.mark.full
@@ -224,74 +222,6 @@ def test_a_folder_of_images_in_colour_with_few_classes(tmp_path: Path) -> None:
         fingerprint_of_data(flat)
 
 
-def test_a_difference_within_the_noise_is_no_verdict() -> None:
-    """Which is that of differences between cells, seed by seed: what all have in common does not count."""
-    lab = Lab(Path("nowhere"), LAPTOP)
-    jobs = [[ToyJob(D, p) for D in (2, 8, 16)] for p in ("x", "v")]
-    cells = [Cell({"name": name}, row) for name, row in zip("ab", jobs, strict=True)]
-    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
-
-    def verdict(a: list[float], b: list[float]) -> str:
-        for row, values in zip(jobs, (a, b), strict=True):
-            table.results.update({job.key(lab): {"fid": v} for job, v in zip(row, values, strict=True)})
-        return better("a is better", table, *cells).verdict
-
-    assert verdict([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]) == "holds"
-    assert verdict([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]) == "does not hold here"
-    assert verdict([1.0, 2.0, 0.5], [1.2, 2.4, 0.6]) == "holds"  # each a sixth better
-    assert verdict([1.0, 2.0, 0.5], [1.2, 1.8, 0.6]) == "inconclusive here"
-    assert verdict([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]) == "does not hold here"
-
-
-def test_two_pairs_decide_together_what_neither_does_alone() -> None:
-    """Each pair differs by 14 % in the mean of three seeds, with a deviation of 8 %."""
-    lab, names = Lab(Path("nowhere"), LAPTOP), ("B/16", "L/16")
-    noise = {"B/16": (0.1, 0.0, -0.1), "L/16": (-0.1, 0.1, 0.0)}
-    cells = {
-        (name, added): Cell(
-            {"name": name, "added": added},
-            with_seeds(with_values(LAPTOP.recipe(name), aux_classifier=added), 3),
-            {"B/16": 4.0, "L/16": 3.0}[name] * (0.8 if added else 1.0),
-        )
-        for name in names
-        for added in (True, False)
-    }
-    table = Table(Experiment("", "", lambda s: [*cells.values()], lambda t: [], lambda t: None, "{name}", "{added}"), lab)
-    for (name, added), cell in cells.items():
-        fids = [math.exp((n if added else 0.0) - (0.14 if added else 0.0)) for n in noise[name]]
-        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
-    pairs = [(cells[name, True], cells[name, False]) for name in names]
-    alone, together = [better("alone", table, *pair) for pair in pairs], better_together("together", table, pairs)
-    assert [c.holds for c in alone] == [None, None] and together.holds
-    assert together.margin and together.margin.value == pytest.approx(math.exp(0.14))
-    assert together.paper_margin == pytest.approx(1.25) and together.seeds and alone[0].seeds
-    assert together.seeds < alone[0].seeds and "together 0.869" in together.evidence
-
-
-def test_cells_of_several_and_of_fewer_seeds_are_compared_by_those_of_both() -> None:
-    lab, recipe = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
-    many, few = (Cell({"d": d}, with_seeds(with_values(recipe, bottleneck=d), n)) for d, n in ((8, 4), (16, 2)))
-    table = Table(Experiment("", "", lambda s: [many, few], lambda t: [], lambda t: None, "{d}", "FID"), lab)
-    for cell, fids in ((many, (1.0, 2.0, 50.0, 70.0)), (few, (2.0, 4.0))):
-        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
-    assert table.ratio(few, many).value == pytest.approx(2.0) and table.difference(few, many).value == pytest.approx(1.5)
-
-
-def test_what_samples_the_same_trainings_is_compared_by_its_own_noise() -> None:
-    """With and without the interval: 5 % better with every seed, where trainings differ by more; and these count once."""
-    lab, base = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
-    recipes = {"interval": base, "none": with_values(base, interval=(0.0, 1.0)), "wide": with_values(base, width=96)}
-    cells = [Cell({"name": name}, with_seeds(recipe, 3)) for name, recipe in recipes.items()]
-    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{name}", "FID"), lab)
-    for cell, fids in zip(cells, ([1.0, 1.5, 0.8], [1.05, 1.575, 0.85], [1.1, 1.0, 1.2]), strict=True):
-        table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
-    interval, none, wide = cells
-    assert better("the interval helps", table, interval, none).holds
-    apart = better("the wider one is worse", table, interval, wide)
-    between = table.noise_between(interval, wide, logarithms=True)
-    assert apart.holds is None and between is not None and (between.cells, between.seeds) == (2, 3)
-
-
 def test_a_decay_has_all_its_digits_and_a_measure_three() -> None:
     for lacking in range(1, 1000):
         for decay in (1 - lacking / 10**digits for digits in (5, 6, 9)):
@@ -383,72 +313,3 @@ def test_closing_ends_the_processes(tmp_path: Path) -> None:
     running.close()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-
-
-SPACING = 0.0032
-"""At most, between two of the places that stand for the curve."""
-
-
-def test_points_lie_evenly_along_the_curve_from_end_to_end() -> None:
-    points = spiral(torch.linspace(0, 1, CURVE_POINTS).double())
-    steps = points.diff(dim=0).norm(dim=1)
-    assert steps.max() < SPACING and steps.max() / steps.min() < 1.1
-    assert [round(float(points[end].norm()), 6) for end in (0, -1)] == [0.4, 2.0]
-
-
-def test_points_on_the_curve_have_no_distance_and_others_theirs() -> None:
-    P = ToyJob(512).projection()
-    assert torch.allclose(P.T @ P, torch.eye(2), atol=1e-6)
-    random = torch.Generator().manual_seed(1)
-    on, off = spiral(torch.rand(100, generator=random)), torch.randn(100, 512, generator=random)
-    off = 0.3 * torch.nn.functional.normalize(off - off @ P @ P.T, dim=1)
-    assert curve_distances(on @ P.T, P)[0].max() < SPACING / 2 + 1e-5
-    assert torch.allclose(curve_distances(on @ P.T + off, P)[0], torch.full((100,), 0.3), atol=1e-4)
-    outwards = on * (1 + 0.05 / on.norm(dim=1, keepdim=True))
-    assert 0.03 < curve_distances(outwards @ P.T, P)[0].mean() < 0.051
-    everywhere = spiral(torch.linspace(0, 1, CURVE_POINTS)) @ P.T
-    assert max(way.max() for way in curve_distances(everywhere, P)) < 1e-5
-    assert torch.allclose(
-        curve_distances(everywhere + off[:1], P)[1], torch.tensor(0.3), atol=1e-4
-    )  # not in the plane, no cover
-
-
-def test_distances_in_the_plane_are_those_of_it_buried() -> None:
-    points = 2 * torch.randn(300, 2, generator=torch.Generator().manual_seed(2))
-    P = ToyJob(64).projection()
-    for there, flat in zip(curve_distances(points @ P.T, P), curve_distances(points, torch.eye(2)), strict=True):
-        assert torch.allclose(there, flat, atol=1e-5)
-
-
-@pytest.mark.parametrize("part", [(0.5, 1.0), (0.0, 0.9), (0.1, 1.0), (0.7, 0.7)])
-def test_a_part_of_the_data_is_near_the_curve_and_does_not_cover_it(part: tuple[float, float]) -> None:
-    """By the bound of Fig. 2; the curve itself is too thin, and points that cover it while some stray fail the other way."""
-    near, covered = true_distances()
-    assert near == pytest.approx(SPREAD * math.sqrt(2 / math.pi), rel=0.05) and covered < near
-    assert f"of the data: {format_number(near)} and {format_number(covered)}." in experiment("fig2").notes
-
-    def times(points: torch.Tensor) -> tuple[float, float]:
-        to, of = (float(way.mean()) for way in curve_distances(points, torch.eye(2)))
-        return to / near, of / covered
-
-    u, spread = torch.linspace(*part, POINTS), SPREAD * torch.randn(POINTS, 2, generator=torch.Generator().manual_seed(3))
-    to, of = times(spiral(u) + spread)
-    assert 1 / ALIKE < to < ALIKE < of
-    assert times(spiral(torch.linspace(0, 1, POINTS)))[0] < 1 / ALIKE
-    strays = spiral(torch.linspace(0, 1, POINTS)) + spread
-    strays[:: POINTS // 200] += 1.0
-    to, of = times(strays)
-    assert 1 / ALIKE < of < ALIKE < to
-
-
-def test_a_short_toy_is_the_same_again_and_where_it_was_closed(tmp_path: Path) -> None:
-    """It trains through `justimage.train`, so that it is saved and resumes to the bit."""
-    job = ToyJob(8, "v", steps=5, batch=8)
-    whole, parts = Lab(tmp_path / "whole", LAPTOP), Lab(tmp_path / "parts", LAPTOP)
-    running = job.run(parts)
-    while "24 of 40" not in next(running).what:
-        pass
-    running.close()
-    results = [finish(job.run(lab)) for lab in (whole, parts, whole)]
-    assert results[0]["loss"] > 0 and (whole.result_dir(job) / "points.npz").exists()
-    assert len({tuple((k, v) for k, v in result.items() if k != "seconds") for result in results}) == 1

@@ -1,21 +1,18 @@
 """Stores: the reference's crops, one set in every form, kills that change nothing, and errors."""
 
-import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +24,6 @@ from justimage.data import Crop, Stream, batches, cache_in_ram, open_source, pre
 from justimage.data.files import open_files
 from justimage.data.prepare import PrepareReport
 from justimage.data.store import Store, open_store
-from justimage.pool import run_in_pool
 from justimage.progress import finish
 from justimage.recipe import preset
 from tests import sets
@@ -53,42 +49,6 @@ def whole(forty: Path) -> Path:
     """The store of forty, made by one process without interruption."""
     prepare(str(forty), forty.parent / "whole", image_size=8, shard_images=4, workers=1)
     return forty.parent / "whole"
-
-
-def fatal(how: str, k: int) -> Iterator[int]:
-    """An item that kills its process, or fails, after others have succeeded."""
-    yield 1
-    if k == 3 and how == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if k == 3 and how == "full":
-        raise OSError(errno.ENOSPC, "No space left on device", "images-00003.npy")
-
-
-@pytest.mark.parametrize(("how", "message"), [("killed", "process .*died"), ("full", "No space left"), ("well", "")])
-def test_a_process_that_dies_ends_the_pool_with_a_reason(how: str, message: str) -> None:
-    if how == "well":
-        assert sum(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store")) == 6
-        return
-    with pytest.raises((ValueError, OSError), match=message):
-        list(run_in_pool([partial(fatal, how)] * 2, range(6), "tests.test_store"))
-
-
-LOCKS: list[Any] = []
-
-
-def locked(k: int) -> Iterator[int]:
-    """An item that leaves a lock between processes behind, as torch.compile's libraries do."""
-    LOCKS.append(multiprocessing.RLock())
-    yield 1
-
-
-def test_processes_that_have_no_more_to_do_clear_up_after_themselves() -> None:
-    run = (
-        "from justimage.pool import run_in_pool; from tests.test_store import locked; "
-        "print(sum(run_in_pool([locked] * 2, range(6), locked.__module__)))"
-    )
-    done = subprocess.run([sys.executable, "-c", run], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("6\n", "")
 
 
 @needs_shared
