@@ -43,7 +43,8 @@ laptop: two CPU cores, minutes. overnight: two CPU cores, hours; textured digits
 effect is small. gpu: one large GPU, at most an hour (images of 32 x 32). paper: Table 9 on ImageNet: prints the trainings that
 are left, as torchrun commands, with their cost; when all are finished, the same command scores them. Every training and score
 is stored in --out: stopped or killed, the same command resumes; several GPUs (or cores) share the rows.
-Writes OUT/NAME.md, OUT/NAME.json and OUT/NAME.png, and the claims of all experiments so far into OUT/claims.md."""
+Writes OUT/NAME.md, OUT/NAME.json and OUT/NAME.png; the claims of all experiments so far into OUT/claims.md; and into
+reproduced/claims.md, once several scales stand there, those of all, each at the largest scale that it was run at."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """The claims of all experiments on one page, with a forest plot of those that are about a ratio."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from justimage import disk, figures
 from justimage.reproduction.intervals import Interval
+from justimage.reproduction.scales import SCALES
 
 Margin = tuple[str, Interval, float | None, bool | None]
 """A claim, how many times its number is beyond the bound, the paper's, and whether it holds."""
@@ -17,19 +20,41 @@ FOREST = (
 
 
 def write_claims(folder: Path) -> None:
-    """Write claims.md: the claims of all experiments that a folder holds, in one table; and claims.png, a forest plot."""
-    lines = ["| | claim | here |", "|---|---|---|"]
-    margins: list[Margin] = []
-    for path in sorted(folder.glob("*.json")):
-        for c in disk.read_json(path).get("claims", []):
-            lines.append(f"| [{path.stem}]({path.stem}.md) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
+    """Write claims.md and claims.png of the experiments that a folder holds; and, where it is one of several scales', into the
+    folder above them the same of all experiments, each at the largest scale that it was run at."""
+    write_page(folder, stored_tables(folder))
+    scales = [beside for name in SCALES if (beside := folder.parent / name).is_dir()]
+    if folder.name in SCALES and len(scales) > 1:
+        write_page(folder.parent, {name: path for scale in scales for name, path in stored_tables(scale).items()})
+
+
+def stored_tables(folder: Path) -> dict[str, Path]:
+    """The files NAME.json of a folder, by name."""
+    return {path.stem: path for path in folder.glob("*.json")}
+
+
+def write_page(folder: Path, tables: dict[str, Path]) -> None:
+    """Write claims.md: how many of the claims hold, a forest plot (claims.png) of those about a ratio, and a table of all."""
+    lines, margins, v = ["| | claim | here |", "|---|---|---|"], list[Margin](), Counter[bool | None]()
+    for name, path in sorted(tables.items(), key=lambda item: numbers_as_such(item[0])):
+        stored, page = disk.read_json(path), path.with_suffix(".md").relative_to(folder)
+        title = name if path.parent == folder else f"{name}, {stored['scale']}"
+        for c in stored.get("claims", []):
+            v[c["holds"]] += 1
+            lines.append(f"| [{title}]({page.as_posix()}) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
             if c.get("margin") and None not in c["margin"]:
-                margins.append((f"{path.stem}: {c['sentence']}", Interval(*c["margin"]), c["paper_margin"], c["holds"]))
+                margins.append((f"{title}: {c['sentence']}", Interval(*c["margin"]), c["paper_margin"], c["holds"]))
+    counts = f"Hold: {v[True]}; do not hold: {v[False]}; inconclusive: {v[None]}; in all {v.total()}."
     picture = forest(margins) if margins else None
     if picture:
         disk.write(folder / "claims.png", picture)
         lines = [f"![{FOREST}](claims.png)", "", f"{FOREST}.", "", *lines]
-    disk.write(folder / "claims.md", "\n".join(["# Claims", "", *lines, ""]).encode())
+    disk.write(folder / "claims.md", "\n".join(["# Claims", "", counts, "", *lines, ""]).encode())
+
+
+def numbers_as_such(name: str) -> list[str]:
+    """A key that sorts table2 before table10."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def forest(margins: Sequence[Margin]) -> bytes | None:
