@@ -1,6 +1,7 @@
 """The experiments: at the paper's scale exactly its recipes, claims that the paper's numbers fulfil, and the command."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,7 @@ def with_results(name: str, scale: scales.Scale, value: Callable[[Cell], float],
 
 
 def papers(cell: Cell) -> float:
-    assert cell.paper is not None
-    return cell.paper
+    return math.nan if cell.paper is None else cell.paper
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5", "table6", "table10", "table11", "table12", "table13"])

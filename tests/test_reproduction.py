@@ -21,6 +21,7 @@ from justimage.progress import Progress, finish
 from justimage.recipe import with_values
 from justimage.reproduction import Cell, Experiment, Job, Lab, Result, Table, better, scales
 from justimage.reproduction.plots import tiles
+from justimage.reproduction.real_job import RealImages
 from justimage.reproduction.runner import devices, read_result, run_jobs
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.scoring import ensure_classifier, fingerprint_of_data
@@ -122,6 +123,16 @@ def test_a_job_that_is_stopped_resumes_to_the_same_result(
         stops += 1
     assert stops >= 3
     assert run_all(parts, [job], 1) == expected
+
+
+def test_real_images_are_scored_like_samples(classifier: Path, tmp_path: Path) -> None:
+    """All of them are at no distance from themselves; scaled up from very few pixels, they are far from what they were."""
+    lab = lab_at(tmp_path / "lab", classifier)
+    lab = replace(lab, scale=replace(TINY, scoring=replace(TINY.scoring, count=10_000)))
+    found = run_all(lab, [RealImages(32, 32), RealImages(64, 32), RealImages(4, 32)], 1)
+    themselves, scaled_down, scaled_up = (found[RealImages(side, 32).key(lab)]["fid"] for side in (32, 64, 4))
+    assert max(abs(themselves), scaled_down) < 0.01 * scaled_up, (themselves, scaled_down, scaled_up)
+    assert {result["images_scored"] for result in found.values()} == {1797}
 
 
 def test_results_are_written_beside_the_papers(classifier: Path, tmp_path: Path) -> None:

@@ -215,8 +215,10 @@ def in_words(result: Result) -> str:
     if "parameters_m" in result:
         return f"{format_number(result['parameters_m'])} M parameters"
     if "fid" in result:
-        seconds = result["seconds_of_training"] + result["seconds"]
-        return f"FID {format_number(result['fid'])} at guidance {result['guidance']:g}, {seconds:.0f} s"
+        fid = f"FID {format_number(result['fid'])}"
+        if "guidance" not in result:
+            return fid
+        return f"{fid} at guidance {result['guidance']:g}, {result['seconds_of_training'] + result['seconds']:.0f} s"
     return f"distance {format_number(result['plane'])} from the plane" if "plane" in result else "done"
 
 

@@ -1,7 +1,7 @@
 """The job of most experiments: train a recipe, and score it at its best guidance."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
@@ -154,8 +154,13 @@ class TrainAndScore:
         job = replace(job, classes=classes)
         indices = range(SHOWN_OF_CLASS * len(classes) if self.classes else SHOWN)
         images = generator.denoiser(job.ema).normalization.to_uint8(generator.sample_indices(job, indices))
-        with disk.replacing(lab.result_dir(self) / "samples.npz") as aside, open(aside, "wb") as file:
-            np.savez(file, allow_pickle=False, images=images.numpy(), classes=np.array([job.label(i) for i in indices]))
+        store_samples(lab, self, images, [job.label(i) for i in indices])
+
+
+def store_samples(lab: Lab, job: Job, images: Tensor, classes: Sequence[int]) -> None:
+    """Store the images that figures show of a job, uint8, with their classes."""
+    with disk.replacing(lab.result_dir(job) / "samples.npz") as aside, open(aside, "wb") as file:
+        np.savez(file, allow_pickle=False, images=images.numpy(), classes=np.array(classes))
 
 
 def load_samples(lab: Lab, job: Job) -> tuple[Tensor, list[int]] | None:

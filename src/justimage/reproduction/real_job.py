@@ -1,0 +1,48 @@
+"""A job that trains nothing: real images of a resolution, scaled to another or as they are, and scored."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from justimage import data, progress
+from justimage.evaluation.feature_sampler import resize
+from justimage.evaluation.reference import CHUNK
+from justimage.evaluation.scores import fid
+from justimage.progress import Progress
+from justimage.reproduction import Lab, Result, hash_of, scoring
+from justimage.reproduction.training_job import SHOWN, store_samples
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The FID of as many real images as a score takes, of one side, against all of another, to which they are scaled."""
+
+    side: int
+    resize: int
+
+    def group(self, lab: Lab) -> str:
+        return self.key(lab)
+
+    @property
+    def title(self) -> str:
+        return f"real images of {self.side}" + (f", scaled to {self.resize}" if self.resize != self.side else "")
+
+    def key(self, lab: Lab) -> str:
+        s = lab.scale
+        return hash_of(self.title, lab.environment_key, s.scoring.count, s.features, s.reference, s.classifier)
+
+    def run(self, lab: Lab) -> progress.Job[Result]:
+        extractor = scoring.extractor(lab, self.resize, self.resize)
+        reference = yield from scoring.reference(lab, extractor, self.resize, lab.scale.channels)
+        source = data.open_source(lab.scale.data.replace("{size}", str(self.side)), scoring.crop(lab.scale, self.side))
+        indices = np.unique(np.linspace(0, len(source) - 1, lab.scale.scoring.count).astype(np.int64))
+        features = []
+        for first in range(0, len(indices), CHUNK):
+            images = resize(source.batch(indices[first : first + CHUNK])[0], (self.resize, self.resize))
+            if not first:
+                store_samples(lab, self, images[:SHOWN], [])
+            features.append(extractor.extract(images)[0])
+            yield Progress(self.title, first + len(images), len(indices))
+        score, _ = fid(features, reference.statistics)
+        return {"fid": score.value, "deviations": {"fid": score.std}, "images_scored": len(torch.cat(features))}
