@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from justimage.experiments import experiment
+from justimage.reproduction import Lab, Table
+from justimage.reproduction.scales import OVERNIGHT
+
 pytest.importorskip("sklearn")
 
 
@@ -53,3 +57,17 @@ def test_a_slant_is_the_slant_of_a_line(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     kept = [float(row["slant"]) for row in rows if row["file"][0] in "38"]
     assert max(kept) < max(float(row["slant"]) for row in rows) and len(rows) > 1600
+
+
+def test_the_experiment_on_the_length_of_training_shares_the_trainings_of_table_13() -> None:
+    """What it adds is B/16, a quarter and four times as long; equal precision does not fulfil its claim."""
+    lab = Lab(Path("nowhere"), OVERNIGHT)
+    longer, paper = Table(example("longer").EXPERIMENT, lab), Table(experiment("table13"), lab)
+    theirs = {job.group(lab) for cell in paper.cells for job in cell.jobs}
+    added = {job.group(lab): job.recipe for cell in longer.cells for job in cell.jobs if job.group(lab) not in theirs}
+    assert sorted(recipe.training.total_images for recipe in added.values()) == [60_000] * 3 + [960_000]
+    for rise, holds in ((0.0, False), (0.2, True)):
+        for cell in longer.cells:
+            longest = cell.params["times"] == 4
+            longer.results.update({job.key(lab): {cell.metric: 0.5 + rise * longest} for job in cell.jobs})
+        assert [claim.holds for claim in longer.experiment.claims(longer)] == [holds]

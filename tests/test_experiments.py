@@ -15,6 +15,7 @@ from justimage.recipe import Recipe, with_values
 from justimage.reproduction import Cell, Lab, Table, scales
 from justimage.reproduction.launch import CLASSES, remaining
 from justimage.reproduction.scales import LAPTOP, PAPER, SCALES
+from justimage.reproduction.tables import write_results
 from justimage.reproduction.toy_job import true_distances
 from justimage.reproduction.training_job import TrainAndScore
 from tests.test_cli import justimage
@@ -153,6 +154,38 @@ def test_numbers_that_are_all_alike_do_not_fulfil_them(name: str) -> None:
     harmless = "cost grows", "the score stays", "scaled down", "precision hardly"
     assert len(held) < len(claims) or name == "table5"
     assert all(sentence.startswith(harmless) for sentence in held), held
+
+
+def scored(number: int) -> dict[str, Any]:
+    """What a training and its score leave, in short."""
+    point = dict(ema=5_000, images=1_000, deviation=0.1)
+    curve = [point | dict(guidance=1 + g / 2, fid=1 + (g - 2) ** 2, inception_score=10.0 + g) for g in range(7)]
+    scores = dict(fid=1 + number / 10, inception_score=10.0, precision=0.5, recall=0.6, class_accuracy=0.9, guidance=2.0)
+    return scores | dict(
+        deviations={}, ema=5_000, curve=curve, losses=[[64, 0.5]], run=f"runs/{number}", class_names=["0", "1"]
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [name for name in CAPTIONS if name != "fig7"])  # whose figure is of the runs
+@pytest.mark.parametrize("scale", ["laptop", "overnight"])
+def test_a_training_that_diverged_is_an_outcome_of_its_table(name: str, scale: str, tmp_path: Path) -> None:
+    """One of several seeds, any of them, or all trainings: the table, its claims and its figure are written."""
+    table = Table(experiment(name), Lab(tmp_path, SCALES[scale]))
+    jobs = [job for cell in table.cells for job in cell.jobs]
+    groups = list(dict.fromkeys(job.group(table.lab) for job in jobs if isinstance(job, TrainAndScore)))
+    for diverged in [*([group] for group in groups), groups]:
+        for number, job in enumerate(jobs):
+            result = scored(number) | dict(parameters_m=1.0, gflops=1.0, patch_dimension=4)
+            if job.group(table.lab) in diverged:
+                result = dict(diverged="the loss is nan", losses=[[64, 0.5]], run="runs/there")
+            table.results[job.key(table.lab)] = result
+        claims = table.experiment.claims(table)
+        if diverged in (groups[:1], groups):
+            written = write_results(name, table, tmp_path, 1.0, f"justimage reproduce {name}")
+            assert [c.sentence for c in written] == [c.sentence for c in claims]
+            assert "**inf**" in (tmp_path / f"{name}.md").read_text()
+        assert claims or name == "fig8"  # whose claim is of the samples
 
 
 def toys(distance: float = 0.0, **blamed: Any) -> list[str]:

@@ -24,21 +24,24 @@ def cells(s: Scale) -> list[Cell]:
 
 
 def curves(table: Table, interval: tuple[float, float], key: str) -> list[list[float]]:
-    """Of each seed, the FID or the IS at every guidance, of the average that is best there."""
-    results = table.results_of(table.cell(interval=interval, metric="fid"))
+    """Of each seed whose training did not diverge, the FID or the IS at every guidance, of the average that is best there."""
+    results = [r for r in table.results_of(table.cell(interval=interval, metric="fid")) if "diverged" not in r]
     return [[point[key] or 0.0 for point in result["curve"] if point["ema"] == result["ema"]] for result in results]
 
 
 def claims(table: Table) -> list[Claim]:
-    rise, rise_part = ([fid[-1] - min(fid) for fid in curves(table, interval, "fid")] for interval in (WHOLE, PART))
-    less = mean_interval([part - whole for whole, part in zip(rise, rise_part, strict=True)])
-    scores = curves(table, WHOLE, "inception_score")
-    steps = [mean_interval(list(step)) for step in zip(*([b - a for a, b in pairwise(score)] for score in scores), strict=True)]
     best, best_part = (table.cell(interval=interval, metric="fid") for interval in (WHOLE, PART))
     few_steps = "with 12 steps the interval leaves out few of them"
+    lower = better("the best FID is better with the interval", table, best_part, best, few_steps, EFFECT)
+    scores = curves(table, WHOLE, "inception_score")
+    if not scores:
+        return [lower]
+    rise, rise_part = ([fid[-1] - min(fid) for fid in curves(table, interval, "fid")] for interval in (WHOLE, PART))
+    less = mean_interval([part - whole for whole, part in zip(rise, rise_part, strict=True)])
+    steps = [mean_interval(list(step)) for step in zip(*([b - a for a, b in pairwise(score)] for score in scores), strict=True)]
     full = table.on_laptop("IS is at most the number of classes, and so is nearly full with ten")
     return [
-        better("the best FID is better with the interval", table, best_part, best, few_steps, EFFECT),
+        lower,
         Claim(
             "to the strongest guidance FID rises less with the interval", less.below(0),
             f"by {fmean(rise_part):.3g}, without interval by {fmean(rise):.3g}; the difference {with_bounds(less)}",
@@ -53,7 +56,7 @@ def claims(table: Table) -> list[Claim]:
 
 def figure(table: Table) -> bytes | None:
     def panel(key: str) -> list[tuple[str, list[float], list[float]]]:
-        guidance = curves(table, WHOLE, "guidance")[0]
+        guidance, *_ = curves(table, WHOLE, "guidance") or [[]]
         means = {words: curves(table, interval, key) for interval, words in INTERVALS.items()}
         return [(words, guidance, [fmean(seeds) for seeds in zip(*found, strict=True)]) for words, found in means.items()]
 

@@ -202,9 +202,11 @@ class Table:
         return f"{reason}; see --scale overnight" if self.lab.scale.name == "laptop" else ""
 
     def noise(self, cell: Cell) -> float:
-        """The standard deviation of a cell's number: over seeds where there are several, else over other samples."""
+        """The standard deviation of a cell's number: over seeds where there are several, else over other samples; nan where
+        the training of a seed diverged."""
         if len(cell.jobs) > 1:
-            return stdev(self.numbers(cell)) / math.sqrt(len(cell.jobs))
+            numbers = self.numbers(cell)
+            return stdev(numbers) / math.sqrt(len(numbers)) if all(map(math.isfinite, numbers)) else math.nan
         return self.results_of(cell)[0].get("deviations", {}).get(cell.metric) or 0.0
 
     def trainings(self, cell: Cell) -> tuple[str, ...]:

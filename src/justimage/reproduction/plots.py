@@ -25,7 +25,7 @@ def grid(rows: dict[str, Sequence[Tile | None]], columns: Sequence[str] = ("",))
     tiles = [tile for row in rows.values() for tile in row if tile]
     wide = max([*(image.width + 16 for image, _ in tiles), *(int(font.getlength(column)) + 12 for column in columns)])
     below = 28 if any(words for _, words in tiles) else 6
-    high = max(image.height for image, _ in tiles) + below
+    high = max([image.height for image, _ in tiles], default=0) + below
     left, top = max(int(font.getlength(row)) for row in rows) + 14, 26 if any(columns) else 6
     page = Image.new("RGB", (left + wide * len(columns), top + high * len(rows)), figures.PAPER)
     pen = ImageDraw.Draw(page)
