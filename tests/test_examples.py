@@ -69,5 +69,6 @@ def test_the_experiment_on_the_length_of_training_shares_the_trainings_of_table_
     for rise, holds in ((0.0, False), (0.2, True)):
         for cell in longer.cells:
             longest = cell.params["times"] == 4
-            longer.results.update({job.key(lab): {cell.metric: 0.5 + rise * longest} for job in cell.jobs})
+            for job in cell.jobs:
+                longer.results.setdefault(job.key(lab), {})[cell.metric] = 0.5 + rise * longest
         assert [claim.holds for claim in longer.experiment.claims(longer)] == [holds]
