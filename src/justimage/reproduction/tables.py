@@ -13,12 +13,14 @@ from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
 
+DECAYS = "ema_", "beta_"
+"""Metrics whose numbers differ from 1 by little."""
+
+
 def format_number(value: float) -> str:
-    """Three digits, or all before the point; just below 1, as of decays, three digits of the difference; a dash for nan."""
+    """Three digits, or all before the point; a dash for nan."""
     if math.isnan(value):
         return "-"
-    if 0.99 <= value < 1:
-        return f"{1 - float(f'{1 - value:.3g}'):.12g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -26,6 +28,8 @@ def format_cell(table: Table, cell: Cell) -> str:
     """The paper's number, and ours with its deviation over other samples, or the least and most of its seeds."""
     paper = "" if cell.paper is None else f"{cell.paper:,g} &#124; "
     numbers = table.numbers(cell)
+    if cell.metric.startswith(DECAYS):
+        return f"{paper}**{numbers[0]:g}**"
     if len(numbers) > 1:
         spread = f" ({format_number(min(numbers))} to {format_number(max(numbers))})"
     else:
