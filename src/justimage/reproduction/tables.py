@@ -12,7 +12,6 @@ from justimage.reproduction.claims_page import write_claims
 from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
-
 DECAYS = "ema_", "beta_"
 """Metrics whose numbers differ from 1 by little."""
 
