@@ -2,8 +2,8 @@
 
     justimage reproduce examples/early_guidance.py --scale overnight
 
-The paper leaves guidance out where t is below 0.1. On textured digits that does not help, and without it FID and IS become worse
-as guidance grows. If it is at the end that guidance harms, then with none there FID rises less, and IS does not fall.
+The paper leaves guidance out where t is below 0.1. On textured digits that does not help, and FID and IS become worse with
+strong guidance. If it is at the end that guidance harms, then with none there FID rises less, and IS does not fall.
 """
 
 from itertools import pairwise
