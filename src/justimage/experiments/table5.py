@@ -49,5 +49,5 @@ EXPERIMENT = Experiment(
     row="{network} at {size}", column="{metric}{width}",
     notes="Ours are parameters and GFLOPs of this scale's networks; in the last column, of the paper's B on the same images.",
     labels={"metric": METRICS, "width": {None: "", 768: ", 768 wide"}},
-    minutes={"laptop": 1},
+    minutes={"laptop": 1, "overnight": 49},
 )  # fmt: skip
