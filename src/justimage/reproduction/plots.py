@@ -103,7 +103,7 @@ def by_row(table: Table) -> bytes | None:
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
             axes.grid(alpha=0.3, which="both")
-            if len(table.columns) > 1:
+            if len(axes.get_legend_handles_labels()[0]) > 1:
                 axes.legend(fontsize=8)
 
     return figures.plot_png(plot, (9, 3.8))
