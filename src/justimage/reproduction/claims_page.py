@@ -35,16 +35,18 @@ def stored_tables(folder: Path) -> dict[str, Path]:
 
 def write_page(folder: Path, tables: dict[str, Path]) -> None:
     """Write claims.md: how many of the claims hold, a forest plot (claims.png) of those about a ratio, and a table of all."""
-    lines, margins, v = ["| | claim | here |", "|---|---|---|"], list[Margin](), Counter[bool | None]()
+    lines = ["| | claim | here |", "|---|---|---|"]
+    margins, verdicts = list[Margin](), Counter[bool | None]()
     for name, path in sorted(tables.items(), key=lambda item: numbers_as_such(item[0])):
-        stored, page = disk.read_json(path), path.with_suffix(".md").relative_to(folder)
-        title = name if path.parent == folder else f"{name}, {stored['scale']}"
-        for c in stored.get("claims", []):
-            v[c["holds"]] += 1
+        page = path.with_suffix(".md").relative_to(folder)
+        title = name if path.parent == folder else f"{name}, {path.parent.name}"
+        for c in disk.read_json(path).get("claims", []):
+            verdicts[c["holds"]] += 1
             lines.append(f"| [{title}]({page.as_posix()}) | {c['sentence']} | {c['verdict']}: {c['evidence']} |")
             if c.get("margin") and None not in c["margin"]:
                 margins.append((f"{title}: {c['sentence']}", Interval(*c["margin"]), c["paper_margin"], c["holds"]))
-    counts = f"Hold: {v[True]}; do not hold: {v[False]}; inconclusive: {v[None]}; in all {v.total()}."
+    hold, do_not, inconclusive = (verdicts[verdict] for verdict in (True, False, None))
+    counts = f"Hold: {hold}; do not hold: {do_not}; inconclusive: {inconclusive}; in all {verdicts.total()}."
     picture = forest(margins) if margins else None
     if picture:
         disk.write(folder / "claims.png", picture)
