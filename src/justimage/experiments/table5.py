@@ -19,8 +19,12 @@ PAPERS_B = dict(width=768, depth=12, heads=12, bottleneck=128, context_tokens=32
 
 
 def cells(s: Scale) -> list[Cell]:
-    """The paper's table; and, elsewhere, what the network of its width would cost on the same images."""
-    recipes, found = {name: s.recipe(name) for name in PAPER}, []
+    """The paper's table; and, elsewhere, what the network of its width would cost on the same images.
+
+    Shorter trainings tell how fast a network learns, which larger patches slow down: overnight, on 240,000 images, B/64 has
+    1.48 times the FID of B/16, while sizes that learn faster have the same score at both resolutions (Table 6).
+    """
+    recipes, found = {name: s.recipe(name, long=True) for name in PAPER}, []
     for name, row in PAPER.items():
         r, facts = recipes[name], dict(network=name, size=recipes[name].model.size[0])
         for metric, paper in zip(METRICS, row, strict=True):

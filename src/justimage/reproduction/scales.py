@@ -60,6 +60,8 @@ class Scale:
     """the real images, or their statistics, as `evaluate` takes them; empty for the data"""
     images: dict[int, int] = field(default_factory=dict)
     """images to train on, by the paper's number of epochs"""
+    long_images: int = 0
+    """where the shorter trainings of small networks differ by how much they have learnt, not by what is compared; 0: as many"""
     training: Training = Training()
     sampling: Sampling = Sampling(guidance=2.2, interval=(0.1, 1.0))
     parallelism: Parallelism = Parallelism()
@@ -74,8 +76,8 @@ class Scale:
     classifier: dict[str, Any] = field(default_factory=dict)
     """of the classifier: width, features, images to train on, batch"""
 
-    def recipe(self, name: str, epochs: int = 200) -> Recipe:
-        """The recipe of a network such as "B/16", trained for the paper's number of epochs, at this scale."""
+    def recipe(self, name: str, epochs: int = 200, long: bool = False) -> Recipe:
+        """The recipe of a network such as "B/16" at this scale, for the paper's number of epochs, or on `long_images`."""
         size, patch = name[0], int(name[2:])
         checkpoint, evaluation = self.checkpoint, OnlineEvaluation()
         if self.name == "paper":
@@ -87,10 +89,11 @@ class Scale:
                 evaluation = OnlineEvaluation(FID_EVERY, 8_000, self.features, reference)
         else:
             side, patch_here = self.shapes[patch]
+            images = (long and self.long_images) or self.images[epochs]
             r = Recipe(
                 model=Architecture(side, patch_here, self.channels, None, **self.sizes[size]),
                 diffusion=Diffusion(noise_scale=side / self.noise),
-                training=replace(self.training, total_images=self.images[epochs]),
+                training=replace(self.training, total_images=images),
                 sampling=self.sampling,
             )
         return replace(
@@ -149,6 +152,7 @@ OVERNIGHT = replace(
     noise=64,
     sizes=networks((96, 128, 160, 192), (6, 8, 10, 12), (4, 4, 5, 6), (32, 32, 64, 64), 8, (2, 2, 3, 3)),
     images={200: 240_000, 600: 240_000},
+    long_images=960_000,
     training=replace(LAPTOP.training, batch=32, learning_rate=3e-3, precision="bf16"),
     sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
     parallelism=Parallelism(compile=True, workers=0),
