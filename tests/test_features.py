@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from justimage import data, features
+from justimage.features import classifier
 from justimage.features.classifier import ClassifierShape, ClassifierTrainer
 from justimage.normalization import Normalization
 
@@ -36,6 +38,31 @@ def test_training_a_classifier_twice_writes_the_same_bytes(tmp_path: Path) -> No
         assert len(list(trainer.steps())) == 5 and not set(trainer.held_out_indices) & set(trainer.train_indices)
         trainer.save(tmp_path / f"{name}.safetensors", 0.5)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_killed_training_of_a_classifier_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored after each update; one with other settings, beside it, begins anew."""
+    monkeypatch.setattr(classifier, "SAVE_EVERY", 0.0)
+
+    def trainer(seed: int = 0) -> ClassifierTrainer:
+        return ClassifierTrainer(data.digits(), ClassifierShape(1, (32, 32), 10, width=4, features=8), images=320, seed=seed)
+
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    first = trainer()
+    assert [step.images_seen for step in first.steps(whole)] == [64, 128, 192, 256, 320]
+    first.save(whole, 0.5)
+    assert [step.images_seen for step in islice(trainer().steps(resumed), 2)] == [64, 128]
+    assert next(trainer(seed=1).steps(tmp_path / "other.safetensors")).images_seen == 64
+    again = trainer()
+    assert [step.images_seen for step in again.steps(resumed)] == [192, 256, 320]
+    again.save(resumed, 0.5)
+    assert resumed.read_bytes() == whole.read_bytes()
+    unfinished = tmp_path / "other.safetensors.unfinished"
+    assert list(tmp_path.glob("*.unfinished")) == [unfinished]
+    assert next(trainer().steps(tmp_path / "other.safetensors")).images_seen == 64
+    unfinished.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"other\.safetensors\.unfinished is a damaged unfinished training; remove it"):
+        next(trainer().steps(tmp_path / "other.safetensors"))
 
 
 def test_a_classifier_of_floats_of_five_channels_normalizes_them(tmp_path: Path) -> None:

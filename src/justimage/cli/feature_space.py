@@ -116,7 +116,7 @@ def train_feature_space(o: ClassifierOptions) -> int:
     held_out = len(trainer.held_out_indices)
     print(f"{len(trainer.train_indices):,} training images, {held_out:,} held out, {shape.classes} classes")
     with bar("training", o.images) as advance:
-        for step in trainer.steps():
+        for step in trainer.steps(o.out):
             advance(min(step.images_seen, o.images), o.images, lambda loss=step.loss: f"loss {loss:.4f}")
     accuracy = trainer.accuracy()
     trainer.save(o.out, accuracy)

@@ -85,7 +85,7 @@ def ensure_judge(source: Source, flip: bool, path: Path, device: torch.device) -
     least, most = JUDGE_IMAGES
     images = min(max(least, 2 * len(source)), most)
     trainer = ClassifierTrainer(source, shape, normalization_of(source), images, JUDGE_BATCH, flip=flip, device=device)
-    for step in trainer.steps():
+    for step in trainer.steps(path):
         yield Progress("training the judge on real images", min(step.images_seen, images), images)
     trainer.save(path, trainer.accuracy())
     return path

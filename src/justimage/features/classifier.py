@@ -4,8 +4,10 @@ For data unlike Inception's (digits, scans, spectra), distances between the feat
 data are meaningful; and its classes show whether a generated image is of the requested class.
 """
 
+import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -29,6 +31,8 @@ KIND = "justimage classifier 2"
 """Marks the file format; its number is the version."""
 MAX_SHIFT = 1 / 8
 """Largest random shift of a training image, relative to its side."""
+SAVE_EVERY = 30.0
+"""Seconds between two times that an unfinished training is stored."""
 MAX_SIZE, MAX_METADATA = 2**12, 2**24
 """Limits on files: the largest side, number of channels or classes, or width; and characters of metadata."""
 
@@ -144,6 +148,9 @@ class ClassifierTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(randomness.key(self.seed, "classifier"))
             self.net = Classifier(self.shape).to(self.device)
+        self.done, self.total = 0, -(-self.images // self.batch)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, self.learning_rate, total_steps=self.total + 1)
 
     def augment(self, x: Tensor, start: int) -> Tensor:
         """Shift each image at random by up to MAX_SHIFT of its side, repeating the border, and mirror half of them if asked.
@@ -165,25 +172,72 @@ class ClassifierTrainer:
             shifted[mirror] = shifted[mirror].flip(-1)
         return shifted
 
-    def steps(self) -> Iterator[ClassifierStep]:
-        """Train the network; yield after each update."""
-        total = -(-self.images // self.batch)
-        optimizer = torch.optim.AdamW(self.net.parameters(), self.learning_rate, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=total + 1)
+    def steps(self, path: Path | None = None) -> Iterator[ClassifierStep]:
+        """Train the network; yield after each update.
+
+        path: where `save` will write it. Killed, the same training with the same path resumes from a file beside it.
+        """
+        stored = time.monotonic()
+        if path and (file := unfinished(path)).exists():
+            self.load_state(file)
         per_epoch = len(self.train_indices) // self.batch
         self.net.train()
-        for i in range(total):
+        while (i := self.done) < self.total:
             order = randomness.order(self.seed, i // per_epoch, len(self.train_indices))
             indices = self.train_indices[order[i % per_epoch * self.batch :][: self.batch]]
             images, labels = self.source.batch(indices)
             x = self.augment(self.normalization.normalize(images), i * self.batch)
             loss = F.cross_entropy(self.net(x.to(self.device))[1], labels.to(self.device), label_smoothing=0.05)
-            optimizer.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            schedule.step()
-            yield ClassifierStep((i + 1) * self.batch, loss.item())
+            self.optimizer.step()
+            self.schedule.step()
+            self.done += 1
+            if path and time.monotonic() - stored >= SAVE_EVERY:
+                self.save_state(unfinished(path))
+                stored = time.monotonic()
+            yield ClassifierStep(self.done * self.batch, loss.item())
         self.net.eval()
+
+    @property
+    def key(self) -> str:
+        """A hash of what decides the training."""
+        parts = [self.source.fingerprint, asdict(self.shape), asdict(self.normalization)]
+        settings = [self.images, self.batch, self.learning_rate, self.flip, self.seed]
+        return hashlib.sha256(json.dumps(parts + settings).encode()).hexdigest()
+
+    def save_state(self, file: Path) -> None:
+        """Store the unfinished training, as .safetensors."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"net {name}": tensor for name, tensor in self.net.state_dict().items()}
+        tensors |= {f"{i} {name}": tensor for i, state in optimizer["state"].items() for name, tensor in state.items()}
+        facts = {
+            "key": self.key,
+            "done": self.done,
+            "schedule": self.schedule.state_dict(),
+            "groups": optimizer["param_groups"],
+        }
+        disk.write(file, save({n: t.cpu().contiguous() for n, t in tensors.items()}, {"training": json.dumps(facts)}))
+
+    def load_state(self, file: Path) -> None:
+        """Resume a training that `save_state` stored; one with other settings is left alone. ValueError for any other file."""
+        net: dict[str, Tensor] = {}
+        state: dict[int, dict[str, Tensor]] = {}
+        try:
+            with safe_open(file, "pt") as stored:
+                facts = json.loads((stored.metadata() or {})["training"])
+                if facts["key"] != self.key:
+                    return
+                for name in stored.keys():  # noqa: SIM118
+                    part, rest = name.split(" ")
+                    target = net if part == "net" else state.setdefault(int(part), {})
+                    target[rest] = stored.get_tensor(name)
+            self.net.load_state_dict(net)
+            self.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+            self.schedule.load_state_dict(facts["schedule"])
+            self.done = facts["done"]
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{file} is a damaged unfinished training; remove it to begin anew") from error
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -203,6 +257,12 @@ class ClassifierTrainer:
         )  # fmt: skip
         weights = {n: t.cpu().contiguous() for n, t in self.net.state_dict().items()}
         disk.write(path, save(weights, {"justimage": json.dumps(asdict(metadata))}))
+        disk.remove(unfinished(path))
+
+
+def unfinished(path: Path) -> Path:
+    """The file that holds a classifier's unfinished training."""
+    return path.with_name(f"{path.name}.unfinished")
 
 
 def read_classifier(path: Path) -> tuple[ClassifierMetadata, Classifier]:

@@ -71,7 +71,7 @@ def ensure_classifier(lab: Lab, side: int) -> progress.Job[float | None]:
     shape = ClassifierShape(s.channels, (side, side), len(source.class_names), c["width"], c["features"])
     device, normalization = torch.device(lab.device), normalization_of(source)
     trainer = ClassifierTrainer(source, shape, normalization, c["images"], c["batch"], device=device)
-    for step in trainer.steps():
+    for step in trainer.steps(path):
         yield Progress(title, min(step.images_seen, c["images"]), c["images"])
     accuracy = trainer.accuracy()
     trainer.save(path, accuracy)
