@@ -73,13 +73,14 @@ def protocol_text(table: Table) -> str:
     jobs = [job for cell in table.cells for job in cell.jobs if isinstance(job, TrainAndScore)]
     if not jobs:
         return f"Scale {scale.name}; the same at every scale."
-    s, recipes = scale.scoring, [job.recipe for job in jobs]
+    recipes, scorings = [job.recipe for job in jobs], [job.scored_as(scale) for job in jobs]
 
     def join(numbers: Iterable[float]) -> str:
         return ", ".join(f"{n:,g}" for n in sorted(set(numbers)))
 
     space = scale.features or "a classifier trained on the same images"
-    search = f"the best guidance of 1 to 4 by {s.step:g} is found with {s.search_count:,} images, a score is of {s.count:,}"
+    searched, counts = join(s.search_count for s in scorings), join(s.count for s in scorings)
+    search = f"the best guidance of 1 to 4 by {scale.scoring.step:g} is found with {searched} images, a score is of {counts}"
     scaled = sorted({job.feature_size(scale) for job in jobs if job.feature_size(scale) != job.reference_size})
     solvers = ", ".join(sorted({r.sampling.solver for r in recipes}))
     images, batches = join(r.training.total_images for r in recipes), join(r.training.batch for r in recipes)

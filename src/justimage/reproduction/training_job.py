@@ -21,7 +21,7 @@ from justimage.generate import BATCH, ImageGenerator, Precision, SampleJob
 from justimage.progress import Progress
 from justimage.recipe import Checkpointing, Recipe, with_values
 from justimage.reproduction import Job, Lab, Result, hash_of, map_progress, scoring
-from justimage.reproduction.scales import Scale
+from justimage.reproduction.scales import Scale, Scoring
 from justimage.stopping import Stopped
 from justimage.training import NonFiniteError
 
@@ -48,6 +48,8 @@ class TrainAndScore:
     """score every guidance of the grid, with as many images as the search takes"""
     classes: tuple[int, ...] = ()
     """classes to store SHOWN_OF_CLASS samples of; by default one sample of each of the first ten classes"""
+    scored: Scoring | None = None
+    """how it is scored [as the scale says]"""
 
     def group(self, lab: Lab) -> str:
         """A hash of what decides the training. How it is computed, sampled and stored does not, unless it ends early by the
@@ -65,15 +67,18 @@ class TrainAndScore:
         return f"{a.width} wide, /{a.patch_size} at {a.size[0]}, {d.prediction}-pred, {d.loss_space}-loss"
 
     def key(self, lab: Lab) -> str:
-        s, stored = lab.scale, recipes.to_json(self.recipe)
+        s, how, stored = lab.scale, self.scored_as(lab.scale), recipes.to_json(self.recipe)
         sampled = [self.reference_size, self.sampling_t_clip, self.emas, self.full_grid, self.classes]
         sampled += [stored["sampling"], stored["training"]["sample_ema"], self.first_seed(s)]
-        return hash_of(self.group(lab), sampled, self.feature_size(s), vars(s.scoring), s.features, s.reference, s.classifier)
+        return hash_of(self.group(lab), sampled, self.feature_size(s), vars(how), s.features, s.reference, s.classifier)
 
     @property
     def reference_size(self) -> int:
         """Side at which samples are compared with real images."""
         return self.resize or self.recipe.model.size[0]
+
+    def scored_as(self, scale: Scale) -> Scoring:
+        return self.scored or scale.scoring
 
     def feature_size(self, scale: Scale) -> int:
         """Side to which both are then scaled for the feature extractor."""
@@ -98,7 +103,7 @@ class TrainAndScore:
 
     def score(self, lab: Lab) -> progress.Job[Result]:
         """Find the best guidance and average, compute all scores there, and store some samples."""
-        s, sampler = lab.scale.scoring, (yield from self.feature_sampler(lab))
+        s, sampler = self.scored_as(lab.scale), (yield from self.feature_sampler(lab))
         generator, job, curve = sampler.generator, self.sample_job(sampler.generator, lab), []
         if generator.recipe.model.classes:
             emas = self.emas or generator.emas
@@ -135,7 +140,7 @@ class TrainAndScore:
 
     def first_seed(self, scale: Scale) -> int:
         """The seed of the first sample: networks trained with one seed are sampled from the same noise."""
-        return self.recipe.training.seed * scale.scoring.count
+        return self.recipe.training.seed * self.scored_as(scale).count
 
     def sample_job(self, generator: ImageGenerator, lab: Lab) -> SampleJob:
         """The samples to score, before the best guidance and average are known."""
