@@ -128,9 +128,9 @@ def test_a_job_that_is_stopped_resumes_to_the_same_result(
 def test_real_images_are_scored_like_samples(classifier: Path, tmp_path: Path) -> None:
     """All of them are at no distance from themselves; scaled up from very few pixels, they are far from what they were."""
     lab = lab_at(tmp_path / "lab", classifier)
-    lab = replace(lab, scale=replace(TINY, scoring=replace(TINY.scoring, count=10_000)))
-    found = run_all(lab, [RealImages(32, 32), RealImages(64, 32), RealImages(4, 32)], 1)
-    themselves, scaled_down, scaled_up = (found[RealImages(side, 32).key(lab)]["fid"] for side in (32, 64, 4))
+    jobs = [RealImages(side, 32, 10_000) for side in (32, 64, 4)]
+    found = run_all(lab, jobs, 1)
+    themselves, scaled_down, scaled_up = (found[job.key(lab)]["fid"] for job in jobs)
     assert max(abs(themselves), scaled_down) < 0.01 * scaled_up, (themselves, scaled_down, scaled_up)
     assert {result["images_scored"] for result in found.values()} == {1797}
 

@@ -4,7 +4,7 @@ from justimage.reproduction import Cell, Claim, Experiment, Table, at_least, at_
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.real_job import RealImages
 from justimage.reproduction.scales import Scale
-from justimage.reproduction.training_job import with_seeds
+from justimage.reproduction.training_job import TrainAndScore, with_seeds
 
 PAPER = {"G/16": (1.82, 2.45), "G/32": (1.84, 1.78)}  # FID at 256 and at 512
 
@@ -12,13 +12,17 @@ PAPER = {"G/16": (1.82, 2.45), "G/32": (1.84, 1.78)}  # FID at 256 and at 512
 def cells(s: Scale) -> list[Cell]:
     """The paper's table; and real images of both resolutions, for what scaling alone costs."""
     sizes = {name: s.recipe(name).model.size[0] for name in PAPER}
+
+    def jobs(name: str, size: int) -> list[TrainAndScore]:
+        return with_seeds(s.recipe(name, 600), s.seeds, resize=size, scored=s.fine_scoring)
+
     found = [
-        Cell(dict(images=f"{name}'s, {sizes[name]}", scored=size), with_seeds(s.recipe(name, 600), s.seeds, resize=size), paper)
+        Cell(dict(images=f"{name}'s, {sizes[name]}", scored=size), jobs(name, size), paper)
         for name, row in PAPER.items()
         for size, paper in zip(sizes.values(), row, strict=True)
     ]
     return found + [
-        Cell(dict(images=f"real, {side}", scored=size), [RealImages(side, size)])
+        Cell(dict(images=f"real, {side}", scored=size), [RealImages(side, size, s.scoring.count)])
         for side in sizes.values()
         for size in sizes.values()
     ]

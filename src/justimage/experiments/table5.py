@@ -28,7 +28,7 @@ def cells(s: Scale) -> list[Cell]:
     for name, row in PAPER.items():
         r, facts = recipes[name], dict(network=name, size=recipes[name].model.size[0])
         for metric, paper in zip(METRICS, row, strict=True):
-            jobs = with_seeds(r, s.seeds, scored=s.long_scoring) if metric == "fid" else [CountCost(r)]
+            jobs = with_seeds(r, s.seeds, scored=s.fine_scoring) if metric == "fid" else [CountCost(r)]
             found.append(Cell(facts | dict(width=None), jobs, paper, metric))
         if s.name != "paper":
             found.append(Cell(facts | dict(width=768), [CountCost(with_values(r, **PAPERS_B))], row[2], "gflops"))

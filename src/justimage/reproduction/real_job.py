@@ -15,10 +15,11 @@ from justimage.reproduction.training_job import SHOWN, store_samples
 
 @dataclass(frozen=True)
 class RealImages:
-    """The FID of as many real images as a score takes, of one side, against all of another, to which they are scaled."""
+    """The FID of some real images of one side against all of another, to which they are scaled."""
 
     side: int
     resize: int
+    count: int
 
     def group(self, lab: Lab) -> str:
         return self.key(lab)
@@ -29,13 +30,13 @@ class RealImages:
 
     def key(self, lab: Lab) -> str:
         s = lab.scale
-        return hash_of(self.title, lab.environment_key, s.scoring.count, s.features, s.reference, s.classifier)
+        return hash_of(self.title, lab.environment_key, self.count, s.features, s.reference, s.classifier)
 
     def run(self, lab: Lab) -> progress.Job[Result]:
         extractor = scoring.extractor(lab, self.resize, self.resize)
         reference = yield from scoring.reference(lab, extractor, self.resize, lab.scale.channels)
         source = data.open_source(lab.scale.data.replace("{size}", str(self.side)), scoring.crop(lab.scale, self.side))
-        indices = np.unique(np.linspace(0, len(source) - 1, lab.scale.scoring.count).astype(np.int64))
+        indices = np.unique(np.linspace(0, len(source) - 1, self.count).astype(np.int64))
         features = []
         for first in range(0, len(indices), CHUNK):
             images = resize(source.batch(indices[first : first + CHUNK])[0], (self.resize, self.resize))
