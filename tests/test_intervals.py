@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from justimage.recipe import with_values
-from justimage.reproduction import Cell, Experiment, Lab, Table, better, better_together
+from justimage.reproduction import Cell, Experiment, Lab, Table, better
 from justimage.reproduction.intervals import Interval, geometric_mean, mean_interval, residuals, t_quantile
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.toy_job import ToyJob
@@ -115,7 +115,7 @@ def test_two_pairs_decide_together_what_neither_does_alone() -> None:
         fids = [math.exp((n if added else 0.0) - (0.14 if added else 0.0)) for n in noise[name]]
         table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
     pairs = [(cells[name, True], cells[name, False]) for name in names]
-    alone, together = [better("alone", table, *pair) for pair in pairs], better_together("together", table, pairs)
+    alone, together = [better("alone", table, *pair) for pair in pairs], better("together", table, *zip(*pairs, strict=True))
     assert [c.holds for c in alone] == [None, None] and together.holds
     assert together.margin and together.margin.value == pytest.approx(math.exp(0.14))
     assert together.paper_margin == pytest.approx(1.25) and together.seeds and alone[0].seeds

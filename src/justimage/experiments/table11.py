@@ -1,7 +1,7 @@
 """Table 11: an additional classification loss (App. B.3)."""
 
 from justimage.recipe import Recipe, with_values
-from justimage.reproduction import Cell, Claim, Experiment, Table, better_together
+from justimage.reproduction import Cell, Claim, Experiment, Table, better
 from justimage.reproduction.plots import tiles
 from justimage.reproduction.scales import Scale
 from justimage.reproduction.training_job import with_seeds
@@ -33,8 +33,8 @@ def cells(s: Scale) -> list[Cell]:
 
 def claims(table: Table) -> list[Claim]:
     why = "the gain is small in the paper, too: 5 to 10 %"
-    pairs = [(table.cell(class_loss=True, network=name), table.cell(class_loss=False, network=name)) for name in NETWORKS]
-    return [better_together("the classification loss improves the scores of B/16 and L/16, in the mean", table, pairs, why)]
+    without, with_loss = (table.select(class_loss=loss) for loss in LOSSES)
+    return [better("the classification loss improves the scores of B/16 and L/16, in the mean", table, with_loss, without, why)]
 
 
 EXPERIMENT = Experiment(

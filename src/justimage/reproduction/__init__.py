@@ -221,10 +221,12 @@ class Table:
 
     def noise_between(self, a: Cell, b: Cell, logarithms: bool) -> Residuals | None:
         """The noise of a comparison of two cells: their own where both sample the same trainings, which differ less than others
-        do; else that of all trainings with this metric, each once."""
+        do; else that of all trainings with this metric, each once, of the same column where it has one there."""
         if self.trainings(a) == self.trainings(b):
             return self.seed_noise([a, b], logarithms)
-        once = {self.trainings(cell): cell for cell in reversed(self.select(metric=a.metric))}
+        cells = self.select(metric=a.metric)
+        near = [cell for cell in cells if self.column(cell) == self.column(a)]
+        once = {self.trainings(cell): cell for cell in (*reversed(cells), *near)}
         return self.seed_noise(list(once.values()), logarithms)
 
     def common(self, a: Cell, b: Cell) -> tuple[list[float], list[float]]:
@@ -263,59 +265,65 @@ def all_of(verdicts: Sequence[bool | None]) -> bool | None:
     return False if False in verdicts else None if None in verdicts else True
 
 
-def at_most(sentence: str, table: Table, cell: Cell, other: Cell, factor: float, why: str = "") -> Claim:
-    """The claim that one cell's number is less than `factor` times another's; inconclusive where the interval holds it."""
-    margin, paper = table.ratio(other, cell).times(factor), paper_ratio(other, cell)
-    return Claim(sentence, margin.above(1), numbers_of(table, cell, other), why, margin, paper and paper * factor)
+Cells = Cell | Sequence[Cell]
+"""One cell; or several, each with its own among those that they are compared with. Their claim is about the geometric mean of
+the ratios, which fewer seeds decide than each of them."""
 
 
-def at_least(sentence: str, table: Table, larger: Cell, smaller: Cell, factor: float, why: str = "") -> Claim:
-    """The claim that one cell's number is at least `factor` times another's; inconclusive where the interval holds it."""
-    margin, paper = table.ratio(larger, smaller).times(1 / factor), paper_ratio(larger, smaller)
+def pairs_of(a: Cells, b: Cells) -> list[tuple[Cell, Cell]]:
+    return list(zip(*([cells] if isinstance(cells, Cell) else cells for cells in (a, b)), strict=True))
+
+
+def ratio_of(table: Table, a: Cells, b: Cells) -> Interval:
+    """The numbers of some cells over those of others."""
+    ratios = [table.ratio(*pair) for pair in pairs_of(a, b)]
+    return geometric_mean(ratios) if len(ratios) > 1 else ratios[0]
+
+
+def paper_ratio(a: Cells, b: Cells) -> float | None:
+    """The same of the paper's numbers, of those cells that have one; None where none has."""
+    logarithms = [math.log(x.paper / y.paper) for x, y in pairs_of(a, b) if x.paper and y.paper]
+    return math.exp(fmean(logarithms)) if logarithms else None
+
+
+def at_most(sentence: str, table: Table, cells: Cells, others: Cells, factor: float, why: str = "") -> Claim:
+    """The claim that a number is less than `factor` times another; inconclusive where the interval holds it."""
+    margin, paper = ratio_of(table, others, cells).times(factor), paper_ratio(others, cells)
+    return Claim(sentence, margin.above(1), numbers_of(table, cells, others), why, margin, paper and paper * factor)
+
+
+def at_least(sentence: str, table: Table, larger: Cells, smaller: Cells, factor: float, why: str = "") -> Claim:
+    """The claim that a number is at least `factor` times another; inconclusive where the interval holds it."""
+    margin, paper = ratio_of(table, larger, smaller).times(1 / factor), paper_ratio(larger, smaller)
     return Claim(sentence, margin.above(1), numbers_of(table, larger, smaller), why, margin, paper and paper / factor)
 
 
-def better(sentence: str, table: Table, less: Cell, more: Cell, why: str = "", effect: float | None = None) -> Claim:
-    """The claim that one cell's number is below another's; effect: how many times, in the paper, where its cells do not say it.
+def better(sentence: str, table: Table, less: Cells, more: Cells, why: str = "", effect: float | None = None) -> Claim:
+    """The claim that a number is below another; effect: how many times, in the paper, where its cells do not say it.
 
     It holds where the whole interval of their ratio is below 1. It does not hold where the interval leaves out half of the
     paper's effect (in logarithms) and all beyond it; or all below 1, where the paper has no numbers. Else it is inconclusive.
     """
-    margin, paper = table.ratio(more, less), effect or paper_ratio(more, less)
-    noise = table.noise_between(more, less, logarithms=True)
-    seeds = noise.seeds_needed(math.log(paper)) if noise and paper and paper > 1 else None
-    evidence = numbers_of(table, less, more, effect and 1 / effect)
-    return Claim(sentence, improves(margin, paper), evidence, why, margin, paper, seeds)
-
-
-def better_together(sentence: str, table: Table, pairs: Sequence[tuple[Cell, Cell]], why: str = "") -> Claim:
-    """As `better`, of the geometric mean of several ratios: pairs of trainings of their own, (less, more), with the paper's
-    numbers. Together they decide an effect that each alone takes more seeds for."""
-    margin = geometric_mean([table.ratio(more, less) for less, more in pairs])
-    paper = math.prod(paper_ratio(more, less) or math.nan for less, more in pairs) ** (1 / len(pairs))
+    margin, paper, pairs = ratio_of(table, more, less), effect or paper_ratio(more, less), pairs_of(more, less)
     noise = table.noise_between(*pairs[0], logarithms=True)
-    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper > 1 else None
-    each = "; ".join(numbers_of(table, less, more) for less, more in pairs)
-    evidence = f"{each}; together {with_bounds(margin.inverse())} times, {1 / paper:.3g} in the paper"
-    return Claim(sentence, improves(margin, paper), evidence, why, margin, paper, seeds)
-
-
-def improves(margin: Interval, paper: float | None) -> bool | None:
-    """Whether a number of which 1 is none is an improvement, beside the paper's."""
+    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper and paper > 1 else None
     half = math.sqrt(paper) if paper and paper > 1 else 1.0
-    return margin.above(1) or (False if margin.high <= half else None)
+    holds = margin.above(1) or (False if margin.high <= half else None)
+    return Claim(sentence, holds, numbers_of(table, less, more, effect and 1 / effect), why, margin, paper, seeds)
 
 
-def numbers_of(table: Table, a: Cell, b: Cell, paper: float | None = None) -> str:
-    """Two numbers and their ratio, beside the paper's, which is that of its cells where it is not given."""
-    paper = paper or paper_ratio(a, b)
-    evidence = f"{table.number(a):.3g} against {table.number(b):.3g}: {with_bounds(table.ratio(a, b))} times"
-    return evidence + (f", {paper:.3g} in the paper" if paper else "")
+def numbers_of(table: Table, a: Cells, b: Cells, paper: float | None = None) -> str:
+    """Numbers and their ratio, beside the paper's, which is that of its cells where it is not given."""
 
+    def beside(ratio: Interval, paper: float | None) -> str:
+        return f"{with_bounds(ratio)} times" + (f", {paper:.3g} in the paper" if paper else "")
 
-def paper_ratio(a: Cell, b: Cell) -> float | None:
-    """The paper's numbers of two cells, divided."""
-    return a.paper / b.paper if a.paper and b.paper else None
+    pairs = pairs_of(a, b)
+    each = [
+        f"{table.number(x):.3g} against {table.number(y):.3g}: {beside(table.ratio(x, y), paper or paper_ratio(x, y))}"
+        for x, y in pairs
+    ]
+    return "; ".join(each + ([f"together {beside(ratio_of(table, a, b), paper_ratio(a, b))}"] if len(pairs) > 1 else []))
 
 
 def hash_of(*facts: Any) -> str:
