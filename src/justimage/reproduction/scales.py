@@ -155,7 +155,7 @@ OVERNIGHT = replace(
     sizes=networks((96, 128, 160, 192), (6, 8, 10, 12), (4, 4, 5, 6), (32, 32, 64, 64), 8, (2, 2, 3, 3)),
     images={200: 240_000, 600: 240_000},
     long_images=960_000,
-    fine_scoring=Scoring(search_count=2_000, count=20_000, step=0.5, coarse_to_fine=False, feature_size=64),
+    fine_scoring=Scoring(search_count=1_000, count=20_000, step=0.5, coarse_to_fine=False, feature_size=64),
     training=replace(LAPTOP.training, batch=32, learning_rate=3e-3, precision="bf16"),
     sampling=Sampling("unipc", steps=12, times="logsnr", guidance=2.0, interval=(0.1, 1.0), t_clip=0.0),
     parallelism=Parallelism(compile=True, workers=0),
