@@ -133,15 +133,16 @@ def run_tables(tables: dict[str, Table], on: Sequence[str]) -> Iterator[tuple[st
     """Run the jobs of some tables that have no result, in order, with progress shown; yields each table when it has all of its
     results."""
     lab, waiting = next(iter(tables.values())).lab, dict(tables)
-    jobs = jobs_of(tables)
-    missing = {job.key(lab): (title, job) for title, job in jobs if read_result(lab, job) is None}
-    print(f"{', '.join(tables)}: {len(jobs) - len(missing)} of {len(jobs)} jobs are done", flush=True)
+    jobs = {job.key(lab): (title, job) for title, job in jobs_of(tables)}
+    results = {key: result for key, (_, job) in jobs.items() if (result := read_result(lab, job)) is not None}
+    missing = {key: found for key, found in jobs.items() if key not in results}
+    print(f"{', '.join(tables)}: {len(results)} of {len(jobs)} jobs are done", flush=True)
 
     def complete() -> Iterator[tuple[str, Table]]:
         for name, table in list(waiting.items()):
-            found = {job.key(lab): read_result(lab, job) for _, job in jobs_of({name: table})}
-            if None not in found.values():
-                table.results.update({key: result for key, result in found.items() if result is not None})
+            keys = {job.key(lab) for _, job in jobs_of({name: table})}
+            if keys <= results.keys():
+                table.results.update({key: results[key] for key in keys})
                 yield name, waiting.pop(name)
 
     yield from complete()
@@ -151,6 +152,7 @@ def run_tables(tables: dict[str, Table], on: Sequence[str]) -> Iterator[tuple[st
             show(update, missing[update.key][0])
             stopping.check()
             if update.result is not None:
+                results[update.key] = update.result
                 yield from complete()
 
 
