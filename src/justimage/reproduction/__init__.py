@@ -226,7 +226,7 @@ class Table:
             return self.seed_noise([a, b], logarithms)
         cells = self.select(metric=a.metric)
         near = [cell for cell in cells if self.column(cell) == self.column(a)]
-        once = {self.trainings(cell): cell for cell in (*reversed(cells), *near)}
+        once = {self.trainings(cell)[0]: cell for cell in (*reversed(cells), *near)}
         return self.seed_noise(list(once.values()), logarithms)
 
     def common(self, a: Cell, b: Cell) -> tuple[list[float], list[float]]:
