@@ -87,8 +87,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the paper
     "reproduction": {
         "architectures", "checkpoint", "chunks", "cost", "data", "diffusion", "disk", "distributed", "evaluation",
-        "features", "figures", "generate", "log", "mlp", "normalization", "plan", "pool", "progress", "randomness", "recipe", "run",
-        "sampling", "stopping", "training", "transformer",
+        "features", "figures", "generate", "log", "mlp", "normalization", "plan", "pool", "progress", "randomness", "recipe",
+        "run", "sampling", "stopping", "training", "transformer",
     },
     "experiments": {"figures", "recipe", "reproduction"},
 }  # fmt: skip
