@@ -236,7 +236,7 @@ class ClassifierTrainer:
             self.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
             self.schedule.load_state_dict(facts["schedule"])
             self.done = facts["done"]
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{file} is a damaged unfinished training; remove it to begin anew") from error
 
     @torch.no_grad()

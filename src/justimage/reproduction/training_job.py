@@ -78,6 +78,7 @@ class TrainAndScore:
         return self.resize or self.recipe.model.size[0]
 
     def scored_as(self, scale: Scale) -> Scoring:
+        """How it is scored at a scale."""
         return self.scored or scale.scoring
 
     def feature_size(self, scale: Scale) -> int:
