@@ -106,8 +106,8 @@ def test_an_npz_with_images_and_statistics_gives_both(tmp_path: Path) -> None:
     found = finish(open_reference(str(tmp_path / "adm.npz"), extractor(), Crop((16, 16))))
     assert found.statistics.mean.tolist() == [0, 1, 2, 3] and found.source is not None and len(found.source) == 70
     numbers, values = found.subsample(20)
-    assert numbers.tolist() == list(range(0, 70, 4))
-    assert torch.equal(values[1], extractor().extract(torch.from_numpy(images[4:5].transpose(0, 3, 1, 2)))[0][0])
+    assert len(set(numbers.tolist())) == 20 and int(numbers.max()) > 64 > int(numbers.min())  # of both parts of 64
+    assert torch.equal(values, extractor().extract(torch.from_numpy(images[numbers].transpose(0, 3, 1, 2)))[0])
 
 
 def bad_reference(name: str, place: Path) -> str:

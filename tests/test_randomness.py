@@ -27,6 +27,15 @@ def test_an_order_is_a_permutation_and_differs_by_epoch() -> None:
     assert (first == second).mean() < 0.05
 
 
+def test_a_subset_is_of_all_classes_in_whichever_order_these_stand() -> None:
+    chosen = randomness.subset(1000, 500)
+    assert len(set(chosen)) == 500 and (np.diff(chosen) > 0).all()
+    for classes in np.arange(1000) % 100, np.arange(1000) // 10:
+        counts = np.bincount(classes[chosen], minlength=100)
+        assert counts.min() >= 1 and counts.std() < 2
+    assert randomness.subset(7, 7).tolist() == randomness.subset(7, 9).tolist() == list(range(7))
+
+
 def test_numbers_do_not_depend_on_their_neighbours() -> None:
     whole = randomness.normal(3, "t", range(100))
     assert torch.equal(whole[40:50], randomness.normal(3, "t", range(40, 50)))

@@ -135,14 +135,6 @@ def test_real_images_are_scored_like_samples(classifier: Path, tmp_path: Path) -
     assert {result["images_scored"] for result in found.values()} == {1797}
 
 
-def test_real_images_are_of_all_classes_in_whichever_order_these_stand() -> None:
-    chosen = RealImages(64, 64, 500).chosen(1000)
-    assert len(set(chosen)) == 500
-    for classes in np.arange(1000) % 100, np.arange(1000) // 10:
-        counts = np.bincount(classes[chosen], minlength=100)
-        assert counts.min() >= 1 and counts.std() < 2
-
-
 def test_results_are_written_beside_the_papers(classifier: Path, tmp_path: Path) -> None:
     """Every kind of figure; the tables are Markdown with a number in each cell, the JSON strict."""
     lab = lab_at(tmp_path / "lab", classifier)

@@ -71,6 +71,14 @@ def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.argsort(keys(seed, "order", epoch, np.arange(count)), kind="stable")
 
 
+def subset(count: int, most: int) -> NDArray[np.int64]:
+    """The indices, ascending, of `most` of `count` images drawn at random, the same each time; of all if there are no more.
+
+    Every n-th image would not do: of a set whose classes take turns it may leave most of them out.
+    """
+    return np.sort(order(0, 0, count)[:most]) if count > most else np.arange(count)
+
+
 def noise(seed: int, start: int, count: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise (count, *shape) for the images at positions start, start + 1, ..., drawn on the device."""
     first, last = start // NOISE_BLOCK, (start + count - 1) // NOISE_BLOCK

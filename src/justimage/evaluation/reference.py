@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from justimage import chunks, data, disk
+from justimage import chunks, data, disk, randomness
 from justimage.chunks import Chunk
 from justimage.conditions import NULL_CLASS, class_numbers
 from justimage.data import Crop, Source
@@ -30,7 +30,7 @@ CHUNK, FILES_PER_READ = 64, 32
 DUPLICATE_TOLERANCE = 1e-4
 """Relative distance below which two images count as duplicates."""
 MAX_REAL = 50_000
-"""Real images among which neighbours are searched, for precision and recall; a larger set is subsampled evenly."""
+"""Real images among which neighbours are searched, for precision and recall; of a larger set, as many at random."""
 COPY_SAMPLES, COPY_QUANTILE = 2000, 0.01
 """Samples examined for memorisation, and the quantile of real-to-real nearest-neighbour distances used as its threshold."""
 
@@ -52,22 +52,13 @@ class Reference:
 
     def iter_features(self) -> Iterator[Tensor]:
         """Iterate over the features of all images, some at a time."""
-        return (part for _, part in self.iter_indexed(1))
-
-    def iter_indexed(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over every step-th image: indices and features, some at a time."""
-        before = 0
-        for features in iter_chunks(self.folder, len(self.source or ())):
-            numbers = torch.arange(before, before + len(features))
-            chosen = numbers % step == 0
-            yield numbers[chosen], features[chosen]
-            before += len(numbers)
+        return iter_chunks(self.folder, len(self.source or ()))
 
     @cached_property
     def knn_radii(self) -> tuple[Tensor, Tensor]:
         """Features of at most MAX_REAL real images, and the squared distance of each to its third neighbour, cached."""
         _, real = self.subsample()
-        place = self.folder / f"radii-{NEIGHBOURS}-of-{len(real)}"
+        place = self.folder / f"radii-{NEIGHBOURS}-of-{len(real)}-at-random"
 
         def make(number: int) -> Chunk:
             return {"radii": (knn_radii(real) if len(real) > NEIGHBOURS else torch.zeros(len(real))).numpy()}
@@ -84,10 +75,14 @@ class Reference:
         return max(float(apart.quantile(COPY_QUANTILE)), DUPLICATE_TOLERANCE * float(apart.median()))
 
     def subsample(self, most: int = MAX_REAL) -> tuple[Tensor, Tensor]:
-        """Indices and features of at most `most` images, spread evenly over the set."""
-        step = -(-len(self.source or ()) // most)
-        numbers, features = zip(*self.iter_indexed(step), strict=True)
-        return torch.cat(numbers), torch.cat(features)
+        """Indices and features of at most `most` images, drawn at random."""
+        indices = torch.from_numpy(randomness.subset(len(self.source or ()), most))
+        parts, first = [], 0
+        for features in self.iter_features():
+            last = first + len(features)
+            parts.append(features[indices[(indices >= first) & (indices < last)] - first])
+            first = last
+        return indices, torch.cat(parts)
 
 
 def open_reference(word: str, extractor: Extractor, crop: Crop) -> Job[Reference]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from justimage import randomness
 from justimage.chunks import map_threads
 
 CHUNK, PAIRS = 1024, 2**23
@@ -158,7 +159,7 @@ def kid(generated: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int =
         return within - 2 * xy.mean()
 
     values = torch.stack(list(map_threads(distance, pairs)))
-    x, y = generated[:KID_MAX_IMAGES].double(), real[:: -(-len(real) // KID_MAX_IMAGES)].double()
+    x, y = generated[:KID_MAX_IMAGES].double(), real[randomness.subset(len(real), KID_MAX_IMAGES)].double()
 
     def influence(start: int) -> Tensor:  # 2 (mean of k(x_i, x_j) over j != i - mean of k(x_i, y_j)), for one chunk of i
         chunk = x[start : start + CHUNK]

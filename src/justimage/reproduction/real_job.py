@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from justimage import data, progress, randomness
 from justimage.evaluation.feature_sampler import resize
 from justimage.evaluation.reference import CHUNK
@@ -33,15 +30,11 @@ class RealImages:
         s = lab.scale
         return hash_of(self.title, "chosen at random", lab.environment_key, self.count, s.features, s.reference, s.classifier)
 
-    def chosen(self, total: int) -> NDArray[np.int64]:
-        """The indices of the images, at random: every second of a set whose classes take turns would leave out half of them."""
-        return np.sort(randomness.order(0, 0, total)[: self.count])
-
     def run(self, lab: Lab) -> progress.Job[Result]:
         extractor = scoring.extractor(lab, self.resize, self.resize)
         reference = yield from scoring.reference(lab, extractor, self.resize, lab.scale.channels)
         source = data.open_source(lab.scale.data.replace("{size}", str(self.side)), scoring.crop(lab.scale, self.side))
-        indices = self.chosen(len(source))
+        indices = randomness.subset(len(source), self.count)
         features = []
         for first in range(0, len(indices), CHUNK):
             images = resize(source.batch(indices[first : first + CHUNK])[0], (self.resize, self.resize))

@@ -12,7 +12,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from justimage import checkpoint, data, hub
+from justimage import checkpoint, data, hub, randomness
 from justimage.data import Source
 from justimage.distributed import preferred_precision
 from justimage.evaluation.copies import averaged
@@ -101,7 +101,7 @@ class Models:
             source = data.open_source(recipe.data, recipe.crop)
             if source.shape != recipe.shape or recipe.normalization.mean:
                 raise ValueError(f"{recipe.data} holds no pictures of this model's size")
-            places = torch.arange(0, len(source), -(-len(source) // COMPARED))
+            places = torch.from_numpy(randomness.subset(len(source), COMPARED))
             features = torch.cat([averaged(torch.stack([source[int(i)][0] for i in part])) for part in places.split(1024)])
             self.neighbourhoods = {name: Neighbourhood(source, places, features)}  # of one model at a time
         return self.neighbourhoods[name]
