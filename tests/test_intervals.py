@@ -9,7 +9,16 @@ from scipy import stats
 
 from justimage.recipe import with_values
 from justimage.reproduction import Cell, Experiment, Lab, Table, better
-from justimage.reproduction.intervals import Interval, geometric_mean, mean_interval, residuals, t_quantile
+from justimage.reproduction.intervals import (
+    Z_POWER,
+    Interval,
+    Residuals,
+    deviate_unequally,
+    geometric_mean,
+    mean_interval,
+    residuals,
+    t_quantile,
+)
 from justimage.reproduction.scales import LAPTOP
 from justimage.reproduction.toy_job import ToyJob
 from justimage.reproduction.training_job import with_seeds
@@ -18,6 +27,7 @@ from justimage.reproduction.training_job import with_seeds
 def test_quantiles_are_students() -> None:
     for freedom in range(1, 200):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+        assert t_quantile(freedom, Z_POWER) == pytest.approx(stats.t.ppf(0.8, freedom), rel=0.01)
 
 
 def test_of_two_cells_it_is_the_paired_test() -> None:
@@ -62,9 +72,33 @@ def test_the_mean_of_four_alike_is_known_twice_as_well() -> None:
 def test_a_smaller_effect_takes_more_seeds() -> None:
     noise = residuals(np.random.default_rng(2).normal(0, 0.05, (4, 3)).tolist())
     assert noise is not None
-    needed = [noise.seeds_needed(effect) for effect in (0.5, 0.2, 0.1, 0.05, 0.02)]
+    needed = [noise.seeds_needed(effect) for effect in (0.5, 0.2, 0.1, 0.05, 0.025)]
     assert needed == sorted(n for n in needed if n) and needed[0] == 2 and needed[-1] and needed[-1] > 10
     assert noise.seeds_needed(1e-4) is None and noise.seeds_needed(-0.1) == needed[2]
+
+
+def test_so_many_seeds_tell_the_effect_four_times_in_five() -> None:
+    random, effect, trials = np.random.default_rng(3), 0.15, 4000
+    seeds = Residuals(0.1, 2, 3).seeds_needed(effect)
+    assert seeds
+    a, b = random.normal(0, 0.1, (2, trials, seeds))
+    told = stats.ttest_rel(a + effect, b, axis=1).pvalue < 0.05
+    assert told.mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_unequal_deviations_are_bartletts() -> None:
+    random = np.random.default_rng(4)
+    for scales in ([1, 1, 1], [1, 2, 4], [1, 10], [1, 1, 1, 3]):
+        for seeds in (2, 3, 10):
+            rows = [random.normal(0, scale, seeds).tolist() for scale in scales]
+            assert deviate_unequally(rows) == (stats.bartlett(*rows).pvalue < 0.05)
+    assert deviate_unequally([[1.0, 1.0], [1.0, 2.0]]) and not deviate_unequally([[1.0, 1.0], [2.0, 2.0]])
+    assert not deviate_unequally([]) and not deviate_unequally([[1.0], [2.0]])
+
+
+def test_one_number_says_nothing_of_a_mean() -> None:
+    one = mean_interval([3.0])
+    assert one.value == 3 and one.above(-1e9) is None and one.below(1e9) is None
 
 
 def test_a_bound_within_the_interval_decides_nothing() -> None:
@@ -100,7 +134,7 @@ def test_a_difference_within_the_noise_is_no_verdict() -> None:
 def test_two_pairs_decide_together_what_neither_does_alone() -> None:
     """Each pair differs by 14 % in the mean of three seeds, with a deviation of 8 %."""
     lab, names = Lab(Path("nowhere"), LAPTOP), ("B/16", "L/16")
-    noise = {"B/16": (0.1, 0.0, -0.1), "L/16": (-0.1, 0.1, 0.0)}
+    noise = {"B/16": (0.16, 0.0, -0.16), "L/16": (-0.16, 0.16, 0.0)}
     cells = {
         (name, added): Cell(
             {"name": name, "added": added},
@@ -112,7 +146,7 @@ def test_two_pairs_decide_together_what_neither_does_alone() -> None:
     }
     table = Table(Experiment("", "", lambda s: [*cells.values()], lambda t: [], lambda t: None, "{name}", "{added}"), lab)
     for (name, added), cell in cells.items():
-        fids = [math.exp((n if added else 0.0) - (0.14 if added else 0.0)) for n in noise[name]]
+        fids = [math.exp((n - 0.28) / 2 if added else -n / 2) for n in noise[name]]
         table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
     pairs = [(cells[name, True], cells[name, False]) for name in names]
     alone, together = [better("alone", table, *pair) for pair in pairs], better("together", table, *zip(*pairs, strict=True))
@@ -144,3 +178,19 @@ def test_what_samples_the_same_trainings_is_compared_by_its_own_noise() -> None:
     apart = better("the wider one is worse", table, interval, wide)
     between = table.noise_between(interval, wide, logarithms=True)
     assert apart.holds is None and between is not None and (between.cells, between.seeds) == (2, 3)
+
+
+def test_trainings_that_deviate_unequally_are_compared_by_their_own_noise() -> None:
+    """A quiet third would hide that what is compared is noisy."""
+    lab, recipe = Lab(Path("nowhere"), LAPTOP), LAPTOP.recipe("B/16")
+    cells = [Cell({"width": width}, with_seeds(with_values(recipe, width=width), 3)) for width in (64, 96, 128)]
+    table = Table(Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{width}", "FID"), lab)
+
+    def between(*rows: tuple[float, float, float]) -> Residuals | None:
+        for cell, fids in zip(cells, rows, strict=True):
+            table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+        return table.noise_between(cells[0], cells[1], logarithms=False)
+
+    noisy, quiet = (0.72, 0.85, 0.78), (0.896, 0.9, 0.901)
+    alike, unlike = between(noisy, noisy, (0.8, 0.9, 0.78)), between(noisy, quiet, (0.88, 0.881, 0.886))
+    assert alike and alike.cells == 3 and unlike == residuals([list(noisy), list(quiet)])

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from justimage import progress
 from justimage.generate import short_hash
 from justimage.progress import Progress
-from justimage.reproduction.intervals import Interval, Residuals, Z, geometric_mean, residuals
+from justimage.reproduction.intervals import Interval, Residuals, Z, deviate_unequally, geometric_mean, residuals
 from justimage.reproduction.scales import Scale
 
 T = TypeVar("T")
@@ -101,8 +101,10 @@ class Claim(NamedTuple):
     """how many times the number that it is about is on its side of the bound: above 1 it holds"""
     paper_margin: float | None = None
     """the same of the paper's numbers"""
+    noise: Residuals | None = None
+    """between the seeds of what is compared, in logarithms; None with one seed"""
     seeds: int | None = None
-    """with which the interval is shorter, to each side, than the paper's effect; None where that is not known, or beyond 100"""
+    """which tell the paper's effect four times in five; None where that is not known, or beyond 100"""
 
     @property
     def verdict(self) -> str:
@@ -212,27 +214,37 @@ class Table:
     def trainings(self, cell: Cell) -> tuple[str, ...]:
         return tuple(job.group(self.lab) for job in cell.jobs)
 
-    def seed_noise(self, cells: Sequence[Cell], logarithms: bool) -> Residuals | None:
-        """The noise between seeds of those cells that have the most; None with fewer than two cells or seeds."""
-        most = max((len(cell.jobs) for cell in cells), default=0)
-        rows = [self.numbers(cell) for cell in cells if len(cell.jobs) == most]
-        rows = [row for row in rows if all(0 < value < math.inf for value in row)] if logarithms else rows
-        return residuals([list(map(math.log, row)) for row in rows] if logarithms else rows)
-
     def noise_between(self, a: Cell, b: Cell, logarithms: bool) -> Residuals | None:
-        """The noise of a comparison of two cells: their own where both sample the same trainings, which differ less than others
-        do; else that of all trainings with this metric, each once, of the same column where it has one there."""
-        if self.trainings(a) == self.trainings(b):
-            return self.seed_noise([a, b], logarithms)
+        """The noise between seeds of a comparison of two cells; None where no two cells have several.
+
+        It is that of all trainings with this metric and the most seeds, each once, of the same column where it has one there.
+        It is that of the two cells alone, if they have several seeds in common, where both sample the same trainings, which
+        differ less than others do, and where the trainings do not deviate alike (Bartlett's test).
+        """
         cells = self.select(metric=a.metric)
         near = [cell for cell in cells if self.column(cell) == self.column(a)]
         once = {self.trainings(cell)[0]: cell for cell in (*reversed(cells), *near)}
-        return self.seed_noise(list(once.values()), logarithms)
+        most = max(len(cell.jobs) for cell in once.values())
+        pooled = [self.numbers(cell) for cell in once.values() if len(cell.jobs) == most]
+
+        def scaled(rows: Sequence[list[float]]) -> list[list[float]]:
+            if not logarithms:
+                return list(rows)
+            return [list(map(math.log, row)) for row in rows if all(0 < value < math.inf for value in row)]
+
+        alone = residuals(scaled(self.common(a, b)))
+        apart = self.trainings(a) != self.trainings(b) and not deviate_unequally(scaled(pooled))
+        return residuals(scaled(pooled)) if apart or alone is None else alone
 
     def common(self, a: Cell, b: Cell) -> tuple[list[float], list[float]]:
         """The numbers of two cells, of the seeds that both have."""
         seeds = min(len(a.jobs), len(b.jobs))
         return self.numbers(a)[:seeds], self.numbers(b)[:seeds]
+
+    def means(self, a: Cell, b: Cell) -> tuple[float, float]:
+        """The geometric means of the numbers of two cells over the seeds of both."""
+        x, y = (math.exp(fmean(map(math.log, n))) if min(n) > 0 else mean(n) for n in self.common(a, b))
+        return x, y
 
     def difference(self, a: Cell, b: Cell) -> Interval:
         """The number of one cell less another's, over the seeds of both."""
@@ -243,21 +255,20 @@ class Table:
 
     def ratio(self, a: Cell, b: Cell) -> Interval:
         """The number of one cell over another's, both positive: of their geometric means over the seeds of both."""
-        common = self.common(a, b)
-        x, y = (math.exp(fmean(map(math.log, numbers))) if min(numbers) > 0 else 0.0 for numbers in common)
+        x, y = self.means(a, b)
         value = x / y if y else math.inf
         if not 0 < value < math.inf:
             return Interval(value, value, value)
         between = self.noise_between(a, b, logarithms=True)
         own = Z * math.hypot(self.noise(a) / x, self.noise(b) / y)
-        error = between.error(len(common[0])) if between else own
+        error = between.error(min(len(a.jobs), len(b.jobs))) if between else own
         return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
 def with_bounds(interval: Interval) -> str:
-    """The number, and its bounds where they differ from it."""
+    """The number, and its bounds where they are known and differ from it."""
     low, value, high = (f"{number:.3g}" for number in interval)
-    return value + (f" ({low} to {high})" if interval.low < interval.high else "")
+    return value + (f" ({low} to {high})" if -math.inf < interval.low < interval.high < math.inf else "")
 
 
 def all_of(verdicts: Sequence[bool | None]) -> bool | None:
@@ -286,16 +297,24 @@ def paper_ratio(a: Cells, b: Cells) -> float | None:
     return math.exp(fmean(logarithms)) if logarithms else None
 
 
+def beyond(sentence: str, table: Table, more: Cells, less: Cells, factor: float, paper: float | None = None) -> Claim:
+    """The claim that `factor` times a number is above another; inconclusive where the interval holds it. Without evidence."""
+    ratio, pairs = paper or paper_ratio(more, less), pairs_of(more, less)
+    margin, paper = ratio_of(table, more, less).times(factor), ratio and ratio * factor
+    noise = table.noise_between(*pairs[0], logarithms=True)
+    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper and paper > 1 else None
+    return Claim(sentence, margin.above(1), "", "", margin, paper, noise, seeds)
+
+
 def at_most(sentence: str, table: Table, cells: Cells, others: Cells, factor: float, why: str = "") -> Claim:
     """The claim that a number is less than `factor` times another; inconclusive where the interval holds it."""
-    margin, paper = ratio_of(table, others, cells).times(factor), paper_ratio(others, cells)
-    return Claim(sentence, margin.above(1), numbers_of(table, cells, others), why, margin, paper and paper * factor)
+    return beyond(sentence, table, others, cells, factor)._replace(evidence=numbers_of(table, cells, others), why=why)
 
 
 def at_least(sentence: str, table: Table, larger: Cells, smaller: Cells, factor: float, why: str = "") -> Claim:
     """The claim that a number is at least `factor` times another; inconclusive where the interval holds it."""
-    margin, paper = ratio_of(table, larger, smaller).times(1 / factor), paper_ratio(larger, smaller)
-    return Claim(sentence, margin.above(1), numbers_of(table, larger, smaller), why, margin, paper and paper / factor)
+    found = beyond(sentence, table, larger, smaller, 1 / factor)
+    return found._replace(evidence=numbers_of(table, larger, smaller), why=why)
 
 
 def better(sentence: str, table: Table, less: Cells, more: Cells, why: str = "", effect: float | None = None) -> Claim:
@@ -304,12 +323,10 @@ def better(sentence: str, table: Table, less: Cells, more: Cells, why: str = "",
     It holds where the whole interval of their ratio is below 1. It does not hold where the interval leaves out half of the
     paper's effect (in logarithms) and all beyond it; or all below 1, where the paper has no numbers. Else it is inconclusive.
     """
-    margin, paper, pairs = ratio_of(table, more, less), effect or paper_ratio(more, less), pairs_of(more, less)
-    noise = table.noise_between(*pairs[0], logarithms=True)
-    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper and paper > 1 else None
-    half = math.sqrt(paper) if paper and paper > 1 else 1.0
-    holds = margin.above(1) or (False if margin.high <= half else None)
-    return Claim(sentence, holds, numbers_of(table, less, more, effect and 1 / effect), why, margin, paper, seeds)
+    found = beyond(sentence, table, more, less, 1, effect)
+    half = math.sqrt(found.paper_margin) if found.paper_margin and found.paper_margin > 1 else 1.0
+    holds = found.holds or (False if found.margin and found.margin.high <= half else None)
+    return found._replace(holds=holds, evidence=numbers_of(table, less, more, effect and 1 / effect), why=why)
 
 
 def numbers_of(table: Table, a: Cells, b: Cells, paper: float | None = None) -> str:
@@ -320,8 +337,9 @@ def numbers_of(table: Table, a: Cells, b: Cells, paper: float | None = None) -> 
 
     pairs = pairs_of(a, b)
     each = [
-        f"{table.number(x):.3g} against {table.number(y):.3g}: {beside(table.ratio(x, y), paper or paper_ratio(x, y))}"
+        f"{x_mean:.3g} against {y_mean:.3g}: {beside(table.ratio(x, y), paper or paper_ratio(x, y))}"
         for x, y in pairs
+        for x_mean, y_mean in [table.means(x, y)]
     ]
     return "; ".join(each + ([f"together {beside(ratio_of(table, a, b), paper_ratio(a, b))}"] if len(pairs) > 1 else []))
 

@@ -5,13 +5,17 @@ t and noise in training, and the same noise to sample from. A ratio is compared 
 """
 
 import math
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import NamedTuple
+
+import torch
 
 T_QUANTILES = 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 Z = 1.959964
 """That of the normal distribution."""
+Z_POWER = 0.841621
+"""The 80 % quantile of the normal distribution: with so many seeds an effect is told four times in five."""
 MAX_SEEDS = 100
 """Seeds beyond which no number is said."""
 
@@ -54,18 +58,18 @@ def geometric_mean(intervals: list[Interval]) -> Interval:
     return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, to 0.1 %."""
-    if freedom <= len(T_QUANTILES):
+def t_quantile(freedom: int, z: float = Z) -> float:
+    """A quantile of Student's t, that of the normal distribution given: to 0.1 % the 97.5 %, to 1 % the 80 %."""
+    if z == Z and freedom <= len(T_QUANTILES):
         return T_QUANTILES[freedom - 1]
-    terms = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
-    return Z + sum(term / freedom**power for power, term in enumerate(terms, 1))  # Abramowitz and Stegun 26.7.5
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))  # Abramowitz and Stegun 26.7.5
 
 
 def mean_interval(numbers: list[float]) -> Interval:
-    """The mean of independent numbers; of one number nothing is known of its noise."""
+    """The mean of independent numbers; that of one number may be anything."""
     mean = fmean(numbers)
-    error = t_quantile(len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else 0.0
+    error = t_quantile(len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.inf
     return Interval(mean - error, mean, mean + error)
 
 
@@ -85,10 +89,13 @@ class Residuals(NamedTuple):
         return t_quantile(self.freedom) * self.deviation * math.sqrt(2 / seeds)
 
     def seeds_needed(self, effect: float) -> int | None:
-        """The fewest seeds with which the interval of a difference is shorter, to each side, than an effect; None beyond
-        MAX_SEEDS."""
-        counts = range(2, MAX_SEEDS + 1)
-        return next((n for n in counts if self._replace(seeds=n).error(n) < abs(effect)), None)
+        """The fewest seeds that tell an effect four times in five; None beyond MAX_SEEDS."""
+
+        def least(n: int) -> float:
+            then = self._replace(seeds=n)
+            return then.error(n) + t_quantile(then.freedom, Z_POWER) * self.deviation * math.sqrt(2 / n)
+
+        return next((n for n in range(2, MAX_SEEDS + 1) if least(n) <= abs(effect)), None)
 
 
 def residuals(rows: list[list[float]]) -> Residuals | None:
@@ -99,3 +106,15 @@ def residuals(rows: list[list[float]]) -> Residuals | None:
     mean, found = fmean(columns), Residuals(0.0, len(rows), len(columns))
     squares = sum((v - fmean(row) - c + mean) ** 2 for row in rows for v, c in zip(row, columns, strict=True))
     return found._replace(deviation=math.sqrt(squares / found.freedom))
+
+
+def deviate_unequally(rows: list[list[float]]) -> bool:
+    """Whether Bartlett's test, at 5 %, says that rows of equally many numbers do not have one deviation."""
+    if len(rows) < 2 or len(rows[0]) < 2:
+        return False
+    k, freedom, variances = len(rows), len(rows[0]) - 1, [variance(row) for row in rows]
+    if not all(variances):
+        return any(variances)
+    statistic = freedom * (k * math.log(fmean(variances)) - sum(map(math.log, variances)))
+    chi2 = torch.tensor([(k - 1) / 2, statistic / (1 + (k + 1) / (3 * k * freedom)) / 2], dtype=torch.float64)
+    return bool(torch.special.gammaincc(*chi2) < 0.05)

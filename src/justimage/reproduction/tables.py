@@ -51,20 +51,23 @@ def claims_list(claims: Sequence[Claim]) -> list[str]:
     return [f"- **{c.verdict}**: {c.sentence} ({c.evidence}).{why}" for c, why in zip(claims, reasons, strict=True)]
 
 
-def power_text(table: Table, claims: Sequence[Claim]) -> str:
-    """The size of effects that the seeds of a table can tell, and seeds that the paper's effects take; empty with one seed."""
-    once = {table.trainings(cell): cell for cell in table.select(metric="fid")}
-    noise = table.seed_noise(list(once.values()), logarithms=True)
-    asked = [c for c in claims if c.paper_margin and c.paper_margin > 1 and c.margin and c.margin.low < c.margin.high]
-    if noise is None:
+def power_text(claims: Sequence[Claim]) -> str:
+    """The effects that the seeds of each claim tell, and how many the paper's takes, in Markdown; empty with one seed."""
+    lines = [
+        f"| {c.sentence} | {c.noise.deviation:.1%}, {c.noise.freedom} | {c.margin.high / c.margin.value - 1:.1%} "
+        + (f"| {c.paper_margin - 1:.1%} | {c.seeds or 'over 100'} |" if c.paper_margin and c.paper_margin > 1 else "| | |")
+        for c in claims
+        if c.noise and c.margin and c.margin.low < c.margin.high
+    ]
+    if not lines:
         return ""
-    needed = [f"{c.sentence} ({1 / (c.paper_margin or 1):.3g}): {c.seeds or 'over 100'}" for c in asked]
-    text = (
-        f"Power: between seeds FID deviates by {noise.deviation:.1%}, {noise.freedom} degrees of freedom, what all cells of a "
-        f"seed have in common left out; so {noise.seeds} seeds tell two trainings apart that differ by "
-        f"{math.expm1(noise.error(noise.seeds)):.1%}."
+    head = (
+        "Power: how much seeds deviate, what all cells of a seed have in common left out, and its degrees of freedom; how far "
+        "beyond its bound a claim must be to be told; how far the paper's numbers are, and the seeds that tell that four times "
+        "in five."
     )
-    return text + (f" Seeds that the paper's effects take: {'; '.join(needed)}." if needed else "")
+    columns = "| claim | between seeds | told from | in the paper | seeds |"
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *lines])
 
 
 def protocol_text(table: Table) -> str:
@@ -89,8 +92,8 @@ def protocol_text(table: Table) -> str:
         f"averages {join(e for r in recipes for e in r.training.ema)}; "
         f"{search}; {join(r.sampling.steps for r in recipes)} steps of {solvers}; FID in the space of {space}"
         + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
-        + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most. In a claim, the 95 % "
-        "interval of a ratio follows it."
+        + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most. In a claim, numbers "
+        "are geometric means of the seeds that both cells have, and the 95 % interval of a ratio follows it."
     )
 
 
@@ -146,7 +149,7 @@ def write_results(name: str, table: Table, folder: Path, seconds: float, command
         "\n".join(claims_list(claims)),
         f"![{e.title}]({name}.png)" if figure else "",
         e.notes,
-        power_text(table, claims),
+        power_text(claims),
         protocol_text(table),
         f"`{command}`, {facts['date']}, {facts['machine']}, torch {facts['torch']}; {spent}.",
     ]
