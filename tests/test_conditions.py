@@ -18,6 +18,8 @@ from justimage.cli.photographs import read_photo
 from justimage.cli.prepare import main as prepare_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
+from justimage.data import encoded
+from justimage.data.encoded import encode_texts, load_encoder
 from justimage.data.matching import match
 from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
@@ -223,6 +225,22 @@ def test_texts_are_encoded_once_and_prompts_alike(place: Path, encoder: str, tmp
     assert sampled(tmp_path, "--prompt", text) == 0
 
 
+def test_texts_begin_at_the_first_token_whichever_side_a_tokenizer_fills_up(encoder: str) -> None:
+    """As those of many language models do, on the left."""
+    texts = ["tone 5", "a tone of 99"]
+    found = encode_texts(encoder, texts, 20)
+    load_encoder(encoder)[0].padding_side = "left"
+    assert torch.equal(encode_texts(encoder, texts, 20), found) and found[:, 0].any(-1).all()
+
+
+def test_texts_without_a_token_are_refused(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text("file,text\na.png,one\n")
+    monkeypatch.setattr(encoded, "encode_texts", lambda *_: torch.zeros(1, 20, 16))
+    with pytest.raises(ValueError, match="finds no token in any text"):
+        list(encoded.encode_table(tmp_path / "t.csv", tmp_path / "t.safetensors", encoder))
+    assert not (tmp_path / "t.safetensors").exists()
+
+
 def test_an_encoder_that_is_not_there_is_one_line(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     words = [str(place / "table.csv"), str(tmp_path / "texts.safetensors"), "--encoder", str(tmp_path / "nothing")]
@@ -338,6 +356,20 @@ def test_conditions_of_images_go_through_all_of_them(place: Path, told_run: Path
     assert sorted(real.place(i) for i in range(12)) == list(range(12)) and real.place(12) == real.place(0)
     assert torch.equal(real.at([5])["text"][0], source[real.place(5)][1]["text"])
     assert torch.equal(real.truth([5])[0], source[real.place(5)][0] / 127.5 - 1)
+
+
+def test_conditions_of_other_images_under_the_same_names_have_another_fingerprint(
+    told_run: Path, tmp_path: Path
+) -> None:
+    """A .bmp is as long whatever it shows."""
+    recipe = checkpoint.read_recipe(checkpoint.resolve(told_run))
+
+    def fingerprint(tone: int) -> str:
+        for i in range(3):
+            Image.new("RGB", recipe.shape[:0:-1], (tone, i, 0)).save(tmp_path / f"{i}.bmp")
+        return OfImages(data.open_source(str(tmp_path), recipe.crop), recipe).fingerprint
+
+    assert fingerprint(5) != fingerprint(6) != fingerprint(5) == fingerprint(5)
 
 
 def test_sampling_by_words_numbers_and_images(

@@ -138,7 +138,7 @@ def test_any_prediction_generates_through_v(prediction) -> None:
 def test_velocity_and_predicted_x_are_one_statement_of_table_1(prediction, path, t: float) -> None:
     """Without a clip either follows from the other, whatever the network says."""
     x, eps = draw()
-    process = Diffusion(prediction=prediction, interpolant=path)
+    process = Diffusion(prediction=prediction, interpolant=path, t_clip=0.0)
     z, c = process.add_noise(x, eps, t), process.coefficients(t, x)
     velocity, predicted = process.velocity(x.roll(1), z, t, t_clip=0.0)
     torch.testing.assert_close(velocity, convert(predicted, "x", "v", z, c))

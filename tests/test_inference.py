@@ -1,5 +1,6 @@
 """A compiled network: the same images to rounding, and the same without a compiler."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_layers_rewritten_for_a_cpu_compute_the_same(changes: dict) -> None:
         before = net(*inputs)
         suit_cpu(net)
         assert relative_error(net(*inputs), before) < 1e-7
+
+
+@pytest.mark.parametrize("most", [math.inf, 1, 2, 3])
+def test_batches_of_any_size_are_compiled_whole_or_cut(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole on a GPU, where there is no most."""
+    monkeypatch.setattr(torch, "compile", lambda net, **_: net)
+    model = tiny()
+    compiled = compile_denoiser(model, torch.float32)
+    assert isinstance(compiled.net, CompiledNetwork)
+    compiled.net.most = most
+    assert relative_error(end(compiled), end(model)) < 1e-5 and compiled.net.works
 
 
 def test_without_a_compiler_it_warns_once_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.integrate import quad
 from torchdiffeq import odeint
 
 from justimage.demo.pictures import denoising_figure
-from justimage.diffusion import Diffusion
+from justimage.diffusion import Diffusion, Prediction
 from justimage.normalization import from_uint8, to_uint8
 from justimage.sampling import Denoiser, GuidedVelocity, Sampling, sample, trajectory, with_passes
 from justimage.solvers import GRIDS, SOLVERS, euler, heun
@@ -126,6 +127,16 @@ def test_every_solver_ends_at_the_solution(solver: str) -> None:
     """From pure noise to data, where lambda is infinite."""
     times = [GRIDS["cosine"](i / 400) for i in range(401)]
     assert (end(solver, times) - GaussianVelocity().solution(START, 0.0, 1.0)).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+def test_without_a_clip_every_prediction_is_sampled(prediction: Prediction, solver: str) -> None:
+    """From pure noise, where what eps-prediction says of x is divided by t = 0."""
+    model = replace(tiny(), diffusion=Diffusion(prediction))
+    settings = Sampling(solver, steps=3, times="logsnr", guidance=1.5, t_clip=0.0)
+    points = list(trajectory(model, noise(2, (2, 3, 32, 32)), torch.tensor([3, 7]), settings))
+    assert all(q.isfinite().all() for point in points for q in (point.z, point.v, point.x) if q is not None)
 
 
 def test_the_stochastic_solver_samples_the_distribution() -> None:

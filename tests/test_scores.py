@@ -69,7 +69,7 @@ def test_precision_and_recall_equal_the_comparison_of_all_pairs() -> None:
 def test_the_inception_score_equals_its_definition() -> None:
     logits = cloud(203, 7, 3) * 2
     p = np.exp(logits.double().numpy())
-    p /= p.sum(1, keepdims=True)
+    p = (p / p.sum(1, keepdims=True))[np.random.RandomState(scores.SEED).permutation(203)]
     splits = [p[i * 203 // 10 : (i + 1) * 203 // 10] for i in range(10)]
     wanted = [np.exp(np.mean([(q * np.log(q / split.mean(0))).sum() for q in split])) for split in splits]
     found = scores.inception_score(logits)
@@ -105,6 +105,34 @@ def test_the_std_of_a_paired_difference_is_that_over_other_samples() -> None:
         alone.append(b[0].std)
     true = float(torch.tensor(differences).std())
     assert np.mean(stated) == pytest.approx(true, rel=0.2) and true < np.mean(alone)
+
+
+def test_is_is_torch_fidelitys_for_samples_whose_classes_take_turns() -> None:
+    """Ten images of each of 20 classes: splits in order would have as many of each."""
+    declare_operators()
+    metric = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity is not installed")
+    random = torch.Generator().manual_seed(0)
+    logits = 5 * torch.nn.functional.one_hot(torch.arange(200) % 20, 20) + torch.randn(200, 20, generator=random)
+    ours, theirs = scores.inception_score(logits), metric.isc_features_to_metric(logits)
+    assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    assert ours.split_std == pytest.approx(theirs["inception_score_std"], rel=1e-6)
+    in_order = metric.isc_features_to_metric(logits, shuffle=False)["inception_score_mean"]
+    assert in_order > 1.05 * ours.value
+
+
+def test_the_std_of_precision_is_that_over_other_samples_where_classes_take_turns() -> None:
+    """Ten classes, some of which are drawn well: a split of every tenth image would hold one class alone."""
+    classes = torch.arange(1000) % 10
+    centres = 20 * cloud(10, 6, 1)
+
+    def drawn(seed: int, spread: Tensor) -> Tensor:
+        noise = torch.randn(1000, 6, generator=torch.Generator().manual_seed(seed))
+        return centres[classes] + spread[classes, None] * noise
+
+    even, uneven = torch.ones(10), torch.linspace(1, 4, 10)
+    found = [scores.precision_recall(drawn(seed, uneven), drawn(100 + seed, even))[0] for seed in range(20)]
+    true = float(torch.tensor([f.value for f in found]).std())
+    assert np.mean([f.std for f in found]) == pytest.approx(true, rel=0.5)
 
 
 @pytest.mark.full
@@ -176,7 +204,7 @@ def test_scores_equal_torch_fidelity_with_the_same_images_and_weights(weights: P
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(x), input2=Images(y), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False, cache=False,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), kid_subset_size=24, kid_subsets=5,
-        samples_shuffle=False, batch_size=16, prc_neighborhood=3,
+        batch_size=16, prc_neighborhood=3,
     )  # fmt: skip
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     extractor = inception.open_weights(weights, torch.device("cpu"), digest)

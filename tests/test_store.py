@@ -20,7 +20,7 @@ import torch
 
 from justimage import disk
 from justimage.cli import prepare as command
-from justimage.data import Crop, Stream, batches, cache_in_ram, open_source, prepare as preparation
+from justimage.data import Crop, Stream, batches, cache_in_ram, files as files_room, open_source, prepare as preparation
 from justimage.data.files import open_files
 from justimage.data.prepare import PrepareReport
 from justimage.data.store import Store, open_store
@@ -168,6 +168,22 @@ def test_a_hugging_face_table_is_the_same_store(tmp_path: Path) -> None:
             and a.fingerprint == b.fingerprint
             and torch.equal(a.batch(np.arange(6))[0], b.batch(np.arange(6))[0])
         )
+
+
+def test_a_hugging_face_table_is_the_same_in_whichever_order_its_folder_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with the cache that `datasets` leaves there when somebody looks at it."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install 'justimage[hf]'")
+    content = [p.read_bytes() for p in sorted(sets.folder_of(tmp_path / "set", 6).rglob("*.png"))]
+    columns = {"image": [{"bytes": c, "path": None} for c in content], "label": [0, 0, 0, 1, 1, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "table")
+    before = open_source(str(tmp_path / "table"), Crop((8, 8))).fingerprint
+    (tmp_path / "table" / "cache-0123456789abcdef.arrow").write_bytes(b"of a filter")
+    listed = files_room.list_folder
+    monkeypatch.setattr(files_room, "list_folder", lambda folder: dict(reversed(listed(folder).items())))
+    assert open_source(str(tmp_path / "table"), Crop((8, 8))).fingerprint == before
 
 
 def test_a_table_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,9 +175,11 @@ class Diffusion:
         return error.sum(1) + self.class_loss_weight * F.cross_entropy(extras["logits"].float(), y, reduction="none")
 
     def velocity(self, output: Tensor, z: Tensor, t: Tensor | float, t_clip: float = 0.05) -> tuple[Tensor, Tensor]:
-        """The velocity dz/dt and the clean image x that an output stands for (Table 1), with the clip of sampling."""
+        """The velocity dz/dt and the clean image x that an output stands for (Table 1), with the clip of sampling. Both of eps
+        are quotients by a, which is 0 at t = 0, whatever the solver: there the clip is at least that of training."""
         c = self.coefficients(t, z)
         space, q = self.interpret(output, z, c)
+        t_clip = max(t_clip, self.t_clip) if space == "eps" else t_clip
         return convert(q, space, "v", z, c, t_clip), convert(q, space, "x", z, c, t_clip)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from justimage.conditions import NULL_CLASS, with_entry
 from justimage.data import Source
+from justimage.data.source import digest_of_items
 from justimage.recipe import Recipe
 from justimage.tasks import open_task
 
@@ -68,14 +69,16 @@ class OfImages:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.source.fingerprint} {self.recipe.training.task}".encode()).hexdigest()[:16]
+        """Of some of them, too: the source may know its files by their names and sizes only."""
+        facts = f"{self.source.fingerprint} {digest_of_items(self.source)} {self.recipe.training.task}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def at(self, indices: Sequence[int]) -> dict[str, Tensor]:
         chosen, r = [self.place(i) for i in indices], self.recipe
-        condition = default_collate([self.source[i][1] for i in chosen])
+        condition = self.as_stored(indices)
         if not isinstance(condition, dict):
             condition = {"classes": condition}
         classes = {"classes": condition.get("classes", torch.full((len(chosen),), NULL_CLASS))} if r.model.classes else {}
@@ -84,6 +87,10 @@ class OfImages:
             task = open_task(r.training.task, r.shape)
             condition = with_entry(condition, "image", task.make(self.truth(indices), r.training.seed, chosen))
         return condition
+
+    def as_stored(self, indices: Sequence[int]) -> Any:
+        """The conditions of some images as the source has them and a batch of training does."""
+        return default_collate([self.source[self.place(i)][1] for i in indices])
 
     def truth(self, indices: Sequence[int]) -> Tensor:
         """The images themselves (b, channels, height, width), as the network sees them."""

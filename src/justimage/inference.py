@@ -66,7 +66,7 @@ class CompiledNetwork(nn.Module):
 
     def forward_compiled(self, z: Tensor, t: Tensor, condition: Any) -> Tensor:
         n = len(z)
-        size = math.ceil(n / math.ceil(n / self.most))
+        size = n if n <= self.most else math.ceil(n / math.ceil(n / self.most))
         outputs = []
         with frozen_weights(self.on_cpu), torch.autocast(z.device.type, enabled=False):
             for start in range(0, n, size):

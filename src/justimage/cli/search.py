@@ -103,8 +103,8 @@ def main(words: Sequence[str]) -> int:
             print(line)
         again += passes.recommend(ways)[1].options
     searched = "--count", "--guidance-range", "--ema-values", "--interval-values", "--full", "--passes-values"
-    given = drop_options(words, searched)
-    print(f"now try:  {shlex.join(['justimage', 'evaluate', *given, *again])}")
+    given = drop_options([word for word in words if Path(word) != o.source], searched)
+    print(f"now try:  {shlex.join(['justimage', 'evaluate', str(o.source), *given, *again])}")
     return 0
 
 

@@ -41,7 +41,9 @@ def encode_table(table: Path, out: Path, encoder: str, max_tokens: int = 64) -> 
         yield Progress("encoding", start, len(texts))
         parts.append(encode_texts(encoder, texts[start : start + BATCH], max_tokens).half())
     found = torch.cat(parts)
-    longest = max(1, int((found != 0).any(-1).sum(1).max()))
+    longest = int((found != 0).any(-1).sum(1).max())
+    if not longest:
+        raise ValueError(f"{encoder} finds no token in any text of {table}")
     files = [row[header.index(FILE)] for row in rows] if FILE in header else None
     metadata = {"encoder": encoder, "files": json.dumps(files)}
     disk.write(out, save({"text": found[:, :longest].contiguous()}, metadata))
@@ -70,6 +72,7 @@ def load_encoder(name: str) -> tuple[Any, Any]:
 def encode_texts(encoder: str, texts: Sequence[str], max_tokens: int) -> Tensor:
     """Texts (n, max_tokens, features), float32, zeros after their end; longer ones are cut."""
     tokenizer, model = load_encoder(encoder)
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     given = tokenizer(list(texts), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt")

@@ -202,8 +202,8 @@ def open_hf_table(root: Path, crop: Crop) -> Files:
     """Open the images of a table that Hugging Face `datasets` saved."""
     contents = hf_table.HFTable(root)
     labels, class_names = contents.labels()
-    found = list_folder(root)
-    digest = fingerprint_of(crop, [*class_names, *map(str, labels)], list(found), list(found.values()))
+    listed = {name: size for name, size in sorted(list_folder(root).items()) if not Path(name).name.startswith("cache-")}
+    digest = fingerprint_of(crop, [*class_names, *map(str, labels)], list(listed), list(listed.values()))
     names = [f"row {i}" for i in range(len(labels))]
     return Files(root, names, [0] * len(names), labels, class_names, contents, crop, digest)
 

@@ -242,19 +242,20 @@ def describe(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else f"a {type(value).__name__}"
 
 
+def digest_of_items(source: Source) -> str:
+    """A hash of the content of some items: images and conditions."""
+    found = hashlib.sha256()
+    for i in np.unique(np.linspace(0, len(source) - 1, FINGERPRINT_ITEMS).astype(np.int64)):
+        image, condition = source[int(i)]
+        for tensor in (image, *(condition.values() if isinstance(condition, dict) else [condition])):
+            found.update(torch.as_tensor(tensor).numpy().tobytes())
+    return found.hexdigest()
+
+
 def hash_items(source: DatasetSource) -> str:
     """A fingerprint from some items; from their shapes alone where they are not the same when read again."""
-
-    def digest() -> str:
-        found = hashlib.sha256()
-        for i in np.unique(np.linspace(0, len(source) - 1, FINGERPRINT_ITEMS).astype(np.int64)):
-            image, condition = source[int(i)]
-            for tensor in (image, *(condition.values() if isinstance(condition, dict) else [condition])):
-                found.update(torch.as_tensor(tensor).numpy().tobytes())
-        return found.hexdigest()
-
-    content = digest()
-    known = content if content == digest() else describe(source.first)
+    content = digest_of_items(source)
+    known = content if content == digest_of_items(source) else describe(source.first)
     return hashlib.sha256(repr((len(source), source.class_names, known)).encode()).hexdigest()
 
 

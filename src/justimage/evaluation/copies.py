@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from justimage import randomness
 from justimage.data import ArraySource, Source
 from justimage.evaluation.reference import COPY_QUANTILE, DUPLICATE_TOLERANCE
 from justimage.evaluation.scores import CHUNK, nearest
@@ -37,7 +38,7 @@ def watch_copies(source: Source, flip: bool) -> CopyWatch | None:
     if not isinstance(source, ArraySource) or source.floats or not 2 <= len(source) <= MAX_IMAGES:
         return None
     real = averaged(source.images)
-    some = torch.arange(0, len(real), -(-len(real) // SAMPLED))
+    some = torch.from_numpy(randomness.subset(len(real), SAMPLED))
     apart, _ = nearest(real[some], real.split(CHUNK), some)
     mirrored = [averaged(source.images.flip(-1))] if flip else []
     threshold = max(float(apart.quantile(COPY_QUANTILE)), DUPLICATE_TOLERANCE * float(apart.median()))

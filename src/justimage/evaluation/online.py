@@ -1,11 +1,12 @@
 """Scores of a few samples of every average during training: numbers in the metrics, for early stopping (App. A)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from justimage import sampling
+from justimage.conditions import Condition
 from justimage.data import Source, conditions_of
 from justimage.ema import ema_name
 from justimage.evaluation.reference import cached_statistics, compute_features, open_reference
@@ -60,14 +61,19 @@ def distance(
     """The Frechet distance of samples of one average to the real images."""
     count, world = recipe.evaluation.count, state.world
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-    plain = source.has_class_numbers and not recipe.training.task
+    real = OfImages(source, recipe)
+
+    def conditions(places: Sequence[int]) -> Condition:
+        if recipe.training.task:
+            return real.at(places)
+        return conditions_of(source, state.denoiser.classes, places) if source.has_class_numbers else real.as_stored(places)
+
     number, total, products = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     with state.ema.lend(ema), torch.compiler.set_stance("force_eager"):
         for first in range(0, count, BATCH * world.size):  # as many passes in each process: they gather weights together
             start = first + world.rank * BATCH
             places = range(start, start + BATCH)
-            condition = conditions_of(source, state.denoiser.classes, places) if plain else OfImages(source, recipe).at(places)
-            images = sampling.sample(state.denoiser, condition, start, recipe.sampling, dtype=dtype, batch=BATCH)
+            images = sampling.sample(state.denoiser, conditions(places), start, recipe.sampling, dtype=dtype, batch=BATCH)
             x = online_fid.extractor.extract(images)[0][: max(count - start, 0)].double()
             number, total, products = number + len(x), total + x.sum(0), products + x.T @ x
             heartbeat()

@@ -61,7 +61,7 @@ def compare(sampler: FeatureSampler, job: SampleJob, budgets: Sequence[int], cou
     found, tried = [], candidates(job.sampling, budgets)
     for n in sorted(budgets):
         tried.append((yield from fit_times(sampler.generator, replace(job, sampling=with_passes(job.sampling, n)))))
-    for sampling in tried:
+    for sampling in dict.fromkeys(tried):
         title = f"{sampling.solver}, {sampling.passes} passes"
         samples = yield from sampler.features(replace(job, sampling=sampling), count, title)
         with single_threaded():
@@ -100,14 +100,14 @@ def summarize_passes(found: Sequence[Candidate]) -> list[str]:
 
 def write_passes(found: Sequence[Candidate], out: Path, command: str) -> None:
     """Write passes.md, passes.json and, with matplotlib, passes.png."""
-    best, front = recommend(found)[0], pareto_front(found)
+    best, front = recommend(found)[0], [c.sampling for c in pareto_front(found)]
     lines = ["# Score against passes", "", *(f"- {line}" for line in summarize_passes(found)), f"- command: `{command}`", ""]
     lines += ["| passes | solver | grid | steps | FID | above the best | no cheaper one is better |", "|---" * 7 + "|"]
     for c in found:
         s, above = c.sampling, fid_difference(c, best)
         lines.append(
             f"| {c.passes} | {s.solver} | {c.grid} | {s.steps} | {format_score(c.fid._asdict())} "
-            f"| {format_score(above._asdict())} | {'yes' if c in front else ''} |"
+            f"| {format_score(above._asdict())} | {'yes' if c.sampling in front else ''} |"
         )
     facts: list[dict[str, Any]] = [
         {

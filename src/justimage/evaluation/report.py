@@ -225,7 +225,7 @@ def neighbour_grid(sampler: FeatureSampler, job: SampleJob, features: Tensor, co
     order = distances.argsort()
     near, far = order[:count], order.flip(0)[:count]
     real_indices, real_features = reference.subsample(COPY_SAMPLES)
-    distances, nearest_generated = scores.nearest(real_features, [features])
+    distances, nearest_generated = scores.nearest(real_features, features.split(scores.CHUNK))
     missed = distances.argsort(descending=True)[:count]
     rows = [
         ("generated, nearest to real", generated(near)),

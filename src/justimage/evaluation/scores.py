@@ -21,8 +21,10 @@ CHUNK, PAIRS = 1024, 2**23
 """Rows of features in a chunk, and the maximum number of pairwise distances computed at a time."""
 NEIGHBOURS = 3
 """k of precision and recall (Kynkaanniemi et al. 2019), as in ADM's evaluator."""
-KID_SUBSETS, KID_SUBSET, KID_SEED = 100, 1000, 2020
-"""As in torch-fidelity, which draws the subsets with NumPy's generator."""
+SEED = 2020
+"""Of what is drawn by NumPy's generator as in torch-fidelity: the order of the samples for IS, and the subsets of KID."""
+KID_SUBSETS, KID_SUBSET = 100, 1000
+"""As there."""
 KID_MAX_IMAGES = 4000
 """Images from which the standard deviation of KID is estimated."""
 SPLITS = 10
@@ -124,9 +126,10 @@ def standard_error(values: Tensor) -> float:
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Score:
     """Return exp of the mean KL divergence of p(class | image) from p(class) (Salimans et al. 2016): the mean over `splits`
-    consecutive splits of the sample; split_std is the standard deviation over them."""
-    log_p = logits.double().log_softmax(1)
-    n, scores = len(log_p), []
+    splits of the sample at random; split_std is the standard deviation over them. (Splits of samples whose classes take turns
+    would have as many of each class, and 2 to 10 % more.)"""
+    n, scores = len(logits), []
+    log_p = logits[np.random.RandomState(SEED).permutation(n)].double().log_softmax(1)
     splits = max(1, min(splits, n))
     for i in range(splits):
         split = log_p[i * n // splits : (i + 1) * n // splits]
@@ -142,7 +145,7 @@ def kid(generated: Tensor, real: Tensor, subsets: int = KID_SUBSETS, size: int =
 
     The standard deviation over other samples is estimated from the influences of KID_MAX_IMAGES images.
     """
-    size, rng = min(size, len(generated), len(real)), np.random.RandomState(KID_SEED)
+    size, rng = min(size, len(generated), len(real)), np.random.RandomState(SEED)
     if size < 2:
         return Score(math.nan, math.nan)
     pairs = [
@@ -179,7 +182,8 @@ def row_chunks(count: int, columns: int) -> range:
 def distances(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared distances (n, m) of features (n, d) and (m, d), float64."""
     a, b = a.double(), b.double()
-    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
+    norms = (torch.einsum("nd,nd->n", q, q) for q in (a, b))  # of b, no squares are stored: it may be large
+    return (next(norms)[:, None] + next(norms) - 2 * a @ b.T).clamp(min=0)
 
 
 def knn_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
@@ -216,15 +220,16 @@ def precision_recall(
     generated: Tensor, real: Tensor, k: int = NEIGHBOURS, real_radii: Tensor | None = None
 ) -> tuple[Score, Score]:
     """Return improved precision and recall (Kynkaanniemi et al. 2019); std is estimated from SPLITS disjoint subsets of both
-    sets. real_radii: `knn_radii` of the real images, if known."""
+    sets at random. real_radii: `knn_radii` of the real images, if known."""
     if min(len(generated), len(real)) <= k:
         return Score(math.nan, math.nan), Score(math.nan, math.nan)
     values = [float(q.double().mean()) for q in manifold_coverage(generated, real, k, real_radii)]
     splits = min(SPLITS, min(len(generated), len(real)) // (4 * k))
     if splits < 2:
         return Score(values[0], math.nan), Score(values[1], math.nan)
+    x, y = (q[randomness.order(0, 0, len(q))] for q in (generated, real))
     of_splits = torch.tensor(
-        [[q.double().mean() for q in manifold_coverage(generated[i::splits], real[i::splits], k)] for i in range(splits)]
+        [[q.double().mean() for q in manifold_coverage(x[i::splits], y[i::splits], k)] for i in range(splits)]
     )
     precision, recall = (Score(v, float(s)) for v, s in zip(values, of_splits.std(0) / math.sqrt(splits), strict=True))
     return precision, recall
