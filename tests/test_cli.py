@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from justimage import checkpoint, cli
 from justimage.cli.options import parse
+from justimage.cli.train import one_line_failures
 from tests.sets import colours, png
 
 TINY_TRAINING = shlex.split(
@@ -346,3 +348,18 @@ def test_a_stop_file_keeps_a_run_from_starting(home: Path) -> None:
     held = justimage("train", "--preset", "digits", *TINY_TRAINING, "--total-images", "64", "--out", "run", cwd=home)
     (home / "run" / "STOP").unlink()
     assert held.returncode == 75 and "STOP asks this run to stop; remove it" in held.stderr
+
+
+def test_failures_of_memory_and_compiler_are_one_line() -> None:
+    """InductorError, as where the C++ compiler is broken, is a kind of BackendCompilerFailed; TritonMissing is not."""
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InductorError, TritonMissing
+
+    assert issubclass(InductorError, BackendCompilerFailed)
+    for kind in InductorError, TritonMissing:
+        with pytest.raises(ValueError, match=r"torch\.compile failed"), one_line_failures():
+            raise kind.__new__(kind)
+    with pytest.raises(ValueError, match="out of memory: give"), one_line_failures():
+        raise torch.OutOfMemoryError("tried to allocate")
+    with pytest.raises(RuntimeError, match="something else"), one_line_failures():
+        raise RuntimeError("something else")

@@ -358,9 +358,7 @@ def test_conditions_of_images_go_through_all_of_them(place: Path, told_run: Path
     assert torch.equal(real.truth([5])[0], source[real.place(5)][0] / 127.5 - 1)
 
 
-def test_conditions_of_other_images_under_the_same_names_have_another_fingerprint(
-    told_run: Path, tmp_path: Path
-) -> None:
+def test_conditions_of_other_images_under_the_same_names_have_another_fingerprint(told_run: Path, tmp_path: Path) -> None:
     """A .bmp is as long whatever it shows."""
     recipe = checkpoint.read_recipe(checkpoint.resolve(told_run))
 

@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +234,22 @@ def test_each_epoch_has_every_image_once_and_flips_differ(folder: Path) -> None:
         [torch.equal(turn(a), b) for a, b in pairs] for turn in (lambda image: image.flip(-1), lambda image: image)
     )
     assert all(a != b for a, b in zip(mirrored, same, strict=True)) and 60 < sum(mirrored) < 140
+
+
+def test_a_worker_that_is_gone_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the system ended it for want of memory; a process of its own group, which a signal to ours does not reach."""
+    reader, groups = os.getpid(), multiprocessing.get_context("fork").SimpleQueue()
+
+    def dying(stream: Stream, start: int, size: int) -> None:
+        if os.getpid() != reader:
+            groups.put(os.getpgid(0))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Stream, "batch", dying)
+    source = open_source(str(zipped(folder)), Crop((8, 8)))
+    with pytest.raises(OSError, match=r"a process that reads images is gone, .* fewer --workers") as caught:
+        list(batches(Stream(source, 0, flip=False), range(0, 24, 4), 4, workers=1))
+    assert "\n" not in str(caught.value) and groups.get() != os.getpgid(0)
 
 
 def test_batches_do_not_depend_on_workers_or_where_they_begin(folder: Path) -> None:

@@ -237,12 +237,14 @@ batch = Stream.batch
 def stuck(stream, start, size):
     if start >= 80 and os.environ["RANK"] == os.environ["STUCK"]:
         time.sleep(10**6)
+    if start >= 80 and os.environ["RANK"] == os.environ.get("FAILS"):
+        raise RuntimeError("of this process alone")
     return batch(stream, start, size)
 
 Stream.batch = stuck
 cli.main()
 """
-"""A training in which the process of a rank hangs after ten steps."""
+"""A training in which the process of a rank hangs after ten steps, and another fails."""
 
 
 @pytest.mark.parametrize("stuck", [None, 0])
@@ -262,9 +264,26 @@ def test_the_other_process_ends_at_once_with_one_line_and_code_70(stuck: int | N
     assert "Traceback" not in first.text and (stuck == 0 or kinds(run)[-1] == "failed")
 
 
-def test_sigterm_to_the_launcher_publishes_one_agreed_step(home: Path) -> None:
-    run = home / "told"
-    with launched(torchrun(run.name, *LONG), home) as launch:
+def test_who_waits_for_one_that_failed_ends_too(home: Path) -> None:
+    """It waits for something else for ever, as in a collective on GPUs."""
+    run, port = home / "failing", str(free_port())
+    (home / "stuck.py").write_text(STUCK)
+    command = torchrun(run.name, *LONG)
+    words = [sys.executable, "stuck.py", *command[command.index("train") :]]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "STUCK": "0", "FAILS": "1"}
+    with launched(words, home, RANK="0", **common) as first, launched(words, home, RANK="1", **common) as second:
+        first.until(lambda: seen(run) >= 80)
+        assert second.code(30) == 70 and "of this process alone" in second.text
+        assert first.code(10) == 70 and "another process is gone" in first.text, first.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_the_launcher_publishes_one_agreed_step(workers: int, home: Path) -> None:
+    """Which torchrun gives to each process's group, and so to processes that read images, too."""
+    run = home / f"told-{workers}"
+    (home / "large.py").write_text("from justimage import cli, data\n\ndata.MAX_RAM_BYTES = 0\ncli.main()\n")
+    read = dict(program=("large.py",)) if workers else {}
+    with launched(torchrun(run.name, *LONG, "--workers", str(workers), **read), home) as launch:
         launch.until(lambda: seen(run))
         launch.process.terminate()
         asked = time.monotonic()

@@ -128,6 +128,14 @@ def test_the_speed_is_that_of_real_steps_of_which_nothing_is_kept(tmp_path: Path
     new.close()
 
 
+def test_a_run_without_a_checkpoint_lends_no_length(tmp_path: Path, steady: Callable[[float], None]) -> None:
+    """Killed before its first: whatever begins there then may be another network."""
+    steady(100.0)
+    runs.open_run(small(budget=100.0), tmp_path / "run", "cpu").close()
+    steady(50.0)
+    assert runs.open_run(small(budget=100.0), tmp_path / "run", "cpu").recipe.training.total_images == 5000
+
+
 def test_a_budget_too_small_is_one_line(tmp_path: Path, steady: Callable[[float], None]) -> None:
     steady(16.0)
     with pytest.raises(

@@ -103,6 +103,10 @@ def test_only_what_changes_the_training_contradicts_it() -> None:
     assert incompatibilities(replace(r, training=replace(r.training, batch=8)), r) == ["batch is 8, was 1024"]
     d = preset("digits")  # a cosine rate depends on the end
     assert incompatibilities(replace(d, training=replace(d.training, total_images=7)), d) == ["total_images is 7, was 50000"]
+    minute, two = (with_values(d, budget=60.0 * n, total_images=100 * n) for n in (1, 2))
+    assert incompatibilities(with_values(minute, total_images=7), minute) == []  # which follows
+    assert incompatibilities(two, minute) == ["budget is 120.0, was 60.0"]  # by a cosine, so the rates so far would be others
+    assert incompatibilities(*(with_values(r, lr_schedule="constant") for r in (two, minute))) == []
 
 
 def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:

@@ -322,6 +322,32 @@ def test_the_watchdog_is_armed_once_a_second(monkeypatch: pytest.MonkeyPatch) ->
     assert watchdog.beaten == pytest.approx(109.99) and 9 <= len(armed) <= 10 and armed[0] == (100, 90)
 
 
+def test_the_watchdog_lets_the_caller_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+    monkeypatch.setattr(stopping.os, "_exit", ended.append)
+    with stopping.Watchdog(0.1).run() as watchdog:
+        with watchdog.paused():
+            time.sleep(0.4)
+        assert not ended and watchdog.beaten == pytest.approx(time.monotonic(), abs=0.1)
+        time.sleep(0.4)
+        assert ended
+
+
+def test_fresh_leaves_a_run_alone_that_goes_on(tmp_path: Path) -> None:
+    """In another process, as the lock is the process's."""
+    finish(runs.open_run(small(total_images=8), tmp_path / "run", "cpu"))
+    hold = "import sys; from justimage import disk; from pathlib import Path; lock = disk.file_lock(Path(sys.argv[1])); "
+    words = [sys.executable, "-c", hold + "print(flush=True); input()", str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(OSError, match="in use by another process"):
+            runs.open_run(small(total_images=8), tmp_path / "run", "cpu", fresh=True)
+        other.communicate(b"\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    runs.open_run(small(total_images=8), tmp_path / "run", "cpu", fresh=True).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.old-1"]
+
+
 def kept_by(recipe: Recipe) -> tuple[list[torch.Tensor], int]:
     """The end of a training, and the bytes that its forward passes kept for the backward ones."""
     kept = 0

@@ -142,6 +142,8 @@ def test_a_run_keeps_its_tuning_and_so_its_bits(tmp_path: Path) -> None:
         {"precision": "fp8"},
         {"images_per_second": {"fp32": "fast"}},
         {"more": 1},
+        {"asked": {"compile": True}},
+        {"asked": tuning.EVERYTHING_OPEN | {"grad_accumulation": "2"}},
     ],
 )
 def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None:
@@ -150,6 +152,19 @@ def test_a_tuning_that_was_not_written_here_is_chosen_anew(spoilt: dict) -> None
     with mock.patch.object(tuning, "choose_tuning", return_value=replace(chosen, grad_accumulation=4)):
         assert tuning.tune(recipe, CPU, asdict(chosen))[1] == chosen
         assert tuning.tune(recipe, CPU, asdict(chosen) | spoilt)[1].grad_accumulation == 4
+
+
+def test_another_request_is_chosen_for_anew_and_a_recipe_is_lent_as_asked() -> None:
+    """Once without the compiler is not always without it; and what a device chose is no other device's."""
+    recipe = open_recipe()
+    without = replace(recipe, parallelism=replace(recipe.parallelism, compile=False))
+    kept = tuned(without, {FP32: 1.0, BF16: 0.5})
+    assert kept.matches(without, CPU) and not kept.matches(recipe, CPU)
+    chosen = tuned(recipe, {FP32: 2.0, BF16: 1.0, COMPILED: 10.0})
+    assert not chosen.compile and chosen.matches(recipe, CPU)
+    assert tuning.as_asked(chosen.apply(recipe), asdict(chosen)) == recipe
+    earlier = {name: value for name, value in asdict(chosen).items() if name != "asked"}
+    assert tuning.from_event(earlier) == chosen and tuning.as_asked(recipe, earlier) == recipe == tuning.as_asked(recipe, None)
 
 
 def test_a_tuning_that_no_longer_fits_is_chosen_anew() -> None:

@@ -149,12 +149,18 @@ class World:
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
+        left = 1.0  # by a failure of this process alone, of which the others know nothing
         try:
             yield
+            left = 0.0
+        except (GeneratorExit, ValueError, OSError, RemoteError):  # which all share
+            left = 0.0
+            raise
         finally:
             over.set()
-            tell(0.0)
-            listener.join(5 * PEER_GRACE)  # until the next one leaves, too: a connection must not close under a waiting thread
+            tell(left)
+            if not left:
+                listener.join(5 * PEER_GRACE)  # until the next one leaves, too: a connection must not close under a thread
 
     def assert_same(self, what: str, value: Any) -> None:
         """Raise ValueError where the processes have different values."""

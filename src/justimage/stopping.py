@@ -93,7 +93,7 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.beaten, self.over = seconds, time.monotonic(), threading.Event()
-        self.armed = -math.inf
+        self.armed, self.waits = -math.inf, False
 
     def heartbeat(self) -> None:
         self.beaten = time.monotonic()
@@ -102,9 +102,22 @@ class Watchdog:
             with suppress(ValueError, OSError):
                 faulthandler.dump_traceback_later(self.seconds + 30, exit=True, file=STDERR)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block of somebody else's, which may take as long as it wants."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+            self.heartbeat()
+
     def watch(self) -> None:
         while not self.over.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() - self.beaten > self.seconds:
+            if self.waits:
+                faulthandler.cancel_dump_traceback_later()
+                self.armed = -math.inf
+            elif time.monotonic() - self.beaten > self.seconds:
                 print(f"justimage: error: no step for {self.seconds:g} s; it hangs here:", file=sys.__stderr__, flush=True)
                 with suppress(ValueError, OSError):
                     faulthandler.dump_traceback(file=STDERR, all_threads=True)

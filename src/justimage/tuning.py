@@ -9,7 +9,7 @@ such a device computes the same to the bit.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from justimage.architectures import Architecture
 from justimage.distributed import World, preferred_precision
 from justimage.dropout import dropout_layers, set_dropout_keys
 from justimage.layers import use_plain_attention
-from justimage.recipe import Recipe
+from justimage.recipe import Recipe, with_values
 from justimage.transformer import Block
 
 SIMPLER_TOLERANCE = 1.05
@@ -33,6 +33,8 @@ MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
 MAX_ACTIVATIONS = {"cpu": 4e9}
 """Bytes of activations: a CPU, which is busy with a few images, gains nothing by more at a time, and its bar stands still."""
 
+EVERYTHING_OPEN: dict[str, Any] = {"precision": "auto", "compile": True, "grad_accumulation": None}
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -45,6 +47,8 @@ class Tuning:
     grad_accumulation: int
     images_per_second: dict[str, float]
     """images/s by way of computing, as a block's time tells; empty where nothing had to be measured"""
+    asked: dict[str, Any] = field(default_factory=EVERYTHING_OPEN.copy)
+    """what the recipe asked for"""
 
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe with everything chosen."""
@@ -60,7 +64,7 @@ class Tuning:
         return (
             (self.device, self.processes) == (world.device_name, world.size)
             and r.precision in ("auto", self.precision)
-            and m.compile >= self.compile
+            and m.compile == self.asked["compile"]
             and r.batch % (self.grad_accumulation * world.size) == 0
             and fits
         )
@@ -82,10 +86,30 @@ def tune(
 def from_event(kept: dict[str, Any]) -> Tuning | None:
     """Read a tuning from a run's events; None for anything else."""
     kinds = dict(device=str, processes=int, precision=str, compile=bool, grad_accumulation=int, images_per_second=dict)
+    kinds, kept = kinds | dict(asked=dict), {"asked": EVERYTHING_OPEN} | kept  # which earlier runs did not keep
     if kept.keys() != kinds.keys() or any(type(kept[name]) is not kind for name, kind in kinds.items()):
         return None
     well_measured = all(type(speed) is float and math.isfinite(speed) for speed in kept["images_per_second"].values())
-    return Tuning(**kept) if well_measured and kept["grad_accumulation"] > 0 and kept["precision"] in ("fp32", "bf16") else None
+    asked = kept["asked"]
+    well_asked = asked.keys() == EVERYTHING_OPEN.keys() and (
+        asked["precision"] in ("auto", "fp32", "bf16")
+        and type(asked["compile"]) is bool
+        and type(asked["grad_accumulation"] or 1) is int
+    )
+    usable = well_measured and well_asked and kept["grad_accumulation"] > 0 and kept["precision"] in ("fp32", "bf16")
+    return Tuning(**kept) if usable else None
+
+
+def request_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of what is chosen here."""
+    m = recipe.parallelism
+    return dict(precision=recipe.training.precision, compile=m.compile, grad_accumulation=m.grad_accumulation)
+
+
+def as_asked(recipe: Recipe, kept: dict[str, Any] | None) -> Recipe:
+    """The recipe of a run as it was asked for: what was chosen is for the device that it was chosen on."""
+    found = from_event(kept) if kept and "asked" in kept else None
+    return with_values(recipe, **found.asked) if found else recipe
 
 
 def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -> Tuning:
@@ -104,7 +128,7 @@ def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -
             way for way in variants(recipe) if measured.get(variant_name(*way), 0) >= fastest / SIMPLER_TOLERANCE
         )
     accumulate = m.grad_accumulation or microbatches(replace(recipe, training=replace(r, precision=precision)), world)
-    return Tuning(world.device_name, world.size, precision, compiled, accumulate, measured)
+    return Tuning(world.device_name, world.size, precision, compiled, accumulate, measured, request_of(recipe))
 
 
 def variants(recipe: Recipe) -> Iterator[tuple[str, bool]]:

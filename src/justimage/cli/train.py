@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tyro.conf import OmitArgPrefixes
 
-from justimage import checkpoint, disk, recipe as recipes, run as runs
+from justimage import checkpoint, disk, log, recipe as recipes, run as runs, tuning
 from justimage.architectures import Architecture
 from justimage.chunks import cpu_count
 from justimage.cli import STOPPED
@@ -211,13 +211,15 @@ def recipe_for(data: str, name: str, device: torch.device, budget: float | None 
 
 
 def recipe_file(path: Path) -> tuple[str, Recipe]:
-    """A name for the recipe in a file or a run's directory, and the recipe without what its data filled in."""
+    """A name for the recipe in a file or a run's directory, and the recipe without what its data and its device filled in."""
     file = path / "recipe.json" if path.is_dir() else path
     recipe = recipes.from_json(disk.read_json(file))
     if recipe.custom:
         raise ValueError(f"{file} is of a training with {', '.join(recipe.custom)}, given in Python; use justimage.train")
     if recipe.class_names:
         recipe = recipes.with_values(recipe, classes=None)
+    if path.is_dir():
+        recipe = tuning.as_asked(recipe, log.last_value(path, "tuning"))
     return file.absolute().parent.name if file.stem == "recipe" else file.stem, recipe
 
 
@@ -228,7 +230,8 @@ def run_training(recipe: Recipe, out: Path, device: torch.device, again: str, fr
     """
     is_main = rank_and_size()[0] == 0
     say = partial(print, flush=True) if is_main else lambda *words, **options: None
-    run = open_shown(recipe, out, device, fresh, say)
+    with one_line_failures():
+        run = open_shown(recipe, out, device, fresh, say)
     total, seen = run.recipe.training.total_images, run.state.images_seen
     say(describe_run(run))
     sample = f"now try:  {shlex.join(['justimage', 'sample', '--from', str(out), *asked(run.recipe), '--out', 'grid.png'])}"
@@ -299,6 +302,10 @@ def describe_run(run: runs.Run) -> str:
     return f"{len(run.source):,} images, {classes}; {parameters / 1e6:.3g} M parameters on {where}; in {run.directory}"
 
 
+COMPILER_FAILURES = {"BackendCompilerFailed", "TritonMissing", "GPUTooOldForTriton"}
+"""Errors of torch.compile, by name: their modules are slow to import, and move."""
+
+
 @contextmanager
 def one_line_failures() -> Iterator[None]:
     """Within the block, turn failures of memory and compiler into a ValueError that says what helps."""
@@ -308,7 +315,7 @@ def one_line_failures() -> Iterator[None]:
         remedy = "give a larger --grad-accumulation, --activation-checkpointing, or a smaller network"
         raise ValueError(f"out of memory: {remedy} ({error})") from error
     except RuntimeError as error:
-        if type(error).__name__ == "BackendCompilerFailed":
+        if COMPILER_FAILURES & {kind.__name__ for kind in type(error).__mro__}:
             raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
         raise
 

@@ -1,5 +1,6 @@
 """The endless training sequence, each position a function of the seed, and its batches, prefetched by processes."""
 
+import os
 import pickle
 import signal
 from collections.abc import Iterable, Iterator
@@ -99,7 +100,10 @@ def in_memory(source: Source | None) -> bool:
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step."""
+    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step. Torchrun and service
+    managers send SIGTERM to a whole process group, so that workers are in one of their own."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -121,10 +125,23 @@ def batches(
         read = iter(loader) if workers else prefetch(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # where processes are spawned, rather than forked
         raise ValueError(f"the data cannot be sent to worker processes ({error}); --workers 0 reads it without them") from error
-    for batch in read:
+    while (batch := next_of(read)) is not END:
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def next_of(read: Iterator[T]) -> T:
+    """The next batch, or END; OSError where a worker process is gone."""
+    try:
+        return next(read, END)  # pyright: ignore[reportReturnType]
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"a process that reads images is gone, often for want of memory; try fewer --workers ({reason})"
+        ) from error
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:

@@ -46,10 +46,10 @@ def incompatibilities(new: Recipe, old: Recipe) -> list[str]:
         "origin",
         "anew",
     }
-    if new.training.budget and old.training.budget:  # which may be raised; the length follows
-        free |= {"training.budget", "training.total_images"}
-    if new.training.lr_schedule == "constant":
+    if new.training.budget and old.training.budget:  # the length follows
         free.add("training.total_images")
+    if new.training.lr_schedule == "constant":  # else another length changes the rates so far
+        free |= {"training.budget", "training.total_images"}
     if new.training.precision == "auto":
         free.add("training.precision")
 

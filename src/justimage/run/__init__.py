@@ -4,7 +4,7 @@ resume.py says what may begin or resume; run.py does what is due after a step, w
 """
 
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ def steps(run: Run) -> Generator[Step, None, None]:
         with Watchdog(run.recipe.parallelism.watchdog_timeout).run() as watchdog, run.world.watch_peers(exit_peer_lost):
             run.heartbeat = watchdog.heartbeat
             try:
-                yield from finite_steps(run)
+                with closing(finite_steps(run)) as found:
+                    for step in found:
+                        with watchdog.paused():
+                            yield step
                 run.ended_early = run.world.on_main(lambda: run.ended_early)
                 if run.ended_early or run.state.images_seen >= run.recipe.training.total_images:
                     outcome = "finished early" if run.ended_early else "finished"
@@ -63,6 +66,7 @@ def finite_steps(run: Run) -> Generator[Step, None, None]:
             return
         except NonFiniteError as error:
             run.handle_nonfinite(error)
+            run.ended_early = run.world.on_main(lambda run=run: run.ended_early)  # by the step before, whose agreement is lost
 
 
 def train(

@@ -74,7 +74,7 @@ def open_run(
     recipe, tuning = tune(recipe, world, kept, lambda way: on_progress(f"measuring how fast this device is: {way}", 0, 0))
 
     if recipe.training.budget:
-        stored = world.on_main(lambda: None if fresh else read_recipe_json(directory))
+        stored = world.on_main(lambda: read_recipe_json(directory) if newest else None)
         earlier = recipes.from_json(stored) if stored else None
         if not (earlier and earlier.training.budget):
             on_progress("measuring how fast it trains, for some seconds", 0, 0)
@@ -211,7 +211,9 @@ def lock_and_begin(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool
     """The first changes to the directory: from here on the run is on disk. Whether it has ended early before."""
     directory, seen = run.directory, run.state.images_seen
     if fresh and directory.exists():
+        earlier = disk.file_lock(directory / ".lock")  # a run that still goes on there keeps its directory
         disk.rename(directory, backup_path(directory))
+        earlier.close()
     disk.mkdir(directory)
     run.lock = disk.file_lock(directory / ".lock")
     disk.write(directory / "recipe.json", json.dumps(recipes.to_json(run.recipe), indent=1).encode())
