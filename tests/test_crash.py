@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from justimage import checkpoint, run as runs
+from justimage import checkpoint, hub, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
+from justimage.cli import push
+from justimage.generate import ImageGenerator
 from tests import crash
 
 pytestmark = pytest.mark.full
@@ -127,6 +130,26 @@ def test_a_checkpoint_that_was_tampered_with_gives_way_to_the_older(damage, trai
     for _ in runs.steps(opened):
         pass
     assert crash.outcome(run) == crash.outcome(trained)
+
+
+def test_images_are_drawn_from_the_newest_checkpoint_that_is_intact_and_damage_is_never_pushed(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would get hashes of its own, by which everybody finds it whole."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    older, newest = checkpoint.list_checkpoints(run)
+    usual = checkpoint.group_of(checkpoint.read_recipe(newest).training.sample_ema)
+    flipped(newest / f"{usual}-00001-of-00001.safetensors", 10_000)
+    generator = ImageGenerator(run, torch.device("cpu"))
+    assert generator.checkpoint == older and generator.make_job().ema == generator.recipe.training.sample_ema
+    pushed = []
+    monkeypatch.setattr(hub, "push", lambda folder, *_, **__: pushed.append(checkpoint.read_state(folder)) or "hf://me/x")
+    push.main([str(run), "me/x", "--device", "cpu"])
+    assert [state["images_seen"] for state in pushed] == [int(older.name)]
+    shutil.rmtree(older)
+    with pytest.raises(ValueError, match=newest.name):
+        push.main([str(run), "me/x", "--device", "cpu"])
+    assert len(pushed) == 1
 
 
 def test_where_every_checkpoint_is_damaged_each_has_its_line_and_nothing_begins(trained: Path, tmp_path: Path) -> None:

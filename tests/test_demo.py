@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from justimage import checkpoint, recipe as recipes
+from justimage import checkpoint, data, recipe as recipes
 from justimage.cli import demo as command
 from justimage.demo import digits as demo, images as own_images
+from justimage.progress import finish
 from justimage.recipe import preset, with_values
 from justimage.run import budget
 from tests.test_own_images import photographs
@@ -22,6 +24,16 @@ from tests.test_own_images import photographs
 def test_the_reader_of_digits_is_good_on_digits_it_has_not_seen() -> None:
     _, held_out = demo.train_classifier()
     assert held_out > 0.97
+
+
+@pytest.mark.parametrize(("count", "judged"), [(15, False), (40, True)])
+def test_few_images_have_no_judge(count: int, judged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two classes: what is left of so few, some held out, is no batch."""
+    photographs(tmp_path / "photos", {"a": count, "b": count}, (32, 32))
+    source = data.open_source(str(tmp_path / "photos"), data.Crop((32, 32)))
+    monkeypatch.setattr(own_images, "JUDGE_IMAGES", (64, 64))
+    made = finish(own_images.ensure_judge(source, True, tmp_path / "judge.safetensors", torch.device("cpu")))
+    assert (made is not None) is judged
 
 
 def test_what_to_try_next_is_said_last_and_can_be_done(

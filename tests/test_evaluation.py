@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from justimage import chunks, data, randomness
+from justimage.cli.search import drop_options
 from justimage.data import Crop
 from justimage.evaluation import feature_sampler, online, passes, reference, report, scores, search, search_report, time_grid
 from justimage.evaluation.reference import compute_features, open_reference
@@ -313,6 +315,20 @@ def test_candidates_keep_to_their_passes_and_the_cheapest_good_one_is_recommende
     assert passes.pareto_front(ways) == [ways[0], ways[1], ways[3]]
     assert passes.recommend(ways) == (ways[3], ways[1])
     assert passes.recommend(ways[3:]) == (ways[3], ways[3])
+
+
+def test_two_ways_to_sample_with_as_many_passes_are_written_down(tmp_path: Path) -> None:
+    """As many steps follow from 8 and from 9 passes."""
+    sampling, influence = with_passes(Sampling(guidance=2.0), 8), torch.zeros(10)
+    ways = [passes.Candidate(sampling, 8, Score(fid, 0.1), influence) for fid in (2.0, 1.0)]
+    passes.write_passes(sorted(ways, key=lambda c: c.fid.value), tmp_path, "justimage search")
+    assert (tmp_path / "passes.md").read_text().count("| 8 |") == 2
+
+
+def test_what_to_try_next_keeps_all_but_what_was_searched() -> None:
+    words = shlex.split("--full --features f --count 1000 --ema-values 100 300 --device cpu --guidance-range=1,2,1 --seed 3")
+    searched = "--count", "--guidance-range", "--ema-values", "--full"
+    assert drop_options(words, searched) == ["--features", "f", "--device", "cpu", "--seed", "3"]
 
 
 def test_fitted_times_end_nearer_to_many_steps_for_no_more_passes(run: Path) -> None:

@@ -106,6 +106,16 @@ def test_a_revision_is_a_branch_or_a_commit(command: Command, pushed: str, serve
         assert done.returncode == 0, done.stderr
 
 
+def test_what_is_to_be_private_is_not_pushed_where_all_see_it(command: Command, server: HubServer, run: Path) -> None:
+    words = "--ema", "0", "--device", "cpu", "--private"
+    done = command("push", run, "me/hidden", *words)
+    assert done.returncode == 0 and "me/hidden" in server.private, done.stderr
+    server.repositories["me/open"] = {"main": {}}
+    done = command("push", run, "me/open", *words)
+    assert done.returncode == 2 and "me/open is there and public; make it private on the Hub" in done.stderr, done.stderr
+    assert server.repositories["me/open"] == {"main": {}}
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [

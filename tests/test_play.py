@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import threading
@@ -16,10 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
+from justimage import checkpoint
+from justimage.checkpoint.model import named_weights
 from justimage.cli import edit, sample
 from justimage.cli.edit import answer_steps
+from justimage.cli.options import parse
 from justimage.normalization import to_uint8
-from justimage.web import about, compare
+from justimage.recipe import with_values
+from justimage.web import about, compare, downloads
 from justimage.web.compare import difference, side_by_side
 from justimage.web.draw import next_seed
 from justimage.web.drawing import BY_PASSES, Drawing, Frame, frames, grid_png, images_zip, plan_drawing
@@ -317,6 +322,39 @@ def test_a_brush_marks_what_is_drawn_anew() -> None:
     photo, mask = cropped(drawn["background"], drawn["layers"], (32, 32))
     assert photo.size == mask.size == (60, 60) and mask.getbbox() == (20, 20, 40, 40)
     np.testing.assert_array_equal(np.asarray(photo), np.asarray(drawn["background"])[:, 15:75])
+
+
+def test_a_large_photograph_is_kept_smaller_and_its_mask_fits() -> None:
+    photo, mask = cropped(Image.new("RGB", (5000, 3000)), [], (32, 64))
+    assert photo.size == mask.size == (2048, 1024)
+
+
+def test_downloads_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "KEPT", 5)
+    monkeypatch.setattr(downloads, "KEPT_BYTES", 1000)
+    files = downloads.Downloads()
+    made = []
+    for number in range(12):
+        made.append(files.folder())
+        files.write(made[-1] / "a", b"x" * (10 if number < 8 else 400))
+        os.utime(made[-1], (number, number))
+        assert sum(place.is_dir() for place in made) <= 6
+    assert [place.is_dir() for place in made] == [False] * 9 + [True] * 3
+    files.held.cleanup()
+
+
+def test_a_command_names_the_classes_that_the_page_drew_of_many(models: Models, tmp_path: Path) -> None:
+    """A command that writes files would else draw all, and in another picture."""
+    recipe = with_values(checkpoint.read_recipe(checkpoint.resolve("run")), classes=20, class_names=())
+    weights = named_weights(recipe.build().net)
+    checkpoint.write_checkpoint(tmp_path / "many", {"model": weights}, recipe.shared((0.0,)), {"images_seen": 0})
+    many = Models([str(tmp_path / "many")], CPU, 32)
+    for count in 12, 20:
+        drawing = plan_drawing(many, str(tmp_path / "many"), (), count)
+        o = parse(sample.SampleOptions, shlex.split(drawing.command())[2:], "sample", "")
+        classes, total = sample.classes_and_count(o, recipe, None)
+        assert (tuple(classes), total) == (drawing.job.classes, count) and len(classes) == 16
+    assert "--classes" not in plan_drawing(models, "run", (), 12).command()
 
 
 def test_an_edit_that_cannot_be_is_one_line(models: Models, tmp_path: Path) -> None:

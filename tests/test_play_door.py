@@ -78,6 +78,16 @@ def test_a_drawing_arrives_and_its_file_is_served(page: tuple[Page, str]) -> Non
     visitor.leave()
 
 
+def test_a_web_site_whose_name_leads_here_gets_nothing(page: tuple[Page, str]) -> None:
+    """Its scripts could else read what the page shows: a browser takes the page for the site's own."""
+    client = Visitor(page[1]).client
+    strangers, own = ("example.org:7860", "127.0.0.1.example.org", ""), ("localhost:1", "[::1]", "127.0.0.1:7860")
+    for host, status in [*((host, 403) for host in strangers), *((host, 200) for host in own)]:
+        answer = client.get("/config", headers={"host": host})
+        assert answer.status_code == status, host
+    assert "open it as localhost" in client.get("/", headers={"host": "example.org"}).json()["detail"]
+
+
 def test_no_number_is_rounded_and_the_line_says_why(page: tuple[Page, str]) -> None:
     visitor = Visitor(page[1])
     data = visitor.event("draw")[1]

@@ -112,3 +112,17 @@ def test_only_what_changes_the_training_contradicts_it() -> None:
 def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:
     with pytest.raises(ValueError, match=r"0\.9999"):
         recipes.Recipe(training=recipes.Training(ema=(0.9996,)))
+
+
+def test_what_is_given_away_names_no_place_of_this_machine() -> None:
+    home = "/home/alice/acme"
+    recipe = with_values(
+        preset("digits"), classes=10, data=f"{home}/photos", condition=f"{home}/texts.csv", init=f"{home}/runs/first",
+        origin=f"{home}/runs/first after 500 images, average 100, 0123", encoder=f"{home}/encoder", every=1000,
+        features=f"{home}/f.safetensors", reference=f"{home}/real",
+    )  # fmt: skip
+    shared = recipe.shared((5000.0,))
+    assert "alice" in json.dumps(to_json(recipe)) and "alice" not in json.dumps(to_json(shared))
+    assert shared.origin == "first after 500 images, average 100, 0123" and shared.told.encoder == "encoder"
+    kept = with_values(recipe, origin="hf://me/first, average 100, 0123", encoder="google/t5").shared((5000.0,))
+    assert kept.origin == "hf://me/first, average 100, 0123" and kept.told.encoder == "google/t5"

@@ -96,11 +96,10 @@ class ImageGenerator:
 
     def __init__(self, source: str | Path, device: torch.device, precision: Precision = "fp32", compiled: bool = False) -> None:
         """precision: what networks compute in. compiled: whether they are."""
-        self.checkpoint, self.device = checkpoint.resolve(source), device
+        (self.checkpoint, self.recipe), self.device = checkpoint.resolve_average(source), device
         self.precision: Precision = precision
         self.compiled = compiled
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.recipe = checkpoint.read_recipe(self.checkpoint)
         self.conditions: Conditions | None = None
         """what its jobs are sampled from beside their classes"""
         self.denoisers: dict[float, Denoiser] = {}

@@ -82,7 +82,9 @@ def push(folder: Path, repository: str, message: str, *, private: bool = False, 
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)  # None: as its organisation has it
+        if private and not api.repo_info(repository).private:
+            raise ValueError(f"{repository} is there and public; make it private on the Hub, or choose another name")
         if revision:
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.upload_folder(

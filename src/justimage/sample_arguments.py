@@ -43,7 +43,7 @@ def complete_arguments(
         raise ValueError(f"classes, seeds and noise give {', '.join(map(str, lengths))} images; they must agree")
     if isinstance(each_seed, int) or each_seed is None:
         each_seed = range(each_seed or 0, (each_seed or 0) + n)
-    if noise is None and len(each_seed) != n:
+    if len(each_seed) != n:
         raise ValueError(f"there is one seed for {n} images; give one each, or an integer to count from")
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be 1 or more")

@@ -24,9 +24,11 @@ from justimage.checkpoint.initial import Initial as Initial, read_initial as rea
 from justimage.checkpoint.model import (
     ema_of as ema_of,
     fingerprint as fingerprint,
+    group_of as group_of,
     load as load,
     read_recipe as read_recipe,
     resolve as resolve,
+    resolve_average as resolve_average,
 )
 from justimage.checkpoint.saver import (
     SaveFailed as SaveFailed,

@@ -110,11 +110,26 @@ def read_recipe(place: Path) -> Recipe:
     return recipe
 
 
+def resolve_average(path: str | Path, ema: float | None = None) -> tuple[Path, Recipe]:
+    """The place as of `resolve` where an average is intact, by default the one that the recipe samples with; and the recipe."""
+    place = resolve(path)
+    recipe = read_recipe(place)
+    if place.is_dir():
+        wanted = recipe.training.sample_ema if ema is None else ema
+        place = resolve(place if hub.is_address(path) else path, [group_of(wanted)])
+    return place, recipe
+
+
+def group_of(ema: float) -> str:
+    """The name under which an average's weights are saved; 0: the weights themselves."""
+    return f"ema-{ema_name(ema)}" if ema else "model"
+
+
 def fingerprint(place: Path, ema: float) -> str:
     """A hash of one average's weights (0: the weights themselves) and of their recipe, at a path from `resolve`."""
     if place.is_file():
         return disk.sha256(place)
-    group = f"ema-{ema_name(ema)}" if ema else "model"
+    group = group_of(ema)
     manifest = verify(place, [group])
     files = {file for entry in manifest["tensors"].get(group, {}).values() for file, _, _ in entry["shards"]}
     return disk.self_checksum({file: manifest["files"][file]["sha256"] for file in files})
@@ -136,14 +151,12 @@ def load(
     linear maps are kept in that (`inference.cast_weights`). Raises ValueError or OSError, in one line, for what is missing,
     damaged or does not fit.
     """
-    place = resolve(path)
-    recipe = read_recipe(place)
+    place, recipe = resolve_average(path, ema)
     wanted = recipe.training.sample_ema if ema is None else ema
-    group = f"ema-{ema_name(wanted)}" if wanted else "model"
+    group = group_of(wanted)
 
     # the saved tensors
     if place.is_dir():
-        place = resolve(path, [group])
         reader = Reader(place)
         if group not in reader.tensors:
             emas = ", ".join(g.removeprefix("ema-") for g in reader.tensors if g.startswith("ema-")) or "none"

@@ -156,8 +156,8 @@ def main(words: Sequence[str]) -> int:
 
 def editor(o: EditOptions, generator: ImageGenerator) -> Edit:
     """The task of the options with a model; ValueError for what the model cannot do."""
-    ema = generator.recipe.training.sample_ema if o.ema is None else o.ema
-    denoiser = generator.denoiser(generator.emas[0] if generator.checkpoint.is_file() else ema)
+    usual = generator.emas[0] if generator.checkpoint.is_file() else generator.recipe.training.sample_ema
+    denoiser = generator.denoiser(usual if o.ema is None else o.ema)
     if denoiser.normalization.mean:
         raise ValueError(f"{o.source} draws floats, not pixels; edit its arrays in Python (justimage.editing)")
     if o.tiles:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from justimage import checkpoint, disk, figures, hub
 from justimage.cli.card import About, model_card
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stage
-from justimage.ema import ema_name
 from justimage.generate import ImageGenerator
 
 DESCRIPTION = """Upload a model to the Hub of Hugging Face: its averages as safetensors, its recipe, and a card with samples
@@ -58,16 +57,17 @@ def main(words: Sequence[str]) -> int:
     if recipe.custom:
         raise ValueError(f"{o.source} was trained with {', '.join(recipe.custom)}, which nobody else has; it cannot be shared")
     values = (0.0, *recipe.training.ema) if o.all else o.ema or (recipe.training.sample_ema,)
-
+    names = [checkpoint.group_of(value) for value in values]
+    place = checkpoint.resolve(o.source, names)  # whose files are as they were written
     shared = recipe.shared(values)
     seen = checkpoint.read_state(place)["images_seen"]
     with stage(f"uploading {o.source} to {o.repository}"), tempfile.TemporaryDirectory() as parent:
-        groups = {name: checkpoint.load_group(place, name) for name in (f"ema-{ema_name(v)}" if v else "model" for v in values)}
+        groups = {name: checkpoint.load_group(place, name) for name in names}
         folder = checkpoint.write_checkpoint(Path(parent) / "weights", groups, shared, {"images_seen": seen})
         picture, parameters = samples(folder, o.device)
         disk.write(folder / "samples.png", picture)
-        about = About(o.repository, parameters, seen, o.license, o.data, newest_report(o.source))
-        text = model_card(replace(shared, data=recipe.data), about)
+        data = o.data or Path(recipe.data).name
+        text = model_card(shared, About(o.repository, parameters, seen, o.license, data, newest_report(o.source)))
         disk.write(folder / "README.md", text.encode())
         address = hub.push(folder, o.repository, f"{seen:,} images", private=o.private, revision=o.revision)
     print(f"pushed as {address}")

@@ -32,7 +32,6 @@ from justimage.checkpoint.model import check_shapes, named_weights
 from justimage.checkpoint.shards import open_safetensors, read_tensor, safetensors_bytes, staging_dir
 from justimage.convert import official
 from justimage.diffusion import Diffusion
-from justimage.ema import ema_name
 from justimage.recipe import Recipe
 from justimage.sampling import Sampling
 from justimage.transformer import JiT
@@ -200,7 +199,7 @@ def import_diffusers(source: Path, target: Path, context_start: int | None = Non
     except (TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{source} is configured as no JiT: {disk.printable(str(error).splitlines()[0])}") from error
     value = recipe.training.sample_ema
-    group = f"ema-{ema_name(value)}" if value else "model"
+    group = checkpoint.group_of(value)
     return checkpoint.write_checkpoint(target, {group: weights}, recipe, {"images_seen": 0, "converted_from": source.name})
 
 

@@ -63,7 +63,7 @@ def export_file(
     used = usual if ema is None else ema
     about = {
         "version": justimage.__version__, "weights": checkpoint.fingerprint(place, used), "ema": used,
-        "recipe": recipes.to_json(replace(recipe, data="", condition="")),
+        "recipe": recipes.to_json(recipe.shared((used,))),
     }  # fmt: skip
     return export(model, target, sampling, int8, about)
 

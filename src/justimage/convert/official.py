@@ -231,7 +231,7 @@ def export_official(source: Path, target: Path) -> Path:
     averages = {"model_ema1": recipe.training.sample_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
     file: dict[str, Any] = {"model": to_official(checkpoint.load_group(place, "model"), a)}
     for part, value in averages.items():
-        file[part] = to_official(checkpoint.load_group(place, f"ema-{ema_name(value)}" if value else "model"), a)
+        file[part] = to_official(checkpoint.load_group(place, checkpoint.group_of(value)), a)
     size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
     s = official_sampling(recipe)
     file["args"] = argparse.Namespace(

@@ -75,7 +75,7 @@ def ensure_judge(source: Source, flip: bool, path: Path, device: torch.device) -
     """A classifier of the images, trained where there is none yet; None where they have no classes that it could learn."""
     labels = Counter(int(label) for label in getattr(source, "labels", []))
     names = source.class_names
-    few = len(source) < 2 * JUDGE_BATCH or min((labels[i] for i in range(len(names))), default=0) < MIN_IMAGES_A_CLASS
+    few = len(source) < 1.5 * JUDGE_BATCH or min((labels[i] for i in range(len(names))), default=0) < MIN_IMAGES_A_CLASS
     if len(names) < 2 or few:
         return None
     if path.exists() and read_classifier(path)[0].fingerprint == source.fingerprint:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import inf
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -238,7 +239,12 @@ class Recipe:
         kept, usual = tuple(ema for ema in emas if ema), self.training.sample_ema
         ema = usual if usual in kept else max(kept, default=0.0)
         given = replace(self.training, ema=kept, sample_ema=ema, init="", init_rate=1.0)
-        return replace(self, data="", condition="", training=given)
+        told, origin = self.told, self.origin
+        if PurePath(told.encoder).is_absolute():
+            told = replace(told, encoder=PurePath(told.encoder).name)
+        if not origin.startswith("hf://"):
+            origin = origin.replace("\\", "/").rpartition("/")[2]
+        return replace(self, data="", condition="", training=given, told=told, origin=origin, evaluation=OnlineEvaluation())
 
     def denoiser(self, net: Any) -> Denoiser:
         """A network with everything that is needed to sample from it."""

@@ -14,7 +14,6 @@ import socket
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +23,7 @@ from PIL import Image
 from justimage.cli.options import checked_device
 from justimage.web import compare, draw, edit, explore, watch
 from justimage.web.downloads import Downloads
-from justimage.web.guard import MAX_UPLOAD, POLICY, Guard, Visitors
+from justimage.web.guard import MAX_UPLOAD, POLICY, Guard, Visitors, is_loopback
 from justimage.web.models import Models
 from justimage.web.show import EXTRA, QUIET, note, refusals
 from justimage.web.style import CSS, HEAD
@@ -69,7 +68,8 @@ class Page:
         check_host(host, password)
         visitors = Visitors()
         policy = "" if space else POLICY  # the Hub shows a Space in a frame
-        guard = Middleware(Guard, visitors=visitors, folder=self.files.root, policy=policy)  # pyright: ignore[reportArgumentType]
+        local = is_loopback(host) and not password
+        guard = Middleware(Guard, visitors=visitors, folder=self.files.root, policy=policy, local=local)  # pyright: ignore[reportArgumentType]
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         self.blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4, api_open=False)
         try:
@@ -114,14 +114,6 @@ def check_host(host: str, password: str) -> None:
     except (OSError, UnicodeError):  # of names that cannot be encoded
         allowed = "localhost, one of this machine's own addresses, or 0.0.0.0 for all of them"
         raise ValueError(f"host {host} cannot be served from here; allowed: {allowed}") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def for_others(address: str, host: str) -> str:

@@ -4,11 +4,12 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
+from threading import Lock
 
 from justimage import disk
 
-KEPT = 400
-"""Folders of downloads that are kept, the newest."""
+KEPT, KEPT_BYTES = 400, 2**30
+"""Folders of downloads that are kept, and their bytes, the newest."""
 
 
 class Downloads:
@@ -16,16 +17,20 @@ class Downloads:
 
     def __init__(self) -> None:
         self.held = tempfile.TemporaryDirectory(prefix="justimage-play-", ignore_cleanup_errors=True)
-        self.root = Path(self.held.name)
+        self.root, self.making = Path(self.held.name), Lock()
         disk.mkdir(self.root / "made")
         disk.mkdir(self.root / "served")
         os.environ["GRADIO_TEMP_DIR"] = str(self.root / "served")
 
     def folder(self) -> Path:
-        """A new folder for the files of one answer; the oldest go where there are too many."""
-        made = sorted((self.root / "made").iterdir(), key=lambda place: place.stat().st_mtime)
-        for old in made[: max(0, len(made) - KEPT)]:
-            disk.remove(old)
+        """A new folder for the files of one answer; the oldest go where there are too many, or too large ones."""
+        total = 0
+        with self.making:
+            made = sorted((self.root / "made").iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
+            for number, old in enumerate(made):
+                total += sum(file.stat().st_size for file in old.iterdir())
+                if number and (number >= KEPT or total > KEPT_BYTES):
+                    disk.remove(old)
         place = self.root / "made" / secrets.token_hex(8)
         disk.mkdir(place)
         return place

@@ -71,7 +71,8 @@ class Drawing:
         """The command that gives the same; files: with where it writes."""
         o, s = self.options, self.job.sampling
         told = [*(["--prompt", *o.prompt] if o.prompt else []), *(["--numbers", *o.numbers] if o.numbers else [])]
-        classes = ["--classes", *o.classes] if o.classes else []
+        chosen = o.classes or self.classes_not_all()
+        classes = ["--classes", *chosen] if chosen else []
         how = ["--solver", s.solver, "--steps", str(s.steps), "--times", s.times] if isinstance(s.times, str) else [
             "--solver", s.solver, "--times", *map(repr, s.times)
         ]  # fmt: skip
@@ -81,6 +82,12 @@ class Drawing:
         words += ["--guidance", repr(s.guidance), "--interval", *map(repr, s.interval), *every, *how]
         words += ["--ema", repr(self.job.ema), "--precision", self.job.precision, "--device", self.generator.device.type]
         return shlex.join([*words, *(["--out", "grid.png", "--folder", "images"] if files else [])])
+
+    def classes_not_all(self) -> list[str]:
+        """The classes drawn, where none was chosen and the model has more: a command that writes files draws all."""
+        r = self.generator.recipe
+        shown = [] if self.given or len(self.job.classes) == r.model.classes else [c for c in self.job.classes if c >= 0]
+        return [class_name(c, r) for c in shown]
 
     def python(self) -> str:
         """The same in Python; empty where it is told more than classes."""

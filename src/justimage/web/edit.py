@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from justimage import disk, figures
@@ -27,6 +27,8 @@ TASKS = {
 }  # fmt: skip
 MAX_STEPS, MAX_ANSWERS = 100, 8
 PHOTO, MASK = "photo.png", "mask.png"
+MAX_SIDE = 2048
+"""Pixels of a photograph's longer side, to which larger ones are scaled: each edit keeps its own."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,10 @@ def cropped(photo: Image.Image, layers: list[Image.Image], size: tuple[int, int]
     across, down = round(side * w), round(side * h)
     left, top = (width - across) // 2, (height - down) // 2
     box = left, top, left + across, top + down
-    return on_white(photo).crop(box), mask.crop(box)
+    photo, mask = on_white(photo).crop(box), mask.crop(box)
+    if max(photo.size) > MAX_SIDE:
+        photo = ImageOps.contain(photo, (MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return photo, mask.resize(photo.size, Image.Resampling.NEAREST)
 
 
 def on_white(photo: Image.Image) -> Image.Image:

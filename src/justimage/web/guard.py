@@ -12,8 +12,10 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -42,6 +44,23 @@ POLICY = (
 """Nothing is loaded from elsewhere, and no other page frames this one."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def host_of(scope: Scope) -> str:
+    """The host that a request names, without its port."""
+    header = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
 class Refused(Exception):
     """A request that is answered here."""
 
@@ -63,8 +82,10 @@ class Visitors:
 class Guard:
     """An ASGI application before Gradio's."""
 
-    def __init__(self, app: App, visitors: Visitors, folder: Path, policy: str = POLICY) -> None:
-        self.app, self.visitors, self.folder, self.policy = app, visitors, folder, policy
+    def __init__(self, app: App, visitors: Visitors, folder: Path, policy: str = POLICY, local: bool = False) -> None:
+        """local: answer only requests that name this machine as it names itself: a web site's name may lead here, too, and its
+        scripts would then be those of this page."""
+        self.app, self.visitors, self.folder, self.policy, self.local = app, visitors, folder, policy, local
         self.stored, self.measured, self.reading = 0, -1e9, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +123,8 @@ class Guard:
     async def admit(self, scope: Scope, receive: Receive) -> Receive:
         """The body of a request that may pass; Refused for any other."""
         path, method = scope["path"], scope["method"]
+        if self.local and not is_loopback(host_of(scope)):
+            raise Refused(403, "this page is for its machine alone: open it as localhost; behind a proxy give it a --password")
         if method in ("GET", "HEAD"):
             if not READ.fullmatch(path) or "\0" in path or re.search(r"/gradio_api/file=\w{2,}:", path):
                 raise Refused(404, "there is no such page")
