@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from justimage import chunks, data, randomness
 from justimage.cli.search import drop_options
 from justimage.data import Crop
+from justimage.demo.images import averaged_pixels
 from justimage.evaluation import feature_sampler, online, passes, reference, report, scores, search, search_report, time_grid
 from justimage.evaluation.reference import compute_features, open_reference
 from justimage.evaluation.scores import Gaussian, Score, gaussian
@@ -439,6 +440,32 @@ def test_the_score_on_the_way_is_the_score_of_those_images(digits_classifier: Pa
     real = online_fid.extractor.extract(source.batch(np.arange(len(source)))[0])[0]
     wanted = scores.frechet(gaussian([online_fid.extractor.extract(images)[0]]), gaussian([real]))
     assert found[f"fid_{recipe.training.sample_ema:g}"] == found["fid"] == pytest.approx(wanted, rel=1e-3)
+
+
+class Told(torch.nn.Module):
+    """A network of one's own, which takes conditions as its dataset has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.ones(())), list[torch.Tensor]()
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        self.seen.append(condition)
+        return self.weight * condition.mean((1, 2, 3), keepdim=True).expand_as(z)
+
+
+def test_conditions_of_ones_own_are_given_on_the_way_as_they_are_in_training() -> None:
+    from justimage import training
+    from tests.test_training import small
+
+    images = torch.randint(0, 256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    source = data.as_source([(image, torch.full((1, 4, 4), i / 40)) for i, image in enumerate(images)])
+    recipe = with_values(small(classes=0, guidance=1.0), count=20).resolve(source)
+    net, space = Told(), averaged_pixels()
+    state = training.init_state(recipe, net=lambda: net)
+    found = online.online_scores(recipe, source, state, online.OnlineFID(space, gaussian([space.extract(images)[0]])), int)
+    assert np.isfinite(found["fid"]) and {c.shape[1:] for c in net.seen} == {(1, 4, 4)}
+    assert len({float(value) for c in net.seen for value in c.flatten()}) == 40  # spread over the set
 
 
 def test_unguided_images_have_one_name_whatever_the_interval() -> None:
