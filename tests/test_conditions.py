@@ -19,7 +19,7 @@ from justimage.cli.prepare import main as prepare_command
 from justimage.cli.sample import main as sample_command
 from justimage.conditions import NULL_CLASS, null_like, text_bytes, text_of
 from justimage.data import encoded
-from justimage.data.encoded import encode_texts, load_encoder
+from justimage.data.encoded import encode_texts, load_encoder, same_encoder
 from justimage.data.matching import match
 from justimage.evaluation import answers
 from justimage.generate import ImageGenerator
@@ -231,6 +231,11 @@ def test_texts_begin_at_the_first_token_whichever_side_a_tokenizer_fills_up(enco
     found = encode_texts(encoder, texts, 20)
     load_encoder(encoder)[0].padding_side = "left"
     assert torch.equal(encode_texts(encoder, texts, 20), found) and found[:, 0].any(-1).all()
+
+
+def test_an_encoder_that_lies_elsewhere_is_known_by_its_folders_name() -> None:
+    assert same_encoder("/home/alice/t5", "./t5") and same_encoder("google/t5", "google/t5")
+    assert not same_encoder("/home/alice/t5", "t5") and not same_encoder("./t5", "./bert")
 
 
 def test_texts_without_a_token_are_refused(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from justimage import checkpoint, hub, run as runs
 from justimage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
 from justimage.cli import push
 from justimage.generate import ImageGenerator
+from justimage.web.models import Models
 from tests import crash
 
 pytestmark = pytest.mark.full
@@ -141,6 +142,9 @@ def test_images_are_drawn_from_the_newest_checkpoint_that_is_intact_and_damage_i
     usual = checkpoint.group_of(checkpoint.read_recipe(newest).training.sample_ema)
     flipped(newest / f"{usual}-00001-of-00001.safetensors", 10_000)
     generator = ImageGenerator(run, torch.device("cpu"))
+    models = Models([str(run)], torch.device("cpu"))
+    model = models.generator(str(run))
+    assert model.checkpoint == older and model.denoisers is models.generator(str(run)).denoisers  # loaded once
     assert generator.checkpoint == older and generator.make_job().ema == generator.recipe.training.sample_ema
     pushed = []
     monkeypatch.setattr(hub, "push", lambda folder, *_, **__: pushed.append(checkpoint.read_state(folder)) or "hf://me/x")

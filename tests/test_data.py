@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +251,29 @@ def test_a_worker_that_is_gone_is_one_line(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match=r"a process that reads images is gone, .* fewer --workers") as caught:
         list(batches(Stream(source, 0, flip=False), range(0, 24, 4), 4, workers=1))
     assert "\n" not in str(caught.value) and groups.get() != os.getpgid(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_dies_while_nobody_waits_for_it_is_noticed_by_who_does(folder: Path, number: int) -> None:
+    """PyTorch would raise its error in the middle of a step; and SIGTERM to all of a service's processes ends none of ours at
+    once."""
+    source = open_source(str(zipped(folder)), Crop((8, 8)))
+    read = batches(Stream(source, 0, flip=False), range(0, 4 * 10_000, 4), 4, workers=1)
+    next(read)
+    (child,) = multiprocessing.active_children()
+    assert child.pid
+    os.kill(child.pid, number)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        sum(range(1000))
+    assert child.is_alive() == (number == signal.SIGTERM)
+    if number == signal.SIGTERM:
+        assert len(next(read)[0]) == 4
+    else:
+        with pytest.raises(OSError, match="a process that reads images is gone"):
+            for _ in range(10):
+                next(read)
+    read.close()
 
 
 def test_batches_do_not_depend_on_workers_or_where_they_begin(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Intervals of ratios between cells: Student's, and right as often as they say; and the verdicts on claims by them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from justimage.recipe import with_values
 from justimage.reproduction import Cell, Experiment, Lab, Table, better
 from justimage.reproduction.intervals import (
     Z_POWER,
+    Z_SECOND,
     Interval,
     Residuals,
     deviate_unequally,
@@ -27,6 +29,7 @@ from justimage.reproduction.training_job import with_seeds
 def test_quantiles_are_students() -> None:
     for freedom in range(1, 200):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+        assert freedom < 4 or t_quantile(freedom, Z_SECOND) == pytest.approx(stats.t.ppf(0.985, freedom), rel=0.01)
         assert t_quantile(freedom, Z_POWER) == pytest.approx(stats.t.ppf(0.8, freedom), rel=0.01)
 
 
@@ -84,6 +87,20 @@ def test_so_many_seeds_tell_the_effect_four_times_in_five() -> None:
     a, b = random.normal(0, 0.1, (2, trials, seeds))
     told = stats.ttest_rel(a + effect, b, axis=1).pvalue < 0.05
     assert told.mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_second_look_asks_for_more() -> None:
+    lab, recipe = Lab(Path("nowhere"), replace(LAPTOP, seeds=3)), LAPTOP.recipe("B/16")
+    cells = [Cell({"width": width}, with_seeds(with_values(recipe, width=width), 6)) for width in (64, 96)]
+    once = Experiment("", "", lambda s: cells, lambda t: [], lambda t: None, "{width}", "FID")
+    first, second = (Table(e, lab) for e in (once, replace(once, second_look=True)))
+    for table in first, second:
+        for cell, fids in zip(cells, ([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], [1.1, 1.3, 0.9, 1.4, 1.2, 0.8]), strict=True):
+            table.results.update({job.key(lab): {"fid": fid} for job, fid in zip(cell.jobs, fids, strict=True)})
+    (_, value, high), wider = (table.ratio(*cells) for table in (first, second))
+    assert value == wider.value and math.log(wider.high / value) / math.log(high / value) == pytest.approx(
+        stats.t.ppf(0.985, 5) / stats.t.ppf(0.975, 5), rel=0.01
+    )
 
 
 def test_unequal_deviations_are_bartletts() -> None:

@@ -123,6 +123,6 @@ def test_what_is_given_away_names_no_place_of_this_machine() -> None:
     )  # fmt: skip
     shared = recipe.shared((5000.0,))
     assert "alice" in json.dumps(to_json(recipe)) and "alice" not in json.dumps(to_json(shared))
-    assert shared.origin == "first after 500 images, average 100, 0123" and shared.told.encoder == "encoder"
+    assert shared.origin == "first after 500 images, average 100, 0123" and shared.told.encoder == "./encoder"
     kept = with_values(recipe, origin="hf://me/first, average 100, 0123", encoder="google/t5").shared((5000.0,))
     assert kept.origin == "hf://me/first, average 100, 0123" and kept.told.encoder == "google/t5"

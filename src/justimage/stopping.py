@@ -109,8 +109,8 @@ class Watchdog:
         try:
             yield
         finally:
-            self.waits = False
             self.heartbeat()
+            self.waits = False
 
     def watch(self) -> None:
         while not self.over.wait(min(1.0, self.seconds / 4)):

@@ -106,7 +106,7 @@ def what_it_draws(recipe: Recipe) -> str:
 def how_it_was_trained(recipe: Recipe, about: About) -> str:
     t = recipe.training
     lines = [
-        f"- data: {printable(about.data, 100) or 'not said'}",
+        f"- data: {about.data or 'not said'}",
         f"- {about.images_seen:,} images seen, in batches of {t.batch:,}, at a learning rate of {t.learning_rate:g}",
         f"- averages of the weights: {', '.join(f'{value:g}' for value in t.ema) or 'none'}; sampled with {t.sample_ema:g}",
     ]

@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
         folder = checkpoint.write_checkpoint(Path(parent) / "weights", groups, shared, {"images_seen": seen})
         picture, parameters = samples(folder, o.device)
         disk.write(folder / "samples.png", picture)
-        data = o.data or Path(recipe.data).name
+        data = o.data or disk.printable(Path(recipe.data).name, 100)
         text = model_card(shared, About(o.repository, parameters, seen, o.license, data, newest_report(o.source)))
         disk.write(folder / "README.md", text.encode())
         address = hub.push(folder, o.repository, f"{seen:,} images", private=o.private, revision=o.revision)

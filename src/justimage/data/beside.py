@@ -21,7 +21,7 @@ from torch import Tensor
 
 from justimage.checks import check_finite
 from justimage.conditions import text_bytes
-from justimage.data.encoded import ENCODED, encode_texts, read_encoded
+from justimage.data.encoded import ENCODED, encode_texts, read_encoded, same_encoder
 from justimage.data.files import Files, open_files
 from justimage.data.images import PILLOW_FORMATS, Crop, upright_size
 from justimage.data.look import look
@@ -259,7 +259,7 @@ def tell_encoded(source: Source, path: str, keep_classes: bool, before: ToldBefo
             raise ValueError(f"{path} names files, and this data has none; encode a table without a column {FILE!r}")
         texts = texts[torch.from_numpy(match(source.names, files, path))]
     if before:
-        if encoder != before.told.encoder:
+        if not same_encoder(encoder, before.told.encoder):
             raise ValueError(f"{path} is by {printable(encoder)}, the model's texts by {before.told.encoder or 'no encoder'}")
         texts = torch.nn.functional.pad(texts, (0, 0, 0, max(before.length - texts.shape[1], 0)))[:, : before.length]
     check_count(source, len(texts), path, "texts")

@@ -7,7 +7,7 @@ the table's column of files where it has one. Needs pip install 'justimage[text]
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -49,6 +49,16 @@ def encode_table(table: Path, out: Path, encoder: str, max_tokens: int = 64) -> 
     disk.write(out, save({"text": found[:, :longest].contiguous()}, metadata))
     yield Progress("encoding", len(texts), len(texts))
     return tuple(found[:, :longest].shape)
+
+
+def is_local(encoder: str) -> bool:
+    """Whether an encoder is named by its folder, not by its name on the Hub."""
+    return encoder.startswith((".", "~")) or PurePath(encoder).is_absolute()
+
+
+def same_encoder(a: str, b: str) -> bool:
+    """Whether two names may be of one encoder; folders, by their own names: they lie elsewhere on another machine."""
+    return a == b or (is_local(a) and is_local(b) and PurePath(a).name == PurePath(b).name)
 
 
 @lru_cache(maxsize=1)

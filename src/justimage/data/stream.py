@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from justimage.data.source import Source
 
 T = TypeVar("T")
 END: Any = object()
+GRACE = 30
+"""Seconds that a process which reads images goes on after SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,28 @@ def in_memory(source: Source | None) -> bool:
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step. Torchrun and service
-    managers send SIGTERM to a whole process group, so that workers are in one of their own."""
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
+    """Leave Ctrl-C and SIGTERM to the process that trains, which ends its workers after the current step.
+
+    Torchrun sends SIGTERM to a process group, so that workers are in one of their own; service managers to every process, which
+    a worker therefore outlives for GRACE seconds.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "alarm"):
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def workers_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What a loader's processes read. PyTorch raises an error wherever the main thread is when one of them is gone; left to its
+    own looking, every few seconds, it does so to who waits for the next batch."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    read = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return read
 
 
 def batches(
@@ -122,7 +141,7 @@ def batches(
         dataset, batch_size=None, sampler=starts, num_workers=workers, pin_memory=pinned, worker_init_fn=ignore_signals
     )  # fmt: skip
     try:
-        read = iter(loader) if workers else prefetch(loader)
+        read = workers_of(loader) if workers else prefetch(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # where processes are spawned, rather than forked
         raise ValueError(f"the data cannot be sent to worker processes ({error}); --workers 0 reads it without them") from error
     while (batch := next_of(read)) is not END:

@@ -51,5 +51,6 @@ EXPERIMENT = Experiment(
     expects="With size FID and recall improve, and precision stays where it is.",
     cells=cells, claims=claims, figure=tiles,
     row="{network}", column="{metric}", labels={"metric": METRICS},
+    second_look=True,
     minutes={"laptop": 2.5},
 )  # fmt: skip

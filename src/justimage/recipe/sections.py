@@ -11,6 +11,7 @@ from torch import Tensor
 from justimage.architectures import Architecture, architecture
 from justimage.checks import check_choice, check_finite, check_range
 from justimage.data import Crop, Decode, Source, Told, ToldSource
+from justimage.data.encoded import is_local
 from justimage.diffusion import Diffusion
 from justimage.distributed import Parallel
 from justimage.ema import half_life
@@ -240,8 +241,8 @@ class Recipe:
         ema = usual if usual in kept else max(kept, default=0.0)
         given = replace(self.training, ema=kept, sample_ema=ema, init="", init_rate=1.0)
         told, origin = self.told, self.origin
-        if PurePath(told.encoder).is_absolute():
-            told = replace(told, encoder=PurePath(told.encoder).name)
+        if is_local(told.encoder):
+            told = replace(told, encoder=f"./{PurePath(told.encoder).name}")
         if not origin.startswith("hf://"):
             origin = origin.replace("\\", "/").rpartition("/")[2]
         return replace(self, data="", condition="", training=given, told=told, origin=origin, evaluation=OnlineEvaluation())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from justimage import progress
 from justimage.generate import short_hash
 from justimage.progress import Progress
-from justimage.reproduction.intervals import Interval, Residuals, Z, deviate_unequally, geometric_mean, residuals
+from justimage.reproduction.intervals import Z_SECOND, Interval, Residuals, Z, deviate_unequally, geometric_mean, residuals
 from justimage.reproduction.scales import Scale
 
 T = TypeVar("T")
@@ -128,6 +128,8 @@ class Experiment:
     """the label of its column"""
     labels: dict[str, dict[Any, str]] = field(default_factory=dict)
     """how labels spell the values of a parameter, where not as they are: {"t_clip": {0.0: "none"}}"""
+    second_look: bool = False
+    """whether there are more seeds than at a first look, which decided nothing: intervals are of 97 % then, not of 95 %"""
     notes: str = ""
     """differences from the paper, and other remarks"""
     minutes: dict[str, float] = field(default_factory=dict)
@@ -236,6 +238,11 @@ class Table:
         apart = self.trainings(a) != self.trainings(b) and not deviate_unequally(scaled(pooled))
         return residuals(scaled(pooled)) if apart or alone is None else alone
 
+    @property
+    def z(self) -> float:
+        """The quantile of its intervals."""
+        return Z_SECOND if self.experiment.second_look and self.lab.scale.seeds > 1 else Z
+
     def common(self, a: Cell, b: Cell) -> tuple[list[float], list[float]]:
         """The numbers of two cells, of the seeds that both have."""
         seeds = min(len(a.jobs), len(b.jobs))
@@ -249,8 +256,8 @@ class Table:
     def difference(self, a: Cell, b: Cell) -> Interval:
         """The number of one cell less another's, over the seeds of both."""
         (x, y), between = self.common(a, b), self.noise_between(a, b, logarithms=False)
-        value, own = mean(x) - mean(y), Z * math.hypot(self.noise(a), self.noise(b))
-        error = between.error(len(x)) if between else own
+        value, own = mean(x) - mean(y), self.z * math.hypot(self.noise(a), self.noise(b))
+        error = between.error(len(x), self.z) if between else own
         return Interval(value - error, value, value + error)
 
     def ratio(self, a: Cell, b: Cell) -> Interval:
@@ -260,8 +267,8 @@ class Table:
         if not 0 < value < math.inf:
             return Interval(value, value, value)
         between = self.noise_between(a, b, logarithms=True)
-        own = Z * math.hypot(self.noise(a) / x, self.noise(b) / y)
-        error = between.error(min(len(a.jobs), len(b.jobs))) if between else own
+        own = self.z * math.hypot(self.noise(a) / x, self.noise(b) / y)
+        error = between.error(min(len(a.jobs), len(b.jobs)), self.z) if between else own
         return Interval(value * math.exp(-error), value, value * math.exp(error))
 
 
@@ -302,7 +309,7 @@ def beyond(sentence: str, table: Table, more: Cells, less: Cells, factor: float,
     ratio, pairs = paper or paper_ratio(more, less), pairs_of(more, less)
     margin, paper = ratio_of(table, more, less).times(factor), ratio and ratio * factor
     noise = table.noise_between(*pairs[0], logarithms=True)
-    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs))) if noise and paper and paper > 1 else None
+    seeds = noise.seeds_needed(math.log(paper) * math.sqrt(len(pairs)), table.z) if noise and paper and paper > 1 else None
     return Claim(sentence, margin.above(1), "", "", margin, paper, noise, seeds)
 
 

@@ -14,7 +14,8 @@ Margin = tuple[str, Interval, float | None, bool | None]
 """A claim, how many times its number is beyond the bound, the paper's, and whether it holds."""
 COLORS = {True: "#2e7d32", False: "#c62828", None: "#8a8a8a"}
 FOREST = (
-    "How many times each number is on its claim's side of the bound, with 95 % intervals: right of the line a claim holds. "
+    "How many times each number is on its claim's side of the bound, with 95 % intervals (97 % at a second look): right of the "
+    "line a claim holds. "
     "Diamonds are the paper's numbers; claims without a ratio are in the table alone"
 )
 

@@ -14,6 +14,8 @@ T_QUANTILES = 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 Z = 1.959964
 """That of the normal distribution."""
+Z_SECOND = 2.170090
+"""The 98.5 % quantile, for a second look at data of which a first one decided nothing."""
 Z_POWER = 0.841621
 """The 80 % quantile of the normal distribution: with so many seeds an effect is told four times in five."""
 MAX_SEEDS = 100
@@ -59,7 +61,8 @@ def geometric_mean(intervals: list[Interval]) -> Interval:
 
 
 def t_quantile(freedom: int, z: float = Z) -> float:
-    """A quantile of Student's t, that of the normal distribution given: to 0.1 % the 97.5 %, to 1 % the 80 %."""
+    """A quantile of Student's t, that of the normal distribution given: the 97.5 % to 0.1 %; to 1 % the 80 %, and the 98.5 %
+    from four degrees of freedom on."""
     if z == Z and freedom <= len(T_QUANTILES):
         return T_QUANTILES[freedom - 1]
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
@@ -84,16 +87,16 @@ class Residuals(NamedTuple):
     def freedom(self) -> int:
         return (self.cells - 1) * (self.seeds - 1)
 
-    def error(self, seeds: int) -> float:
-        """Half the 95 % interval of the difference between the means of two cells over so many seeds, the same of both."""
-        return t_quantile(self.freedom) * self.deviation * math.sqrt(2 / seeds)
+    def error(self, seeds: int, z: float = Z) -> float:
+        """Half the interval of the difference between the means of two cells over so many seeds, the same of both."""
+        return t_quantile(self.freedom, z) * self.deviation * math.sqrt(2 / seeds)
 
-    def seeds_needed(self, effect: float) -> int | None:
+    def seeds_needed(self, effect: float, z: float = Z) -> int | None:
         """The fewest seeds that tell an effect four times in five; None beyond MAX_SEEDS."""
 
         def least(n: int) -> float:
             then = self._replace(seeds=n)
-            return then.error(n) + t_quantile(then.freedom, Z_POWER) * self.deviation * math.sqrt(2 / n)
+            return then.error(n, z) + t_quantile(then.freedom, Z_POWER) * self.deviation * math.sqrt(2 / n)
 
         return next((n for n in range(2, MAX_SEEDS + 1) if least(n) <= abs(effect)), None)
 

@@ -9,6 +9,7 @@ from typing import Any
 from justimage import disk
 from justimage.reproduction import Cell, Claim, Table
 from justimage.reproduction.claims_page import write_claims
+from justimage.reproduction.intervals import Z
 from justimage.reproduction.runner import jsonable
 from justimage.reproduction.training_job import TrainAndScore
 
@@ -87,13 +88,14 @@ def protocol_text(table: Table) -> str:
     scaled = sorted({job.feature_size(scale) for job in jobs if job.feature_size(scale) != job.reference_size})
     solvers = ", ".join(sorted({r.sampling.solver for r in recipes}))
     images, batches = join(r.training.total_images for r in recipes), join(r.training.batch for r in recipes)
+    level = 95 if table.z == Z else 97
     return (
         f"Scale {scale.name}, data {scale.data}: trained on {images} images in batches of {batches}, "
         f"averages {join(e for r in recipes for e in r.training.ema)}; "
         f"{search}; {join(r.sampling.steps for r in recipes)} steps of {solvers}; FID in the space of {space}"
         + (f", which reads images scaled to {scaled[0]} x {scaled[0]}" if scaled else "")
         + ". ± is the deviation over other samples; with several seeds, the mean, the least and the most. In a claim, numbers "
-        "are geometric means of the seeds that both cells have, and the 95 % interval of a ratio follows it."
+        f"are geometric means of the seeds that both cells have, and the {level} % interval of a ratio follows it."
     )
 
 

@@ -212,6 +212,8 @@ def lock_and_begin(run: Run, damage: list[tuple[str, str]], fresh: bool) -> bool
     directory, seen = run.directory, run.state.images_seen
     if fresh and directory.exists():
         earlier = disk.file_lock(directory / ".lock")  # a run that still goes on there keeps its directory
+        if disk.WINDOWS:  # which renames nothing with an open file in it
+            earlier.close()
         disk.rename(directory, backup_path(directory))
         earlier.close()
     disk.mkdir(directory)

@@ -8,8 +8,8 @@ from threading import Lock
 
 from justimage import disk
 
-KEPT, KEPT_BYTES = 400, 2**30
-"""Folders of downloads that are kept, and their bytes, the newest."""
+KEPT, KEPT_BYTES = 400, 2**29
+"""Folders that are kept of what was made, and of what Gradio took in or serves; and their bytes; the newest of each."""
 
 
 class Downloads:
@@ -24,13 +24,14 @@ class Downloads:
 
     def folder(self) -> Path:
         """A new folder for the files of one answer; the oldest go where there are too many, or too large ones."""
-        total = 0
         with self.making:
-            made = sorted((self.root / "made").iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
-            for number, old in enumerate(made):
-                total += sum(file.stat().st_size for file in old.iterdir())
-                if number and (number >= KEPT or total > KEPT_BYTES):
-                    disk.remove(old)
+            for name in "made", "served":
+                total = 0
+                folders = sorted((self.root / name).iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
+                for number, old in enumerate(folders):
+                    total += sum(file.stat().st_size for file in old.rglob("*") if file.is_file())
+                    if number and (number >= KEPT or total > KEPT_BYTES):
+                        disk.remove(old)
         place = self.root / "made" / secrets.token_hex(8)
         disk.mkdir(place)
         return place

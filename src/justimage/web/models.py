@@ -46,6 +46,7 @@ class Models:
         self.given, self.device, self.max_images, self.home = list(map(str, sources)), device, max_images, home
         self.turns, self.loading = Turns(), Lock()
         self.generators: dict[tuple[str, Precision], ImageGenerator] = {}
+        self.newest: dict[tuple[str, Precision], Path] = {}  # checkpoints as each was loaded, damaged ones too
         self.neighbourhoods: dict[str, Neighbourhood] = {}
 
     @property
@@ -76,9 +77,9 @@ class Models:
             raise ValueError(f"model {name!r} is not one of this page's; allowed: {', '.join(self.names) or 'none yet'}")
         key = name, precision or preferred_precision(self.device)
         with self.loading:
-            generator = self.generators.pop(key, None)
-            if generator is None or generator.checkpoint != checkpoint.resolve(name):
-                generator = ImageGenerator(name, self.device, key[1])
+            generator, newest = self.generators.pop(key, None), checkpoint.resolve(name)
+            if generator is None or self.newest.get(key) != newest:
+                generator, self.newest[key] = ImageGenerator(name, self.device, key[1]), newest
             self.generators[key] = generator  # the newest at the end
             self.forget()
         return copy.copy(generator)
