@@ -53,5 +53,5 @@ EXPERIMENT = Experiment(
     row="{network} at {size}", column="{metric}{width}",
     notes="Ours are parameters and GFLOPs of this scale's networks; in the last column, of the paper's B on the same images.",
     labels={"metric": METRICS, "width": {None: "", 768: ", 768 wide"}},
-    minutes={"laptop": 1},
+    minutes={"laptop": 1, "overnight": 160},
 )  # fmt: skip
