@@ -39,9 +39,9 @@ class PushOptions:
     license: str = "mit"
     """of the weights, by its name on the Hub"""
     data: str = ""
-    """a word about the data and its licence, for the card [the name of its folder]"""
+    """a word about the data and its licence, for the card [the name of its folder, without the folders above]"""
     private: bool = False
-    """make the repository private"""
+    """make the repository private; one that is public already is refused"""
     revision: str | None = None
     """branch to push to [main]"""
     device: str | None = None
