@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -114,8 +115,8 @@ def test_an_average_that_is_not_kept_cannot_be_sampled() -> None:
         recipes.Recipe(training=recipes.Training(ema=(0.9996,)))
 
 
-def test_what_is_given_away_names_no_place_of_this_machine() -> None:
-    home = "/home/alice/acme"
+def test_what_is_given_away_names_no_place_of_this_machine(tmp_path: Path) -> None:
+    home = (tmp_path / "alice").as_posix()
     recipe = with_values(
         preset("digits"), classes=10, data=f"{home}/photos", condition=f"{home}/texts.csv", init=f"{home}/runs/first",
         origin=f"{home}/runs/first after 500 images, average 100, 0123", encoder=f"{home}/encoder", every=1000,
