@@ -3,6 +3,7 @@
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -24,7 +25,7 @@ class Downloads:
 
     def folder(self) -> Path:
         """A new folder for the files of one answer; the oldest go where there are too many, or too large ones."""
-        with self.making:
+        with self.making, suppress(FileNotFoundError):  # Gradio removes some, too
             for name in "made", "served":
                 total = 0
                 folders = sorted((self.root / name).iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
