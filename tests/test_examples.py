@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from justimage.experiments import experiment
+from justimage.recipe import with_values
 from justimage.reproduction import Lab, Table
 from justimage.reproduction.scales import OVERNIGHT
 
@@ -72,3 +73,20 @@ def test_the_experiment_on_the_length_of_training_shares_the_trainings_of_table_
             for job in cell.jobs:
                 longer.results.setdefault(job.key(lab), {})[cell.metric] = 0.5 + rise * longest
         assert [claim.holds for claim in longer.experiment.claims(longer)] == [holds]
+
+
+def test_the_experiment_on_in_context_tokens_shares_the_trainings_and_scores_of_table_5() -> None:
+    """Ten seeds of two networks that differ in the tokens alone; the paper's numbers fulfil its claim, equal ones do not."""
+    lab = Lab(Path("nowhere"), OVERNIGHT)
+    table, paper = Table(example("in_context").EXPERIMENT, lab), Table(experiment("table5"), lab)
+    without, tokens = table.cells
+    scored = paper.cell(network="B/16", metric="fid")
+    assert [job.key(lab) for job in tokens.jobs[:3]] == [job.key(lab) for job in scored.jobs]
+    assert [with_values(a.recipe, context_tokens=0) for a in tokens.jobs] == [b.recipe for b in without.jobs]
+    assert len(without.jobs) == 10 and tokens.paper and without.paper
+    for fid, holds in ((tokens.paper, True), (without.paper, False)):
+        for cell, mean in ((tokens, fid), (without, without.paper)):
+            for seed, job in enumerate(cell.jobs):
+                noise = 1 + 0.01 * (seed * (2 if cell is tokens else 3) % 5)
+                table.results[job.key(lab)] = {"fid": noise * mean}
+        assert [claim.holds for claim in table.experiment.claims(table)] == [holds]
