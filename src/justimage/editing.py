@@ -23,6 +23,7 @@ from justimage import randomness
 from justimage.conditions import Condition
 from justimage.diffusion import convert
 from justimage.measurements import Measurement, averages as averages, blur as blur, grey as grey, known_pixels as known_pixels
+from justimage.sample_arguments import check_condition
 from justimage.sampling import Denoiser, GuidedVelocity, Sampling, eval_mode
 from justimage.solvers import SOLVERS
 
@@ -61,12 +62,12 @@ def complete(
     repeats: int = 1,
 ) -> Iterator[Tensor]:
     """Images x with the measurement y (b, ...), both as the network sees them, one for each of b seeds. repeats: how often each
-    step is made, from noise renewed. Yields what x is predicted to be after each step; the last one is the result.
+    step is made, from noise renewed. Yields what x is predicted to be after each step, on the network's device; the last one is
+    the result.
     """
-    device = y.device
-    velocity = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds)
-    z = noise_of_seeds(denoiser, seeds).to(device)
-    times = sampling.grid
+    check_condition(condition, len(seeds), denoiser.classes, sampling.guidance)
+    y, z, condition = (denoiser.place(given) for given in (y, noise_of_seeds(denoiser, seeds), condition))
+    velocity, times = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds), sampling.grid
     with eval_mode(denoiser.net):
         if repeats == 1:
             for point in SOLVERS[sampling.solver](velocity, z, times):
@@ -94,11 +95,13 @@ def vary(
 ) -> Iterator[Tensor]:
     """Variations of images x (b, channels, height, width): as at t = 1 - strength, noise from b seeds added, and from there on
     sampled. Yields what x is predicted to be."""
+    check_condition(condition, len(seeds), denoiser.classes, sampling.guidance)
+    x, noise, condition = (denoiser.place(given) for given in (x, noise_of_seeds(denoiser, seeds), condition))
     start = 1 - strength
     times = [start, *sampling.grid[bisect_left(sampling.grid, start + 1e-6) :]]
     velocity = GuidedVelocity(denoiser, condition, sampling, None, seeds)
     a, b = velocity.coefficients(start)
-    z = a * x + b * noise_of_seeds(denoiser, seeds).to(x.device)
+    z = a * x + b * noise
     with eval_mode(denoiser.net):
         for point in SOLVERS[sampling.solver](velocity, z, times):
             z = point.z
@@ -117,16 +120,19 @@ def noise_of_seeds(denoiser: Denoiser, seeds: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def to_noise(denoiser: Denoiser, x: Tensor, condition: Condition, steps: int = 100) -> Tensor:
     """The noise (b, channels, height, width) from which `from_noise` comes to the images x, in as many passes as steps."""
-    velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
+    x, condition, times = denoiser.place(x), denoiser.place(condition), levels(denoiser, steps)
+    velocity = GuidedVelocity(denoiser, condition, Sampling())
     with eval_mode(denoiser.net):
         *_, end = SOLVERS["dpm2"](velocity, x * velocity.coefficients(times[-1])[0], times[::-1])
     return end.z
 
 
 @torch.no_grad()
-def from_noise(denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int = 100) -> Tensor:
-    """The images to which noise leads; of another class than they came from, images of that class with the same noise."""
-    velocity, times = GuidedVelocity(denoiser, condition, Sampling()), levels(denoiser, steps)
+def from_noise(denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int = 100, guidance: float = 1.0) -> Tensor:
+    """The images to which noise leads; of another class than they came from, images of that class with the same noise.
+    guidance: towards that class; with another than 1 the way is not that of `to_noise`."""
+    noise, condition, times = denoiser.place(noise), denoiser.place(condition), levels(denoiser, steps)
+    velocity = GuidedVelocity(denoiser, condition, Sampling(guidance=guidance))
     with eval_mode(denoiser.net):
         *_, end = SOLVERS["dpm2"](velocity, noise, times)
     return end.z / velocity.coefficients(times[-1])[0]
@@ -141,7 +147,10 @@ def levels(denoiser: Denoiser, steps: int) -> list[float]:
 
 
 def between(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """Noise on the great circle from one to another, both ends included, (count, channels, height, width)."""
+    """Noise on the great circle from one to another, both ends included, (count, channels, height, width); on the straight line
+    between noises of nearly the same direction."""
     angle = torch.acos(F.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1))
     shares = torch.linspace(0, 1, count, device=first.device).view(-1, *[1] * first.ndim)
+    if torch.sin(angle) < 1e-3:
+        return torch.lerp(first, second, shares)
     return (torch.sin((1 - shares) * angle) * first + torch.sin(shares * angle) * second) / torch.sin(angle)

@@ -213,7 +213,7 @@ def save_images(generator: ImageGenerator, job: SampleJob, count: int, folder: P
             disk.write(root / f"{i:06d}.png", figures.encode_png(figures.to_pil(image)), chunks.tmp_prefix())
         return labels_and_hashes(generator, job, number, images) | ({"images": images.numpy()} if npz else {})
 
-    chunks.begin(root, {"job": job.describe(), "count": count, "folder": bool(folder), "npz": bool(npz)})
+    chunks.begin(root, {"count": count, "job": job.describe(), "folder": bool(folder), "npz": bool(npz)})
     place, (rank, size) = root / "chunks", rank_and_size()
     disk.remove(place / f"done-{rank}")
     if (root / INDEX_CSV).exists() and not npz:

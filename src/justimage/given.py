@@ -42,7 +42,7 @@ class Conditions(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """Entries that somebody gives, each (n, ...) and for itself over and over."""
+    """Entries that somebody gives, each (n, ...) and for itself over and over: as many as until all begin anew."""
 
     entries: dict[str, Tensor]
 
@@ -54,7 +54,7 @@ class Given:
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
-        return max(map(len, self.entries.values()))
+        return math.lcm(*map(len, self.entries.values()))
 
     def at(self, indices: Sequence[int]) -> dict[str, Tensor]:
         return {name: tensor[[i % len(tensor) for i in indices]] for name, tensor in self.entries.items()}

@@ -44,6 +44,8 @@ class Sampling:
     """lower bound of denominators while sampling, in solvers that follow the velocity"""
 
     def __post_init__(self) -> None:
+        if isinstance(self.times, Sequence) and not isinstance(self.times, str):
+            object.__setattr__(self, "times", tuple(self.times))
         check_finite(self)
         if isinstance(self.times, tuple):
             if len(self.times) < 2 or not all(0 <= t < s <= 1 for t, s in pairwise(self.times)):
@@ -113,6 +115,11 @@ class Denoiser:
         object.__setattr__(self, "classes", self.classes or getattr(self.net, "classes", 0))
         if not self.shape:
             raise ValueError("the shape of an image is not known: Denoiser(net, shape=(channels, height, width))")
+
+    def place(self, given: Condition) -> Any:
+        """Noise, images or a condition, on the device of the network's parameters, if it has any."""
+        parameter = next(self.net.parameters(), None)
+        return given if parameter is None else map_tensors(lambda tensor: tensor.to(parameter.device), given)
 
 
 def autocast_to(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
@@ -224,10 +231,11 @@ def trajectory(
     """Every point on the way from noise to images.
 
     noise: (b, *shape), z at the first time, of standard deviation `denoiser.diffusion.noise_scale` (`sample` scales its noise
-    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. seeds: b, of the noise that a
-    stochastic solver adds on the way [0, 1, ...]. At t = 1 a point's x is its z, the image: floats around [-1, 1].
+    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. Both are taken to its device.
+    seeds: b, of the noise that a stochastic solver adds on the way [0, 1, ...]. At t = 1 a point's x is its z, the image: floats
+    around [-1, 1].
     """
-    sampling = sampling or denoiser.sampling
+    sampling, noise, condition = sampling or denoiser.sampling, denoiser.place(noise), denoiser.place(condition)
     check_condition(condition, len(noise), denoiser.classes, sampling.guidance)
     velocity = GuidedVelocity(denoiser, condition, sampling, dtype, range(len(noise)) if seeds is None else seeds)
     for point in SOLVERS[sampling.solver](velocity, noise, sampling.grid):
@@ -249,6 +257,8 @@ def sample_batches(
     condition, seeds, n = complete_arguments(condition, seeds, noise, batch)
     check_condition(condition, n, denoiser.classes, sampling.guidance)
     check_noise(noise, (n, *denoiser.shape))
+    if sampling.grid[0] > 0 or sampling.grid[-1] < 1:
+        raise ValueError(f"times are {sampling.grid[0]:g} to {sampling.grid[-1]:g}; from noise to images they must be 0 to 1")
     device = next(net.parameters()).device
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -96,9 +96,9 @@ class Predicted(NamedTuple):
 
 
 def level(velocity: Velocity, t: float) -> float:
-    """lambda = log(a / b), half the log-SNR."""
+    """lambda = log(a / b), half the log-SNR; at t = 1 the cosine of the trigonometric path is not 0 in floating point."""
     a, b = velocity.coefficients(t)
-    return -inf if a <= 0 else inf if b <= 0 else log(a / b)
+    return -inf if t <= 0 else inf if t >= 1 else log(a / b)
 
 
 def differences(history: Sequence[Predicted]) -> list[Tensor]:

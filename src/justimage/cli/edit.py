@@ -79,9 +79,9 @@ class EditOptions:
     class_name: Annotated[str, tyro.conf.arg(name="class")] = "-1"
     """the photograph's class, a number or a name; -1 for none"""
     answers: int = 4
-    """images to find"""
+    """images to find; --invert and --to-class find one"""
     guidance: float | None = None
-    """scale of classifier-free guidance [the recipe's where a class is given]"""
+    """scale of classifier-free guidance [the recipe's where a class is given; of --to-class 1]"""
     steps: int = 24
     """steps of the solver; of inversion four times as many passes"""
     repeats: int = 3
@@ -126,8 +126,9 @@ class Edit:
         """The condition of a network that was trained for this task; None for another one."""
         o = self.o
         option = next(name for name in TRAINED if getattr(o, name))
-        number = {"upscale": f":{o.upscale}", "deblur": f":{o.deblur or 0:g}"}.get(option, "")
-        if self.recipe.training.task != TRAINED[option] + number:
+        name, _, number = self.recipe.training.task.partition(":")
+        asked = {"upscale": o.upscale, "deblur": o.deblur}.get(option)
+        if name != TRAINED[option] or asked != (float(number) if number else None):
             return None
         mask = [known.forward(torch.ones(1, 1, *self.denoiser.shape[1:]))] if o.mask else []
         image = torch.cat([known.inverse(y) if o.upscale else y, *mask], 1)
@@ -136,9 +137,9 @@ class Edit:
     def noise_of(self, x: Tensor) -> Tensor:
         return editing.to_noise(self.denoiser, x.to(self.device), self.condition[: len(x)], self.passes)
 
-    def image_of(self, noise: Tensor, label: int | None = None) -> Tensor:
+    def image_of(self, noise: Tensor, label: int | None = None, guidance: float = 1.0) -> Tensor:
         classes = torch.full((len(noise),), self.label if label is None else label, device=self.device)
-        return editing.from_noise(self.denoiser, noise, classes, self.passes)
+        return editing.from_noise(self.denoiser, noise, classes, self.passes, guidance)
 
 
 def main(words: Sequence[str]) -> int:
@@ -172,13 +173,15 @@ def editor(o: EditOptions, generator: ImageGenerator) -> Edit:
 
 def check_options(o: EditOptions) -> str:
     """The task; ValueError or OSError for anything that does not fit."""
-    asked = [name for name in TASKS if getattr(o, name) not in (None, False)]
+    asked = [name for name in TASKS if getattr(o, name) is not None and getattr(o, name) is not False]
     if len(asked) != 1:
         given = " and ".join(f"--{name.replace('_', '-')}" for name in asked) or "no task"
         raise ValueError(f"{given}: give one of {', '.join('--' + name.replace('_', '-') for name in TASKS)}")
     for name, low, high in (("answers", 1, 64), ("steps", 2, 1000), ("repeats", 1, 100)):
         if not low <= getattr(o, name) <= high:
             raise ValueError(f"{name} is {getattr(o, name)}; allowed: {low} to {high}")
+    if o.guidance is not None and asked[0] in ("invert", "between"):
+        raise ValueError(f"--{asked[0]} goes to noise and back without guidance; leave --guidance out")
     if o.strength is not None and not 0 < o.strength <= 1:
         raise ValueError(f"strength is {o.strength:g}; allowed: above 0 to 1")
     if o.upscale is not None and o.upscale < 2:
@@ -290,7 +293,7 @@ def as_class(e: Edit) -> tuple[Tensor, Tensor]:
     """The photograph as another class, from the same noise."""
     other = parse_classes([e.o.to_class or ""], e.recipe)[0]
     x = read(e.o.photo, e.denoiser)
-    return x, e.image_of(e.noise_of(x), other)
+    return x, e.image_of(e.noise_of(x), other, 1.0 if e.o.guidance is None else e.o.guidance)
 
 
 def way(e: Edit) -> tuple[Tensor, Tensor]:

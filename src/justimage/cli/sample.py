@@ -220,7 +220,7 @@ def grid_of_answers(images: Tensor, o: SampleOptions, given: Given, job: SampleJ
     """A grid with a column for each of what was asked for: images first, then the answers below each other."""
     columns = min(math.lcm(len(given), len(job.classes)), len(images))
     names = o.prompt or [path.stem for path in o.condition]
-    if len(names) != len(given) or len(given) == 1 < columns:
+    if not names or len(given) % len(names) or len(given) == 1 < columns:
         names = [class_name(job.label(i), recipe) for i in range(columns)]
     if o.condition:
         told = given.at(range(columns))["image"]

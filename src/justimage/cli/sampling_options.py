@@ -55,6 +55,8 @@ def sampling_of(o: SamplingOptions, recipe: Recipe) -> Sampling:
     asked = {name: getattr(o, name) for name in names if getattr(o, name) is not None}
     if o.times is not None:
         asked["times"] = o.times[0] if len(o.times) == 1 else tuple(map(number, o.times))
+        if len(o.times) > 1 and o.steps not in (None, len(o.times) - 1):
+            raise ValueError(f"--steps {o.steps} and {len(o.times)} --times, which are {len(o.times) - 1} steps: leave out one")
     if o.passes is None:
         return replace(recipe.sampling, **asked)
     if clashing := [name for name in ("solver", "steps", "times", "t_clip") if name in asked]:
