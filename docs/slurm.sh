@@ -42,7 +42,8 @@ ask() {
 trap ask USR1
 
 head=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-localhost}" | head -n 1)
-srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
+# srun of Slurm 22.05 and later does not take --cpus-per-task from sbatch, and would bind all to one core
+srun --nodes="$NODES" --ntasks-per-node=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 \
     torchrun --nnodes="$NODES" --nproc-per-node="$NPROC" --max-restarts="$RESTARTS" \
     --rdzv-backend=c10d --rdzv-endpoint="$head:$PORT" --rdzv-id="$SLURM_JOB_ID" \
     -m justimage train --preset "$PRESET" --data "$DATA" --out "$RUN" ${extra[@]+"${extra[@]}"} &

@@ -353,6 +353,7 @@ def test_a_job_is_sampled_from_what_is_given_over_and_over(told_run: Path) -> No
     assert "conditions" not in plain.describe() and job.describe()["conditions"] == generator.conditions.fingerprint
     found = generator.condition(job, [0, 1, 2])
     assert isinstance(found, dict) and text_of(found["text"][2]) == "tone 5" and found["classes"].tolist() == [-1] * 3
+    assert len(Given({"text": torch.zeros(3, 8), "image": torch.zeros(2, 1, 8, 8), "vector": torch.zeros(1, 2)})) == 6
 
 
 def test_conditions_of_images_go_through_all_of_them(place: Path, told_run: Path) -> None:

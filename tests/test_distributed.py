@@ -161,6 +161,20 @@ def test_scores_on_the_way_are_those_of_one_process(two: tuple[Path, list[dict[s
             assert one["watched"][mode] == pytest.approx(alone, rel=1e-3)
 
 
+def test_three_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    """The sum of three depends on its order, which must be that of the processes that were stopped."""
+    for one in several(3, tmp_path, "goes_on"):
+        ddp, ddp_resumed, fsdp, fsdp_resumed = one["goes_on"]
+        assert ddp == ddp_resumed and fsdp == fsdp_resumed
+
+
+def test_weights_that_sharding_would_lose_are_refused(tmp_path: Path) -> None:
+    for one in several(2, tmp_path, "refused"):
+        left, there = one["refused"]
+        assert left == "init_weights of Forgetful leaves left as it is; for fsdp it must fill everything"
+        assert there.startswith("this Forgetful has its weights already, and fsdp draws them in place")
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_one_to_several_to_one_in_every_mode(processes: int, straight: Path, request: pytest.FixtureRequest) -> None:
     """DDP to FSDP and back, HSDP to FSDP and back; and a checkpoint of parts is read as one."""

@@ -131,14 +131,15 @@ def test_there_and_back_is_exact_to_a_level_of_255() -> None:
     error = {n: editing.from_noise(denoiser, editing.to_noise(denoiser, x, y, n), y, n) - x for n in (12, 24, 100)}
     rms = {n: 127.5 * e.square().mean().sqrt().item() for n, e in error.items()}
     assert rms[100] <= 1 and rms[100] < rms[24] < rms[12]
-    other = editing.from_noise(denoiser, editing.to_noise(denoiser, x, y, 24), 1 - y, 24)
-    assert (other - x).abs().max() > 0.05
+    other, guided = (editing.from_noise(denoiser, editing.to_noise(denoiser, x, y, 24), 1 - y, 24, g) for g in (1.0, 3.0))
+    assert (other - x).abs().max() > 0.05 and (guided - other).abs().max() > 0.05
 
 
 def test_the_way_between_two_noises_has_no_jumps() -> None:
     first, second = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3)).unbind(0)
     path = editing.between(first, second, 9)
     assert torch.allclose(path[0], first, atol=1e-5) and torch.allclose(path[-1], second, atol=1e-5)
+    assert torch.allclose(editing.between(first, first, 3), first.expand(3, -1, -1, -1), atol=1e-6)
     steps = path.diff(dim=0).flatten(1).norm(dim=1)
     assert steps.max() <= 1.05 * steps.median() and path.flatten(1).norm(dim=1).min() > 0.95 * first.norm().min(second.norm())
 
@@ -203,6 +204,8 @@ def test_each_task_makes_a_picture(home: Path, words: str) -> None:
         ("photo.png", "no task: give one of --strength, --mask"),
         ("photo.png --invert --deblur 1", "--deblur and --invert: give one of"),
         ("photo.png --strength 1.5", "strength is 1.5; allowed: above 0 to 1"),
+        ("photo.png --strength 0", "strength is 0; allowed: above 0 to 1"),
+        ("photo.png --between mask.png --guidance 2", "--between goes to noise and back without guidance"),
         ("small.png --invert", "small.png is 8 x 8, far smaller than 32 x 32; justimage edit --upscale 4 enlarges it"),
         ("photo.png --upscale 5", "upscale is 5; the model's images are 32 x 32, allowed: 2, 4, 8, 16, 32"),
         ("photo.png --colourise", "draws images of 1 channel; colours need 3"),

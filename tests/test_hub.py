@@ -1,5 +1,6 @@
 """The Hub, by a stand-in for its HTTP: what is pushed is what is loaded, whatever happens on the way."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 
 import justimage
 from justimage import checkpoint, disk, hub
+from justimage.cli.push import newest_report
 from tests.hub_server import HubServer
 
 pytest.importorskip("huggingface_hub")
@@ -62,7 +64,7 @@ def test_a_model_comes_back_as_it_was_pushed(
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
 
-    place = tmp_path / "cache" / "hub" / "me--digits" / "main"
+    place = tmp_path / "cache" / "hub" / "me--digits" / server.commit_of("me/digits", "main")
     newest = checkpoint.resolve(run)
     recipe = checkpoint.read_recipe(newest)
     for group in ("model", *(f"ema-{value:g}" for value in recipe.training.ema)):
@@ -100,10 +102,50 @@ def test_a_revision_is_a_branch_or_a_commit(command: Command, pushed: str, serve
     done = command("push", run, "me/digits", "--revision", "second", "--ema", "0", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     commit = server.commit_of("me/digits", "second")
+    assert "now try:  justimage sample --from hf://me/digits@second" in done.stdout
+    assert b'load("hf://me/digits@second")' in server.repositories["me/digits"]["second"]["README.md"]
     for revision in "second", commit:
         words = "--count", "1", "--steps", "1", "--device", "cpu", "--out", "a.png"
         done = command("sample", "--from", f"{pushed}@{revision}", *words)
         assert done.returncode == 0, done.stderr
+
+
+def test_what_a_repository_no_longer_has_is_not_used(command: Command, pushed: str, server: HubServer, tmp_path: Path) -> None:
+    """Its newest commit is a folder of its own; and one that breaks off leaves the one before as it was, for use offline."""
+    code = "import sys; from justimage import hub; print(hub.fetch(sys.argv[1]))"
+    files = server.repositories["me/digits"]["main"]
+    server.repositories["me/changes"] = {"main": dict(files)}
+    first = Path(command("-c", code, "hf://me/changes").stdout.strip())
+    server.repositories["me/changes"]["main"] = {"MANIFEST.json": files["MANIFEST.json"]}
+    second = Path(command("-c", code, "hf://me/changes").stdout.strip())
+    assert first != second and [p.name for p in second.iterdir() if p.is_file()] == ["MANIFEST.json"]
+    offline = command("-c", code, "hf://me/changes", HF_HUB_OFFLINE="1")
+    assert Path(offline.stdout.strip()) == second, offline.stderr
+
+
+def test_a_folder_for_diffusers_is_not_replaced(command: Command, server: HubServer, run: Path) -> None:
+    files = {"model_index.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"weights"}
+    server.repositories["me/dif"] = {"main": dict(files)}
+    done = command("push", run, "me/dif", "--device", "cpu")
+    assert done.returncode == 2 and "me/dif holds a folder for diffusers" in done.stderr, done.stderr
+    assert server.repositories["me/dif"]["main"] == files
+    for words, message in (
+        (("me/two@v1",), "me/two@v1 is no name of a repository"),
+        (("me/two", "--ema", "0.5"), f"there is no ema 0.5 in {run}; it has ema-"),
+    ):
+        done = command("push", run, *words, "--device", "cpu")
+        assert done.returncode == 2 and message in done.stderr and "me/two" not in server.repositories, done.stderr
+
+
+def test_a_card_has_the_scores_of_its_own_weights(tmp_path: Path) -> None:
+    """The newest report of this checkpoint with one of these averages, however new others are."""
+    for number, (ema, step) in enumerate([(1000, "0256"), (1000, "0256"), (5000, "0256"), (1000, "0128")]):
+        path = tmp_path / "evaluations" / str(number) / "report.json"
+        disk.write(path, json.dumps({"number": number, "sampling": {"ema": ema}, "model": {"path": f"a/{step}"}}).encode())
+        os.utime(path, (number, number))
+    (tmp_path / "checkpoints").mkdir()
+    found = newest_report(tmp_path, tmp_path / "checkpoints" / "0256", [1000])
+    assert found and found["number"] == 1 and newest_report(tmp_path, tmp_path / "0512", [1000]) is None
 
 
 def test_what_is_to_be_private_is_not_pushed_where_all_see_it(command: Command, server: HubServer, run: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import justimage
 from justimage import checkpoint
 from justimage.convert import official
-from justimage.recipe import Recipe
+from justimage.recipe import Recipe, with_values
 from justimage.sampling import Sampling, trajectory
 from tests.reference import SHARED, TINY, TINY_ARRAYS, needs_shared, noise, official_weights, relative_error
 
@@ -79,6 +79,27 @@ def test_what_the_authors_code_would_misread_is_not_exported(tiny_file: Path, tm
     checkpoint.write_checkpoint(tmp_path / "v", groups, recipe, {})
     with pytest.raises(ValueError, match="x-prediction"):
         official.export_official(tmp_path / "v", tmp_path / "v.pth")
+
+
+def test_a_folder_of_averages_alone_is_exported_by_the_one_that_it_samples_with(tiny_file: Path, tmp_path: Path) -> None:
+    """As one of the Hub is; and one without averages comes back. A network of one's own is refused."""
+    folder = official.import_official(tiny_file, tmp_path / "ours", context_start=2)
+    recipe = checkpoint.read_recipe(folder)
+    average = checkpoint.load_group(folder, "ema-0.9999")
+    one = checkpoint.write_checkpoint(tmp_path / "one", {"ema-0.9999": average}, recipe.shared((0.9999,)), {})
+    official.export_official(one, tmp_path / "one.pth")
+    back = official.import_official(tmp_path / "one.pth", tmp_path / "again", context_start=2)
+    for group in "model", "ema-0.9999":
+        assert all(torch.equal(t, average[n]) for n, t in checkpoint.load_group(back, group).items())
+    assert checkpoint.read_recipe(back).training.ema == (0.9999,)
+
+    none = checkpoint.write_checkpoint(tmp_path / "none", {"model": average}, with_values(recipe, ema=(), sample_ema=0), {})
+    official.export_official(none, tmp_path / "none.pth")
+    back = official.import_official(tmp_path / "none.pth", tmp_path / "plain", context_start=2)
+    assert checkpoint.read_recipe(back).training.ema == ()
+    own = replace(recipe, custom=("net own",))
+    with pytest.raises(ValueError, match="was trained with net own, which the authors' code does not have"):
+        official.export_official(checkpoint.write_checkpoint(tmp_path / "own", {"model": average}, own, {}), tmp_path / "o.pth")
 
 
 def test_sampling_that_the_authors_code_does_not_know_becomes_theirs() -> None:

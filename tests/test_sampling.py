@@ -129,6 +129,49 @@ def test_every_solver_ends_at_the_solution(solver: str) -> None:
     assert (end(solver, times) - GaussianVelocity().solution(START, 0.0, 1.0)).abs().max() < 5e-3
 
 
+class TrigonometricVelocity(GaussianVelocity):
+    """The same of the path whose a and b are sine and cosine, the latter not 0 at t = 1 in floating point."""
+
+    def coefficients(self, t: float) -> tuple[float, float]:
+        return math.sin(math.pi / 2 * t), math.cos(math.pi / 2 * t)
+
+    def __call__(self, z: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = self.coefficients(t)
+        x = self.mean + a * self.std**2 / (a**2 * self.std**2 + b**2) * (z - a * self.mean)
+        return math.pi / 2 * (x - a * z) / b, x  # a' x + b' eps with eps = (z - a x) / b
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("grid", ["logsnr", "linear"])
+def test_every_solver_ends_at_the_image_on_the_trigonometric_path(solver: str, grid: str) -> None:
+    """From pure noise z a standard deviation of the noise stays one of the data; the stochastic solver ends within four."""
+    times = Sampling(steps=200, times=grid).grid
+    *_, last = SOLVERS[solver](TrigonometricVelocity(), START, times)
+    wanted = GaussianVelocity.mean + GaussianVelocity.std * START
+    assert (last.z - wanted).abs().max() < (2.0 if solver == "sde" else 2e-2)
+
+
+def test_times_that_are_not_those_from_noise_to_images_are_refused() -> None:
+    for times in (0.2, 0.5, 1.0), (0.0, 0.5, 0.8):
+        with pytest.raises(ValueError, match=r"from noise to images they must be 0 to 1"):
+            sample(tiny(), [3], sampling=Sampling(times=times))
+    assert Sampling(times=[0.0, 0.5, 1.0]) == Sampling(times=(0.0, 0.5, 1.0), steps=2)  # pyright: ignore[reportArgumentType]
+
+
+def test_noise_and_condition_are_taken_to_the_networks_device() -> None:
+    model = tiny()
+    on_meta = replace(model, net=model.net.to("meta"))
+    placed = on_meta.place({"classes": torch.zeros(2), "image": torch.zeros(2, 3)})
+    assert all(tensor.is_meta for tensor in placed.values()) and on_meta.place(None) is None
+    assert not replace(model, net=torch.nn.Identity()).place(torch.zeros(1)).is_meta
+
+
+def test_an_entry_that_the_network_is_not_told_is_refused() -> None:
+    for name in "class", "text":
+        with pytest.raises(ValueError, match=f"the condition has '{name}'; allowed for this model: classes"):
+            sample(tiny(), {name: torch.tensor([3])})
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("prediction", get_args(Prediction))
 def test_without_a_clip_every_prediction_is_sampled(prediction: Prediction, solver: str) -> None:

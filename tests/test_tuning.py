@@ -95,6 +95,24 @@ def test_parts_are_the_fewest_that_fit() -> None:
         assert tuning.microbatches(small(), CPU) == 1
 
 
+def test_a_gpu_computes_in_what_it_has_instructions_for_and_compiles_where_triton_is() -> None:
+    recipe, gpu = open_recipe(), distributed.World(torch.device("cuda"))
+    for bf16, capability, found, wanted in (
+        (True, (9, 0), object(), ("bf16", True)), (False, (7, 5), object(), ("fp32", True)),
+        (True, (9, 0), None, ("bf16", False)), (False, (6, 1), object(), ("fp32", False)),
+    ):  # fmt: skip
+        with (
+            mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation, bf16=bf16: bf16),
+            mock.patch("torch.cuda.get_device_capability", lambda device, capability=capability: capability),
+            mock.patch("importlib.util.find_spec", lambda name, found=found: found),
+            mock.patch.object(cost, "memory_available", lambda device: 80e9),
+            mock.patch.object(distributed.World, "device_name", "gpu"),
+        ):
+            chosen = tuning.choose_tuning(recipe, gpu, lambda what: None)
+            assert (chosen.precision, chosen.compile) == wanted
+            assert distributed.preferred_precision(gpu.device) == wanted[0]
+
+
 def test_recomputation_takes_less_memory() -> None:
     recipe = recipes.with_values(recipes.preset("jit-l16-256"), classes=1000, precision="bf16")
     again = recipes.with_values(recipe, activation_checkpointing=True)

@@ -229,6 +229,45 @@ def resumes(out: Path) -> int:
     return same
 
 
+def goes_on(out: Path) -> list[str]:
+    """By mode: a hash of the weights after 16 steps; and after as many, the last ten of them by a process that resumed."""
+    found = []
+    for mode in "ddp", "fsdp":
+        for name, stops in ("whole", (16,)), ("parts", (6, 16)):
+            weights = []
+            for steps in stops:
+                recipe = with_values(logged(384), total_images=24 * steps, batch=24, lr_schedule="constant", parallel=mode)
+                run = runs.open_run(recipe, out / f"{mode}-{name}", "cpu")
+                for _ in runs.steps(run):
+                    pass
+                weights = [parallelize.to_local(p) for p in run.state.denoiser.net.parameters()]
+            found.append(sha(*weights))
+    return found
+
+
+class Forgetful(nn.Module):
+    """Draws one of its tensors, and leaves another as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn, self.left = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.ones(4, 4))
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.drawn)
+
+
+def refused(out: Path) -> list[str]:
+    """What is said of networks whose weights sharding would lose."""
+    found = []
+    there = Forgetful()
+    for make in Forgetful, lambda: there:
+        try:
+            parallelize.build_network(make, distributed.init("cpu"), "fsdp")
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
 def own_optimizer(out: Path) -> list[list[float]]:
     """Loss and gradient norm of 24 steps by an optimizer of one's own, whose state is divided anew after 8 and 16 of them."""
     found = []

@@ -90,3 +90,24 @@ def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -
     hidden = int(4 * a.width * 2 / 3) if a.mlp == "swiglu" else 4 * a.width
     a_token = 68 * a.width + 6 * hidden if bf16 else 88 * a.width + 12 * hidden
     return state, batch * sum(sequence_length(a, block) for block in range(a.depth)) * a_token
+
+
+def image_memory(a: Architecture) -> int:
+    """Bytes of what has an image's size at the fullest moment of a step: the image, noise, z, the network's output, its error
+    and their gradients. Nine fp32 numbers each, as the peaks of B/16, B/32 and B/64 at 256 to 1024 pixels differ by."""
+    return 36 * a.channels * a.size[0] * a.size[1]
+
+
+def block_parameters(a: Architecture) -> int:
+    """Parameters of a block that sees the class tokens."""
+    one = replace(a, depth=1, context_start=0, aux_classifier=False)
+    return cost(replace(one, depth=2)).parameters - cost(one).parameters
+
+
+def sharded_copies(a: Architecture, accumulates: bool) -> float:
+    """Bytes that a process holds of a sharded network beside its own rows: two blocks gathered in bf16, the gradients of one in
+    bf16 and fp32, what is in no block, and its gradients, in fp32. accumulates: over several microbatches a step, between whose
+    reductions all gradients are summed whole."""
+    parameters, block = cost(a).parameters, block_parameters(a)
+    gathered = (2 * 2 + 2 + 4) * block + (4.0 + 4.0) * (parameters - a.depth * block)
+    return gathered + (4.0 * parameters if accumulates else 0.0)

@@ -179,9 +179,11 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
 
 
 def preferred_precision(device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision in which the device multiplies matrices fastest: bf16 on a GPU, and on a CPU with instructions for it."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
-    return "bf16" if device.type != "cpu" or any(able.get(f"{name}_bf16") for name in ("avx512", "amx", "arm")) else "fp32"
+    """The precision in which the device multiplies matrices fastest: bf16 on a GPU or a CPU with instructions for it."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}  # older versions do not tell
+    return "bf16" if any(able.get(f"{name}_bf16") for name in ("avx512", "amx", "arm")) else "fp32"
 
 
 def backends() -> list[str]:

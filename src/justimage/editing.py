@@ -23,7 +23,6 @@ from justimage import randomness
 from justimage.conditions import Condition
 from justimage.diffusion import convert
 from justimage.measurements import Measurement, averages as averages, blur as blur, grey as grey, known_pixels as known_pixels
-from justimage.sample_arguments import check_condition
 from justimage.sampling import Denoiser, GuidedVelocity, Sampling, eval_mode
 from justimage.solvers import SOLVERS
 
@@ -65,7 +64,7 @@ def complete(
     step is made, from noise renewed. Yields what x is predicted to be after each step, on the network's device; the last one is
     the result.
     """
-    check_condition(condition, len(seeds), denoiser.classes, sampling.guidance)
+    denoiser.check(condition, len(seeds), sampling)
     y, z, condition = (denoiser.place(given) for given in (y, noise_of_seeds(denoiser, seeds), condition))
     velocity, times = ProjectedVelocity(measurement, y, denoiser, condition, sampling, None, seeds), sampling.grid
     with eval_mode(denoiser.net):
@@ -95,7 +94,7 @@ def vary(
 ) -> Iterator[Tensor]:
     """Variations of images x (b, channels, height, width): as at t = 1 - strength, noise from b seeds added, and from there on
     sampled. Yields what x is predicted to be."""
-    check_condition(condition, len(seeds), denoiser.classes, sampling.guidance)
+    denoiser.check(condition, len(seeds), sampling)
     x, noise, condition = (denoiser.place(given) for given in (x, noise_of_seeds(denoiser, seeds), condition))
     start = 1 - strength
     times = [start, *sampling.grid[bisect_left(sampling.grid, start + 1e-6) :]]

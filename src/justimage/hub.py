@@ -1,12 +1,12 @@
 """Weights on the Hub of Hugging Face: pushed with a card, and taken from hf://organisation/name[@revision].
 
 A repository holds a folder as `justimage convert` writes it, README.md and samples.png. Of it only JSON and safetensors are
-fetched, into $JUSTIMAGE_CACHE/hub, where they are used without a network from then on; the hashes in MANIFEST.json are checked
-as those of any checkpoint. Needs pip install 'justimage[hub]'.
+fetched, into a folder of $JUSTIMAGE_CACHE/hub for each commit, and used without a network from then on; the hashes in
+MANIFEST.json are checked as those of any checkpoint. Needs pip install 'justimage[hub]'.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -30,11 +30,22 @@ def fetch(address: str | Path) -> Path:
     that is missing, private or cannot be reached."""
     repository, revision = parse_address(address)
     with in_one_line(f"hf://{repository}" + (f"@{revision}" if revision else "")):
-        from huggingface_hub import snapshot_download, utils
+        from huggingface_hub import HfApi, errors, snapshot_download, utils
 
         utils.logging.set_verbosity_error()
-        place = disk.cache_dir("hub") / repository.replace("/", "--") / (revision or "main").replace("/", "--")
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FETCHED, local_dir=place))
+        commits = disk.cache_dir("hub") / repository.replace("/", "--")
+        newest = commits / "refs" / (revision or "main").replace("/", "--")  # the commit of it that is here, whole
+        try:
+            commit = HfApi().model_info(repository, revision=revision).sha or ""
+            snapshot_download(repository, revision=commit, allow_patterns=FETCHED, local_dir=commits / commit)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except Exception:  # of the way there
+            if not newest.exists():
+                raise
+            return commits / newest.read_text()
+        disk.write(newest, commit.encode())
+        return commits / commit
 
 
 def parse_address(address: str | Path) -> tuple[str, str | None]:
@@ -59,10 +70,10 @@ def in_one_line(where: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise ValueError(f"{where}: there is no such revision") from error
     except errors.GatedRepoError as error:
-        raise ValueError(f"{where} asks for an agreement first: visit its page, then huggingface-cli login") from error
+        raise ValueError(f"{where} asks for an agreement first: visit its page, then hf auth login") from error
     except errors.RepositoryNotFoundError as error:
-        raise ValueError(f"{where} does not exist, or is private and you are not logged in (huggingface-cli login)") from error
-    except errors.LocalEntryNotFoundError as error:
+        raise ValueError(f"{where} does not exist, or is private and you are not logged in (hf auth login)") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise OSError(f"{where} is not in the cache, and the Hub cannot be reached") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
@@ -73,10 +84,10 @@ def in_one_line(where: str) -> Iterator[None]:
         raise OSError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
-def push(folder: Path, repository: str, message: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Upload a folder's files, as a repository's only weights, into one that is made where there is none; the address of what
-    was pushed. Files that are there already are not sent again."""
-    if not ADDRESS.fullmatch(f"hf://{repository}"):
+def create(repository: str, private: bool = False, revision: str | None = None) -> list[str]:
+    """Make a repository, and a branch of it, where there is none; the files of weights that it has. ValueError or OSError, in
+    one line, for what cannot be pushed to."""
+    if "@" in repository or not ADDRESS.fullmatch(f"hf://{repository}"):
         raise ValueError(f"{repository} is no name of a repository; allowed: organisation/name")
     with in_one_line(repository):
         from huggingface_hub import HfApi
@@ -87,7 +98,19 @@ def push(folder: Path, repository: str, message: str, *, private: bool = False, 
             raise ValueError(f"{repository} is there and public; make it private on the Hub, or choose another name")
         if revision:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, revision=revision, commit_message=message, delete_patterns=["*.safetensors"]
+        files = api.list_repo_files(repository, revision=revision)
+    if "model_index.json" in files:
+        raise ValueError(f"{repository} holds a folder for diffusers, which these weights would replace; choose another name")
+    return [name for name in files if re.fullmatch(r"[^/]*\.safetensors", name)]
+
+
+def push(folder: Path, repository: str, message: str, older: Sequence[str], revision: str | None = None) -> str:
+    """Upload a folder's files into a repository that `create` made, as its only weights: `older` files are deleted. Returns the
+    address of what was pushed. Files that are there already are not sent again."""
+    with in_one_line(repository):
+        from huggingface_hub import HfApi
+
+        commit = HfApi().upload_folder(
+            repo_id=repository, folder_path=folder, revision=revision, commit_message=message, delete_patterns=[*older]
         )
     return f"hf://{repository}@{commit.oid}"

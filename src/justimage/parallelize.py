@@ -31,7 +31,8 @@ def build_network(
 
     First weights are those that PyTorch's generator draws in one process, at any world size. A sharded network with a method
     `init_weights` never exists whole: it is made on the meta device and filled tensor by tensor, of which each process keeps
-    its rows. how: options of `parallelize`.
+    its rows. ValueError for one whose weights that would lose: a network that is there already, or one whose `init_weights`
+    leaves something as it is. how: options of `parallelize`.
     """
     if mode == "ddp" or world.size == 1:
         net = make().to(world.device).train()
@@ -42,10 +43,19 @@ def build_network(
         raise ValueError(
             f"a {type(net).__name__} cannot be sharded: it has no method init_weights, to draw its weights in place"
         )
-    called = parallelize(net, world, mode, **how)
+    if not all(p.is_meta for p in net.parameters()):
+        raise ValueError(
+            f"this {type(net).__name__} has its weights already, and {mode} draws them in place: give a function that makes it"
+        )
+    name, called = type(net).__name__, parallelize(net, world, mode, **how)
     net.to_empty(device=world.device)
+    tensors = {path: to_local(t) for path, t in (*net.named_parameters(), *net.named_buffers()) if t.is_floating_point()}
+    for tensor in tensors.values():
+        tensor.fill_(torch.nan)
     with InitShards():
         net.init_weights()  # pyright: ignore[reportCallIssue]
+    if unset := [path for path, tensor in tensors.items() if tensor.isnan().any()]:
+        raise ValueError(f"init_weights of {name} leaves {unset[0]} as it is; for {mode} it must fill everything")
     return net, called
 
 
@@ -75,13 +85,15 @@ def parallelize(
     activation_checkpointing: bool = False,
     bf16: bool = False,
     unused: bool = False,
+    deterministic: bool = False,
 ) -> Callable[..., Any]:
     """Shard, compile and checkpoint `net` in place; return what to call in training instead of it.
 
     mode: with several processes, full replicas (ddp), every tensor sharded by rows (fsdp: FSDP2, a unit a block), or sharded
     within a node and replicated across nodes (hsdp). bf16: blocks are gathered as bfloat16, which they compute in. unused: some
-    weights may get no gradient.
+    weights may get no gradient. deterministic: a process that resumes adds gradients in the order of one that goes on.
     """
+    exact = world.size > 2 and (deterministic or world.device.type == "cpu")  # the sum of two has no order
     blocks = list(getattr(net, "blocks", []))
     if compile:
         prepare_compiler()
@@ -108,7 +120,7 @@ def parallelize(
             device_ids=[world.device] if world.device.type == "cuda" else None,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
-            find_unused_parameters=unused,
+            find_unused_parameters=unused or exact,  # else the second step adds in another order than the first
         )
 
 

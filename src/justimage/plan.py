@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from justimage.architectures import Architecture
-from justimage.cost import cost, sequence_length, training_memory
+from justimage.cost import block_parameters, cost, image_memory, sequence_length, sharded_copies, training_memory
 from justimage.distributed import Parallel
 from justimage.recipe import Recipe
 from justimage.transformer import JiT
@@ -364,10 +364,8 @@ def step_memory(request: Request, arrangement: Arrangement) -> Memory:
     if parallel == "ddp":
         copies = 2.0 * parameters
     else:
-        copies = (2 * 2 + 2 + 4) * counts.block + (4.0 + 4.0) * (parameters - network.depth * counts.block)
-        if accumulation > 1:  # between reductions the gradients of the microbatches are summed whole
-            copies += 4.0 * parameters
-    of_an_image = counts.block_inputs + counts.longest_block if recompute else counts.activations
+        copies = sharded_copies(network, accumulation > 1)
+    of_an_image = image_memory(network) + (counts.block_inputs + counts.longest_block if recompute else counts.activations)
     return Memory(
         weights=4 * parameters / shards,
         gradients=4 * parameters / shards,
@@ -438,7 +436,7 @@ def count(a: Architecture) -> Counts:
     """Count a network's sizes on PyTorch's meta device."""
     c = cost(a)
     one = replace(a, depth=1, context_start=0, aux_classifier=False)  # a block that sees the class tokens
-    block = cost(replace(one, depth=2)).parameters - cost(one).parameters
+    block = block_parameters(a)
     with torch.device("meta"):
         largest = max(p.numel() for p in JiT(replace(one, classes=1000 if a.classes is None else a.classes)).parameters())
     longest_block = training_memory(one, 1, 0)[1]

@@ -57,9 +57,11 @@ def check_noise(noise: Tensor | None, shape: tuple[int, ...]) -> None:
         raise ValueError(f"noise is {tuple(noise.shape)}; it must be {shape}")
 
 
-def check_condition(condition: Condition, n: int, classes: int, guidance: float) -> None:
-    """ValueError for a condition of another number of images, for classes that a model does not have, and for guidance where
-    there is nothing to guide towards."""
+def check_condition(condition: Condition, n: int, classes: int, guidance: float, told: Sequence[str] | None = None) -> None:
+    """ValueError for a condition of another number of images, for classes that a model does not have, for entries that it is
+    not told (told: those it may have, if that is known), and for guidance where there is nothing to guide towards."""
+    if told is not None and isinstance(condition, dict) and (unknown := [name for name in condition if name not in told]):
+        raise ValueError(f"the condition has {unknown[0]!r}; allowed for this model: {', '.join(told)}")
     tensors = condition.values() if isinstance(condition, dict) else [] if condition is None else [condition]
     for tensor in tensors:
         if len(tensor) != n:

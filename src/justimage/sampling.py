@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,6 +116,10 @@ class Denoiser:
         object.__setattr__(self, "classes", self.classes or getattr(self.net, "classes", 0))
         if not self.shape:
             raise ValueError("the shape of an image is not known: Denoiser(net, shape=(channels, height, width))")
+
+    def check(self, condition: Condition, n: int, sampling: Sampling) -> None:
+        """ValueError for a condition that does not fit the network, or n images."""
+        check_condition(condition, n, self.classes, sampling.guidance, getattr(self.net, "told", None))
 
     def place(self, given: Condition) -> Any:
         """Noise, images or a condition, on the device of the network's parameters, if it has any."""
@@ -231,12 +236,13 @@ def trajectory(
     """Every point on the way from noise to images.
 
     noise: (b, *shape), z at the first time, of standard deviation `denoiser.diffusion.noise_scale` (`sample` scales its noise
-    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. Both are taken to its device.
-    seeds: b, of the noise that a stochastic solver adds on the way [0, 1, ...]. At t = 1 a point's x is its z, the image: floats
-    around [-1, 1].
+    itself). condition: b class numbers, NULL_CLASS (-1) for none, or what else the network takes. Both are taken to its
+    device. seeds: b, of the noise that a stochastic solver adds on the way [0, 1, ...]. At t = 1 a point's x is its z, the
+    image: floats around [-1, 1].
     """
-    sampling, noise, condition = sampling or denoiser.sampling, denoiser.place(noise), denoiser.place(condition)
-    check_condition(condition, len(noise), denoiser.classes, sampling.guidance)
+    sampling = sampling or denoiser.sampling
+    denoiser.check(condition, len(noise), sampling)
+    noise, condition = denoiser.place(noise), denoiser.place(condition)
     velocity = GuidedVelocity(denoiser, condition, sampling, dtype, range(len(noise)) if seeds is None else seeds)
     for point in SOLVERS[sampling.solver](velocity, noise, sampling.grid):
         yield point if point.t < 1 else point._replace(x=point.z)
@@ -255,7 +261,7 @@ def sample_batches(
     """`sample`, a batch at a time."""
     net, sampling = denoiser.net, sampling or denoiser.sampling
     condition, seeds, n = complete_arguments(condition, seeds, noise, batch)
-    check_condition(condition, n, denoiser.classes, sampling.guidance)
+    denoiser.check(condition, n, sampling)
     check_noise(noise, (n, *denoiser.shape))
     if sampling.grid[0] > 0 or sampling.grid[-1] < 1:
         raise ValueError(f"times are {sampling.grid[0]:g} to {sampling.grid[-1]:g}; from noise to images they must be 0 to 1")

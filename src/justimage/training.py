@@ -103,7 +103,7 @@ def init_state(
     with seeded(randomness.key(r.seed, "weights")):
         made, forward = parallelize.build_network(
             make, world, m.parallel, compile=m.compile, bf16=r.precision == "bf16", unused=unused,
-            activation_checkpointing=m.activation_checkpointing,
+            activation_checkpointing=m.activation_checkpointing, deterministic=m.deterministic,
         )  # fmt: skip
     for name, weight in (initial or {}).items():
         mine = parallelize.local_shard(made.get_parameter(name), world)

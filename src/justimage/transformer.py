@@ -79,6 +79,13 @@ class JiT(nn.Module):
 
         return load(source).net  # pyright: ignore[reportReturnType]
 
+    @property
+    def told(self) -> list[str]:
+        """The entries that a condition of this network may have."""
+        a = self.architecture
+        there = dict(classes=True, image=a.image_channels, vector=a.vector, text=a.text_length, augmentation=a.augmented)
+        return [name for name, has in there.items() if has]
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """All weights, by the authors' initialisation: Xavier for linear maps, N(0, 0.02^2) for embeddings, zero for adaLN and

@@ -1,11 +1,12 @@
 """Tuning to a device: precision, compiled blocks or not, and microbatches, chosen before the first step of a run.
 
-On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks. On a CPU either can be
-slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into the
-fewest equal parts of which one fits into the device's memory. The choice is kept with the run, so that a run resumed on
+On a GPU precision and compiler need no measuring: bfloat16 where the GPU has it, and compiled blocks where Triton is there. On
+a CPU either can be slower than plain fp32, so that a block is timed, forwards and backwards, in each way. A batch is cut into
+the fewest equal parts of which one fits into the device's memory. The choice is kept with the run, so that a run resumed on
 such a device computes the same to the bit.
 """
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -117,10 +118,10 @@ def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -
     r, m = recipe.training, recipe.parallelism
     precision, compiled, measured = r.precision, m.compile, {}
     if world.device.type == "cuda":
-        if precision == "auto":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        precision = preferred_precision(world.device) if precision == "auto" else precision
+        compiled = compiled and can_compile(world.device)
     elif world.device.type == "mps":  # best effort: never run on one
-        precision, compiled = "fp32" if precision == "auto" else precision, False
+        precision, compiled = preferred_precision(world.device) if precision == "auto" else precision, False
     elif precision == "auto" or compiled:
         measured = measure(recipe, world, tell)
         fastest = max(measured.values())
@@ -129,6 +130,11 @@ def choose_tuning(recipe: Recipe, world: World, tell: Callable[[str], object]) -
         )
     accumulate = m.grad_accumulation or microbatches(replace(recipe, training=replace(r, precision=precision)), world)
     return Tuning(world.device_name, world.size, precision, compiled, accumulate, measured, request_of(recipe))
+
+
+def can_compile(gpu: torch.device) -> bool:
+    """Whether blocks can be compiled for a GPU: with Triton, for a compute capability of 7 or more."""
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(gpu) >= (7, 0)
 
 
 def variants(recipe: Recipe) -> Iterator[tuple[str, bool]]:
@@ -210,5 +216,10 @@ def estimate_memory(recipe: Recipe, world: World, images: int) -> float:
         activations = (
             inputs + cost.training_memory(replace(a, depth=1, context_start=0, aux_classifier=False), images, 0, bf16)[1]
         )
-    state += cost.cost(a).parameters * (2 * bf16 + 4 * (world.size > 1))  # weights cast; DDP's buckets
-    return state / world.shard_count(recipe.parallelism.parallel) + activations
+    activations += images * cost.image_memory(a)
+    shards = world.shard_count(recipe.parallelism.parallel)
+    if shards > 1:
+        copies = cost.sharded_copies(a, accumulates=images < recipe.training.batch // world.size)
+    else:  # weights cast; DDP's buckets
+        copies = cost.cost(a).parameters * (2 * bf16 + 4 * (world.size > 1))
+    return state / shards + copies + activations

@@ -32,14 +32,14 @@ A diffusion Transformer on raw pixels (JiT, [arXiv 2511.13720](https://arxiv.org
 
 ```bash
 pip install 'justimage[hub]'
-justimage sample --from hf://{repository} --out grid.png
-justimage train --data photos/ --init hf://{repository}
+justimage sample --from {address} --out grid.png
+justimage train --data photos/ --init {address}
 ```
 
 ```python
 import justimage
 
-model = justimage.load("hf://{repository}")
+model = justimage.load("{address}")
 images = justimage.sample(model, {classes}, seeds=[0, 1])  # uint8, {steps} steps of {solver}, guidance {guidance:g}
 ```
 
@@ -58,6 +58,8 @@ class About:
     """Facts of a model that its recipe does not have."""
 
     repository: str
+    address: str
+    """where others find it"""
     parameters: int
     images_seen: int
     license: str
@@ -78,7 +80,7 @@ def model_card(recipe: Recipe, about: About) -> str:
     }
     return CARD.format(
         header="\n".join(f"{name}: {json.dumps(value)}" for name, value in header.items()),
-        name=about.repository.rpartition("/")[2], repository=about.repository, height=a.size[0], width=a.size[1],
+        name=about.repository.rpartition("/")[2], address=about.address, height=a.size[0], width=a.size[1],
         channels=a.channels, parameters=about.parameters / 1e6, patch=a.patch_size, prediction=recipe.diffusion.prediction,
         draws=what_it_draws(recipe), training=how_it_was_trained(recipe, about),
         scores=scores(about.report) if about.report else "", classes="[0, 1]" if a.classes else "None",
@@ -115,9 +117,11 @@ def how_it_was_trained(recipe: Recipe, about: About) -> str:
 
 def scores(report: dict[str, Any]) -> str:
     """A section of scores with their protocol."""
-    p = report["protocol"]
+    p, s = report["protocol"], report["sampling"]
+    how = s["sampling"]
     return (
-        f"## Scores\n\n{scores_table(report)}\n\nOf {p['images']:,} images; labels: {p['as']}; features: "
+        f"## Scores\n\n{scores_table(report)}\n\nOf {p['images']:,} images of the average {s['ema']:g}, "
+        f"{how['steps']} steps of {how['solver']}, guidance {how['guidance']:g}; labels: {p['as']}; features: "
         f"{report['features']['name']}; real images: {Path(report['reference']['path']).name}. After ± is the standard "
         "deviation over other samples of the same size.\n\n"
     )

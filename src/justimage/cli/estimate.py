@@ -1,5 +1,5 @@
 """Time and memory of a training on this device: before its first step, again when some were measured; and, where it takes
-days, what would fit."""
+a CPU days, what would fit."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from justimage.recipe import Recipe
 from justimage.run import Run
 
 LONG_TRAINING = 24 * 3600
-"""Seconds of training above which the output says what would fit."""
+"""Seconds of training on a CPU above which the output says what would fit."""
 OVERNIGHT = 8 * 3600
 WARM_UP = 4
 """Number of the microbatch from which on time is measured: the first ones compile, and allocate memory."""
@@ -67,7 +67,7 @@ class Estimate:
         if self.reported and seconds < 60:
             return
         yield f"measured {how}: {images_per_second:.3g} images/s, so {left:,} images take about {format_time(seconds)}"
-        if seconds >= LONG_TRAINING and not self.warned:
+        if seconds >= LONG_TRAINING and not self.warned and self.run.world.device.type == "cpu":
             self.warned = True
             yield f"warning: that is long. {'; '.join(suggest_smaller(self.run.recipe, images_per_second))}"
 

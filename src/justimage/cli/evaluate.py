@@ -144,6 +144,11 @@ def open_sampler(o: EvalOptions, out: Path | None, show: Show) -> tuple[FeatureS
         images = open_source(real, recipe.crop) if resize else reference.source
         generator.conditions = OfImages(told_source(images, beside, recipe), recipe)
         job = replace(job, conditions=generator.conditions.fingerprint)
-    is_run = (o.source / "checkpoints").is_dir()
-    root = out or (o.source / "evaluations" if is_run else Path("evaluations") / o.source.name)
+    root = out or evaluations_of(o.source)
     return FeatureSampler(generator, extractor, reference, root, resize), job
+
+
+def evaluations_of(source: Path) -> Path:
+    """The folder of reports of a run, or of other weights."""
+    is_run = (source / "checkpoints").is_dir()
+    return source / "evaluations" if is_run else Path("evaluations") / source.name

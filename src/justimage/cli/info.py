@@ -45,6 +45,9 @@ def main(words: Sequence[str]) -> int:
     if o.source:
         recipe = checkpoint.read_recipe(checkpoint.resolve(o.source))
         print(json.dumps(recipes.to_json(recipe), indent=1))
+        if recipe.custom:
+            print(f"trained with {', '.join(recipe.custom)}, given in Python: what it costs is not known")
+            return 0
         c, (state, activations) = cost(recipe.model), training_memory(recipe.model, o.batch, len(recipe.training.ema))
         print(f"{c.parameters / 1e6:.1f} M parameters, {c.multiply_adds / 1e9:.2f} GFLOPs")
         print(f"{c.tokens} patches of {c.patch_dimension} numbers")

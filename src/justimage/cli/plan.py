@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from justimage import checkpoint, plan as plans, recipe as recipes
+from justimage import checkpoint, log, plan as plans, recipe as recipes, tuning
 from justimage.cli.options import parse
 from justimage.plan import Mode, Request, TrainingPlan
 
@@ -66,8 +66,11 @@ def main(argv: Sequence[str]) -> int:
     if o.preset and o.source:
         raise ValueError(f"preset is {o.preset} and from is {o.source}; give one of them")
     name = str(o.source) if o.source else o.preset or "jit-b16-256"
-    recipe = checkpoint.read_recipe(checkpoint.resolve(o.source)) if o.source else recipes.preset(name)
+    recipe = recipe_of_run(o.source) if o.source else recipes.preset(name)
     changes = {k: getattr(o, k) for k in ("batch", "total_images") if getattr(o, k) is not None}
+    if recipe.training.budget and not o.source and o.total_images is None:
+        seconds = recipe.training.budget
+        raise ValueError(f"{name} trains for {seconds:g} seconds, on as many images as it sees by then; give --total-images")
     memory = None if o.gpu_memory is None else o.gpu_memory * 1e9
     request = Request(
         recipes.with_values(recipe, **changes), o.gpus, o.gpu_type, o.parallel, o.grad_accumulation, recompute, o.mfu, memory
@@ -82,6 +85,12 @@ def main(argv: Sequence[str]) -> int:
         return 0
     show(p, name, command, o.mfu)
     return 0
+
+
+def recipe_of_run(source: Path) -> recipes.Recipe:
+    """The recipe of a run or a converted folder, without what was chosen for the device that it was trained on."""
+    recipe = checkpoint.read_recipe(checkpoint.resolve(source))
+    return tuning.as_asked(recipe, log.last_value(source, "tuning")) if (source / "recipe.json").exists() else recipe
 
 
 def show(p: TrainingPlan, name: str, command: str, mfu: float) -> None:

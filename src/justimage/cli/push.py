@@ -1,5 +1,6 @@
 """justimage push."""
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from tyro.conf import Positional
 
 from justimage import checkpoint, disk, figures, hub
 from justimage.cli.card import About, model_card
+from justimage.cli.evaluate import evaluations_of
 from justimage.cli.options import checked_device, parse
 from justimage.cli.progress import stage
+from justimage.cli.train import asked
 from justimage.generate import ImageGenerator
 
 DESCRIPTION = """Upload a model to the Hub of Hugging Face: its averages as safetensors, its recipe, and a card with samples
@@ -22,8 +25,9 @@ examples:
   justimage push runs/photos me/photos --ema 0.9999 --license cc-by-4.0 --data "my photographs of 2026" --private
   justimage sample --from hf://me/photos --out grid.png
 
-Needs pip install 'justimage[hub]' and, once, huggingface-cli login. Scores are those of the run's newest report (justimage
-evaluate). Interrupted, the same command goes on; what the Hub has is not sent again."""
+Needs pip install 'justimage[hub]' and, once, hf auth login. Scores are those of the newest report of these
+weights (justimage evaluate). Weights that the repository has beside these are deleted, and stay in its history. Interrupted,
+the same command goes on; what the Hub has is not sent again."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ def main(words: Sequence[str]) -> int:
     values = (0.0, *recipe.training.ema) if o.all else o.ema or (recipe.training.sample_ema,)
     names = [checkpoint.group_of(value) for value in values]
     place = checkpoint.resolve(o.source, names)  # whose files are as they were written
+    groups = checkpoint.verify(place, [])["tensors"]
+    if missing := [value for value, name in zip(values, names, strict=True) if name not in groups]:
+        raise ValueError(f"there is no ema {missing[0]:g} in {o.source}; it has {', '.join(sorted(groups))} (model: 0)")
+    older = hub.create(o.repository, o.private, o.revision)
     shared = recipe.shared(values)
     seen = checkpoint.read_state(place)["images_seen"]
     with stage(f"uploading {o.source} to {o.repository}"), tempfile.TemporaryDirectory() as parent:
@@ -67,12 +75,18 @@ def main(words: Sequence[str]) -> int:
         picture, parameters = samples(folder, o.device)
         disk.write(folder / "samples.png", picture)
         data = o.data or disk.printable(Path(recipe.data).name, 100)
-        text = model_card(shared, About(o.repository, parameters, seen, o.license, data, newest_report(o.source)))
+        report = newest_report(o.source, place, values)
+        text = model_card(shared, About(o.repository, address_of(o), parameters, seen, o.license, data, report))
         disk.write(folder / "README.md", text.encode())
-        address = hub.push(folder, o.repository, f"{seen:,} images", private=o.private, revision=o.revision)
+        address = hub.push(folder, o.repository, f"{seen:,} images", older, o.revision)
     print(f"pushed as {address}")
-    print(f"now try:  justimage sample --from hf://{o.repository} --out grid.png")
+    print(f"now try:  {shlex.join(['justimage', 'sample', '--from', address_of(o), *asked(recipe), '--out', 'grid.png'])}")
     return 0
+
+
+def address_of(o: PushOptions) -> str:
+    """Where others find it."""
+    return f"hf://{o.repository}" + (f"@{o.revision}" if o.revision else "")
 
 
 def samples(folder: Path, device: str | None) -> tuple[bytes, int]:
@@ -87,9 +101,10 @@ def samples(folder: Path, device: str | None) -> tuple[bytes, int]:
     return figures.encode_png(grid), sum(p.numel() for p in denoiser.net.parameters())
 
 
-def newest_report(run: Path) -> dict[str, Any] | None:
-    """The newest report of a run's evaluations; None where there is none."""
-    found = sorted((run / "evaluations").glob("*/report.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None
-    return disk.read_json(found[-1])
+def newest_report(source: Path, place: Path, values: Sequence[float]) -> dict[str, Any] | None:
+    """The newest report of a checkpoint with one of these averages; None where there is none."""
+    found = sorted(evaluations_of(source).glob("*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for report in map(disk.read_json, found):
+        if report["sampling"]["ema"] in values and Path(report["model"]["path"]).name == place.name:
+            return report
+    return None

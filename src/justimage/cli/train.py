@@ -316,7 +316,9 @@ def one_line_failures() -> Iterator[None]:
         raise ValueError(f"out of memory: {remedy} ({error})") from error
     except RuntimeError as error:
         if COMPILER_FAILURES & {kind.__name__ for kind in type(error).__mro__}:
-            raise ValueError("torch.compile failed, which needs a working C++ compiler; or add --no-compile") from error
+            raise ValueError(
+                "torch.compile failed, which needs a working C++ compiler, on a GPU Triton, too; or add --no-compile"
+            ) from error
         raise
 
 

@@ -58,7 +58,7 @@ def export_file(
     check_target(target)
     place = checkpoint.resolve(source)
     recipe = checkpoint.read_recipe(place)
-    model = checkpoint.load(source, ema, "cpu")
+    model = checkpoint.load(place, ema, "cpu")
     usual = checkpoint.ema_of(place) if place.is_file() else recipe.training.sample_ema
     used = usual if ema is None else ema
     about = {

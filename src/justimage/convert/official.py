@@ -176,17 +176,18 @@ def import_official(source: Path, target: Path, context_start: int | None = None
         reason = disk.printable(str(error).split("\n")[0])
         raise ValueError(reason if str(source) in reason else f"{source} has settings of no training: {reason}") from error
     groups = {"model": to_ours(file["model"], network, f"{source} (model)")}
-    for part, value in emas.items():
+    for value, part in emas.items():
         groups[f"ema-{ema_name(value)}"] = to_ours(file[part], network, f"{source} ({part})")
     return checkpoint.write_checkpoint(target, groups, recipe, {"images_seen": 0, "converted_from": source.name})
 
 
 def infer_recipe(
     file: Mapping[str, Any], settings: Mapping[str, Any], context_start: int | None, where: str
-) -> tuple[Architecture, Recipe, dict[str, float]]:
-    """The network, the recipe, and the decay of each average, from an official checkpoint's shapes and settings."""
+) -> tuple[Architecture, Recipe, dict[float, str]]:
+    """The network, the recipe, and the entry of each average by its decay, from a checkpoint's shapes and settings."""
     network = infer_architecture(file["model"], settings, context_start, where)
-    emas = {part: float(settings.get(key, decay)) for part, (key, decay) in EMA_ENTRIES.items() if part in file}
+    decays = {part: float(settings.get(key, decay)) for part, (key, decay) in EMA_ENTRIES.items() if part in file}
+    emas = {value: part for part, value in reversed(decays.items()) if value}  # 0, of no average: the weights once more
     clip = float(settings.get("t_eps", 0.05))
     recipe = Recipe(
         model=network,
@@ -195,7 +196,7 @@ def infer_recipe(
             noise_scale=float(settings.get("noise_scale", network.size[0] / 256)),
             label_drop=float(settings.get("label_drop_prob", 0.1)),
         ),
-        training=Training(ema=tuple(emas.values()), sample_ema=max(emas.values(), default=0.0), decode="torchvision"),
+        training=Training(ema=tuple(sorted(emas, reverse=True)), sample_ema=max(emas, default=0.0), decode="torchvision"),
         sampling=Sampling(
             solver=recipes.parse(settings.get("sampling_method", "heun"), str, "sampling_method"),
             steps=int(settings.get("num_sampling_steps", 50)),
@@ -226,12 +227,17 @@ def export_official(source: Path, target: Path) -> Path:
         raise ValueError(f"{source} has parts that the authors' network lacks; only the full JiT on square images converts")
     if p != replace(p, prediction="x", interpolant="linear"):
         raise ValueError(f"{source} is read otherwise than the authors' code would: it knows x-prediction on the linear path")
-    checkpoint.verify(place)
-    emas = sorted(recipe.training.ema)
-    averages = {"model_ema1": recipe.training.sample_ema or max(emas, default=0), "model_ema2": min(emas, default=0)}
-    file: dict[str, Any] = {"model": to_official(checkpoint.load_group(place, "model"), a)}
-    for part, value in averages.items():
+    if recipe.custom:
+        raise ValueError(f"{source} was trained with {', '.join(recipe.custom)}, which the authors' code does not have")
+    groups, usual = checkpoint.verify(place)["tensors"], recipe.training.sample_ema
+    emas = sorted(value for value in recipe.training.ema if checkpoint.group_of(value) in groups)
+    averages = {"model_ema1": usual or max(emas, default=0), "model_ema2": min(emas, default=0)}
+    weights = {"model": 0 if "model" in groups else usual, **averages}  # a folder may have averages alone
+    file: dict[str, Any] = {}
+    for part, value in weights.items():
         file[part] = to_official(checkpoint.load_group(place, checkpoint.group_of(value)), a)
+        shapes, found = ({n: t.shape for n, t in tensors.items()} for tensors in (expected_official(a), file[part]))
+        check_shapes(shapes, found, Path(f"{source} ({part})"))
     size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
     s = official_sampling(recipe)
     file["args"] = argparse.Namespace(

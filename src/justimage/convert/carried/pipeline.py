@@ -64,13 +64,14 @@ class JiTPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Images: as many as there are class labels, prompts, seeds or latents, where one of a kind counts for all.
 
-        class_labels: numbers or names, one for all or one an image; -1 or None for no class. num_inference_steps,
-        guidance_scale (1 for none), guidance_interval (times between which it applies, from 0, noise, to 1), solver (heun,
-        euler, adams, dpm2, dpm3, unipc, sde) and times (linear, cosine, logsnr, shifted, or a list from 0 to 1): by default as
-        the scheduler's configuration says. seeds: image i depends on seeds[i] alone, and is the one that justimage draws; an
-        integer counts on. generator: draws the seeds. latents: standard normal noise instead. prompt: of a transformer that
-        reads bytes; condition: dict of tensors (n, ...), what else it takes. output_type: pil; pt (n, channels, height, width)
-        and np (n, height, width, channels), floats in [0, 1], or in the data's units; latent, as the solver ends.
+        class_labels: numbers or names, one for all or one an image, -1 for no class; None for no class at all.
+        num_inference_steps, guidance_scale (1 for none), guidance_interval (times between which it applies, from 0, noise, to
+        1), solver (heun, euler, adams, dpm2, dpm3, unipc, sde) and times (linear, cosine, logsnr, shifted, or a list from 0 to
+        1): by default as the scheduler's configuration says. seeds: image i depends on seeds[i] alone, and is the one that
+        justimage draws; an integer counts on. generator: draws the seeds. latents: standard normal noise instead. prompt: of a
+        transformer that reads bytes; condition: dict of tensors (n, ...), what else it takes. output_type: pil; pt (n,
+        channels, height, width) and np (n, height, width, channels), floats in [0, 1], or in the data's units; latent, as the
+        solver ends.
         callback_on_step_end: called as f(pipe, step, t, {"latents": z}) after each step, to watch; what it returns is not used.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
@@ -170,6 +171,8 @@ class JiTPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as any pipeline, with the code of its parts, which diffusers leaves behind."""
+        if kwargs.get("push_to_hub"):
+            raise ValueError("diffusers would upload before the code is there; use pipe.push_to_hub(name)")
         super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
         index = json.loads((folder / self.config_name).read_text())
