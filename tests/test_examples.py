@@ -81,7 +81,7 @@ def test_the_experiment_on_in_context_tokens_shares_the_trainings_and_scores_of_
     table, paper = Table(example("in_context").EXPERIMENT, lab), Table(experiment("table5"), lab)
     without, tokens = table.cells
     scored = paper.cell(network="B/16", metric="fid")
-    assert [job.key(lab) for job in tokens.jobs[:3]] == [job.key(lab) for job in scored.jobs]
+    assert [job.key(lab) for job in tokens.jobs[:6]] == [job.key(lab) for job in scored.jobs]
     assert [with_values(a.recipe, context_tokens=0) for a in tokens.jobs] == [b.recipe for b in without.jobs]
     assert len(without.jobs) == 10 and tokens.paper and without.paper
     for fid, holds in ((tokens.paper, True), (without.paper, False)):

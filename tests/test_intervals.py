@@ -29,7 +29,7 @@ from justimage.reproduction.training_job import with_seeds
 def test_quantiles_are_students() -> None:
     for freedom in range(1, 200):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
-        assert freedom < 4 or t_quantile(freedom, Z_SECOND) == pytest.approx(stats.t.ppf(0.985, freedom), rel=0.01)
+        assert t_quantile(freedom, Z_SECOND) == pytest.approx(stats.t.ppf(0.985, freedom), rel=1e-3)
         assert t_quantile(freedom, Z_POWER) == pytest.approx(stats.t.ppf(0.8, freedom), rel=0.01)
 
 

@@ -290,7 +290,16 @@ def open_shown(recipe: Recipe, out: Path, device: torch.device, fresh: bool, say
         run = runs.open_run(recipe, out, device, fresh, on_progress=on_progress)
     for warning in run.warnings:
         say(f"warning: {warning}", file=sys.stderr)
+    a = run.recipe.model
+    tokens, (height, width) = a.grid[0] * a.grid[1], a.size
+    if not run.recipe.custom and not FEWEST_TOKENS <= tokens <= MOST_TOKENS:
+        made = f"patches of {a.patch_size} x {a.patch_size} make {tokens:,} tokens of {width} x {height} pixels"
+        say(f"warning: {made}; give --patch-size, or an --image-size with other divisors", file=sys.stderr)
     return run
+
+
+FEWEST_TOKENS, MOST_TOKENS = 4, 1024
+"""Tokens of an image outside of which training warns: the presets and the paper have 16 to 256."""
 
 
 def describe_run(run: runs.Run) -> str:
@@ -298,8 +307,10 @@ def describe_run(run: runs.Run) -> str:
     names, world = run.recipe.class_names, run.world
     parameters = sum(p.numel() for p in run.state.denoiser.net.parameters())
     classes = f"{len(names)} classes" if names else "no classes"
+    a = run.recipe.model
+    patches = "" if run.recipe.custom else f", {a.grid[0] * a.grid[1]:,} patches of {a.patch_size} x {a.patch_size},"
     where = f"{world.device}" if world.size == 1 else f"{world.size} processes ({run.recipe.parallelism.parallel})"
-    return f"{len(run.source):,} images, {classes}; {parameters / 1e6:.3g} M parameters on {where}; in {run.directory}"
+    return f"{len(run.source):,} images, {classes}; {parameters / 1e6:.3g} M parameters{patches} on {where}; in {run.directory}"
 
 
 COMPILER_FAILURES = {"BackendCompilerFailed", "TritonMissing", "GPUTooOldForTriton"}

@@ -165,7 +165,8 @@ def open_files(path: str, crop: Crop) -> Files:
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise ValueError(
-            f"{printable(root / others[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored"
+            f"{printable(root / others[0])}{more} is not an image; remove it, or begin its name with a dot to have it ignored, "
+            "or justimage prepare, which leaves out and lists what it cannot read"
         )
     labels, class_names = classes_by_folder(names, prefix, root)
     sizes = [found[n] for n in names]

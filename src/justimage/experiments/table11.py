@@ -43,5 +43,6 @@ EXPERIMENT = Experiment(
     cells=cells, claims=claims, figure=tiles,
     row="{class_loss}", column="{network}", labels={"class_loss": LOSSES},
     notes="lambda is the paper's 100 in proportion to the numbers of an image, whose squared errors are summed.",
+    second_look=True,
     minutes={"laptop": 1.5},
 )  # fmt: skip

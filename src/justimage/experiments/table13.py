@@ -52,5 +52,5 @@ EXPERIMENT = Experiment(
     cells=cells, claims=claims, figure=tiles,
     row="{network}", column="{metric}", labels={"metric": METRICS},
     second_look=True,
-    minutes={"laptop": 2.5},
+    minutes={"laptop": 2.5, "overnight": 101},
 )  # fmt: skip

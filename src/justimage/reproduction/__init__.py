@@ -129,7 +129,8 @@ class Experiment:
     labels: dict[str, dict[Any, str]] = field(default_factory=dict)
     """how labels spell the values of a parameter, where not as they are: {"t_clip": {0.0: "none"}}"""
     second_look: bool = False
-    """whether there are more seeds than at a first look, which decided nothing: intervals are of 97 % then, not of 95 %"""
+    """whether this is a second look, with more seeds or easier images, after a first one that decided nothing: the intervals of
+    several seeds are of 97 % then, not of 95 %"""
     notes: str = ""
     """differences from the paper, and other remarks"""
     minutes: dict[str, float] = field(default_factory=dict)

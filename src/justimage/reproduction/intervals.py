@@ -12,10 +12,12 @@ import torch
 
 T_QUANTILES = 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
+T_SECOND = 21.205, 5.643, 3.896, 3.298, 3.003, 2.829, 2.715, 2.634
+"""The 98.5 % quantiles."""
 Z = 1.959964
 """That of the normal distribution."""
 Z_SECOND = 2.170090
-"""The 98.5 % quantile, for a second look at data of which a first one decided nothing."""
+"""The 98.5 % quantile, for a second look at claims of which a first one decided nothing."""
 Z_POWER = 0.841621
 """The 80 % quantile of the normal distribution: with so many seeds an effect is told four times in five."""
 MAX_SEEDS = 100
@@ -61,18 +63,18 @@ def geometric_mean(intervals: list[Interval]) -> Interval:
 
 
 def t_quantile(freedom: int, z: float = Z) -> float:
-    """A quantile of Student's t, that of the normal distribution given: the 97.5 % to 0.1 %; to 1 % the 80 %, and the 98.5 %
-    from four degrees of freedom on."""
-    if z == Z and freedom <= len(T_QUANTILES):
-        return T_QUANTILES[freedom - 1]
+    """A quantile of Student's t, that of the normal distribution given: the 97.5 % and the 98.5 % to 0.1 %; to 1 % the 80 %."""
+    exact = {Z: T_QUANTILES, Z_SECOND: T_SECOND}.get(z, ())
+    if freedom <= len(exact):
+        return exact[freedom - 1]
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))  # Abramowitz and Stegun 26.7.5
 
 
-def mean_interval(numbers: list[float]) -> Interval:
+def mean_interval(numbers: list[float], z: float = Z) -> Interval:
     """The mean of independent numbers; that of one number may be anything."""
     mean = fmean(numbers)
-    error = t_quantile(len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.inf
+    error = t_quantile(len(numbers) - 1, z) * stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.inf
     return Interval(mean - error, mean, mean + error)
 
 
