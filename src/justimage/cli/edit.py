@@ -173,7 +173,7 @@ def editor(o: EditOptions, generator: ImageGenerator) -> Edit:
 
 def check_options(o: EditOptions) -> str:
     """The task; ValueError or OSError for anything that does not fit."""
-    asked = [name for name in TASKS if getattr(o, name) is not None and getattr(o, name) is not False]
+    asked = [name for name in TASKS if (value := getattr(o, name)) is not None and value is not False]  # 0 is a value
     if len(asked) != 1:
         given = " and ".join(f"--{name.replace('_', '-')}" for name in asked) or "no task"
         raise ValueError(f"{given}: give one of {', '.join('--' + name.replace('_', '-') for name in TASKS)}")

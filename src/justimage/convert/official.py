@@ -233,11 +233,10 @@ def export_official(source: Path, target: Path) -> Path:
     emas = sorted(value for value in recipe.training.ema if checkpoint.group_of(value) in groups)
     averages = {"model_ema1": usual or max(emas, default=0), "model_ema2": min(emas, default=0)}
     weights = {"model": 0 if "model" in groups else usual, **averages}  # a folder may have averages alone
-    file: dict[str, Any] = {}
+    file, shapes = dict[str, Any](), {n: t.shape for n, t in expected_official(a).items()}
     for part, value in weights.items():
         file[part] = to_official(checkpoint.load_group(place, checkpoint.group_of(value)), a)
-        shapes, found = ({n: t.shape for n, t in tensors.items()} for tensors in (expected_official(a), file[part]))
-        check_shapes(shapes, found, Path(f"{source} ({part})"))
+        check_shapes(shapes, {n: t.shape for n, t in file[part].items()}, Path(f"{source} ({part})"))
     size = next((s for s, v in SIZES.items() if v["width"] == a.width and v["depth"] == a.depth), "?")
     s = official_sampling(recipe)
     file["args"] = argparse.Namespace(
