@@ -147,6 +147,7 @@ def test_images_are_drawn_from_the_newest_checkpoint_that_is_intact_and_damage_i
     assert model.checkpoint == older and model.denoisers is models.generator(str(run)).denoisers  # loaded once
     assert generator.checkpoint == older and generator.make_job().ema == generator.recipe.training.sample_ema
     pushed = []
+    monkeypatch.setattr(hub, "create", lambda *_, **__: [])
     monkeypatch.setattr(hub, "push", lambda folder, *_, **__: pushed.append(checkpoint.read_state(folder)) or "hf://me/x")
     push.main([str(run), "me/x", "--device", "cpu"])
     assert [state["images_seen"] for state in pushed] == [int(older.name)]

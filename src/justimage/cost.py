@@ -94,7 +94,7 @@ def training_memory(a: Architecture, batch: int, emas: int, bf16: bool = True) -
 
 def image_memory(a: Architecture) -> int:
     """Bytes of what has an image's size at the fullest moment of a step: the image, noise, z, the network's output, its error
-    and their gradients. Nine fp32 copies of an image, by which the peaks of B/16, B/32 and B/64 at 256 to 1024 pixels differ."""
+    and their gradients. Nine fp32 copies of an image, by which peaks of B at 256 to 1024 pixels differ."""
     return 36 * a.channels * a.size[0] * a.size[1]
 
 
